@@ -1,0 +1,6 @@
+"""``python -m regularization``."""
+
+from regularization.cli import main
+
+if __name__ == "__main__":
+    main()

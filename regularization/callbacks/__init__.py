@@ -1,0 +1,1 @@
+"""What a run writes and shows while it trains: history, curves, progress bar."""

@@ -1,0 +1,107 @@
+"""The history of a run: one row an epoch, kept in the checkpoint, written to ``metrics.csv`` and shown as a line."""
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from regularization.runs import METRICS, add_result, write_text
+
+Row = dict[str, float]
+FIRST = ["epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"]
+
+
+class History(Checkpoint):
+    """Collects every epoch's metrics with the learning rate at its start and the seconds it took.
+
+    Its rows are part of the checkpoint: a run continued from one gets back exactly the rows up to there, and
+    ``metrics.csv`` is written anew from them. It is a ``Checkpoint`` callback because Lightning runs those after the
+    module has logged the epoch, and must stand before those that save.
+
+    Args:
+        folder: The run folder, which gets ``metrics.csv`` and ``result.json``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[Row] = []
+        self._lr = float("nan")
+        self._epoch_started = self._run_started = 0.0
+        self._first_epoch = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows, as plain numbers."""
+        return {"rows": [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the checkpoint's rows back."""
+        self.rows = [dict(row) for row in state_dict["rows"]]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drops the rows past the checkpoint from the file."""
+        self._run_started = time.perf_counter()
+        self._first_epoch = trainer.current_epoch
+        if self.rows and trainer.is_global_zero:
+            self._write()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of the epoch."""
+        self._epoch_started = time.perf_counter()
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds the epoch's row, writes the file, prints the line."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        seconds = round(time.perf_counter() - self._epoch_started, 3)
+        row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics}
+        self.rows.append(row | {"lr": self._lr, "seconds": seconds})
+        if trainer.is_global_zero:
+            self._write()
+            print(self._line(trainer), flush=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the best and the last epoch to ``result.json``."""
+        if self.rows and trainer.is_global_zero:
+            add_result(self.folder, {"best": self.best(), "last": self.rows[-1]})
+
+    def best(self) -> Row:
+        """The row with the highest validation accuracy, the first of equals; the last row where there is none."""
+        scored = [row for row in self.rows if "val_accuracy" in row]
+        return max(scored, key=lambda row: row["val_accuracy"]) if scored else self.rows[-1]
+
+    def _write(self) -> None:
+        present = dict.fromkeys(name for row in self.rows for name in row)
+        columns = [name for name in FIRST if name in present] + [name for name in present if name not in FIRST]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.folder / METRICS, text.getvalue())
+
+    def _line(self, trainer: Trainer) -> str:
+        row = self.rows[-1]
+        parts = [f"epoch {row['epoch']:3.0f}"]
+        for stage, name in (("train", "train"), ("val", "validation")):
+            if f"{stage}_loss" in row:
+                parts.append(f"{name} loss {row[f'{stage}_loss']:.4f} accuracy {row[f'{stage}_accuracy']:.4f}")
+        parts.append(f"{row['seconds']:.1f} s")
+        left = self._seconds_left(trainer)
+        return "  ".join([*parts, f"{_duration(left)} left"] if left else parts)
+
+    def _seconds_left(self, trainer: Trainer) -> float:
+        done = trainer.current_epoch + 1 - self._first_epoch
+        total = trainer.estimated_stepping_batches
+        if total == float("inf") or not trainer.global_step:
+            return 0.0
+        epochs_left = (total - trainer.global_step) / (trainer.global_step / (trainer.current_epoch + 1))
+        return (time.perf_counter() - self._run_started) / done * epochs_left
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

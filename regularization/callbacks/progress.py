@@ -1,0 +1,17 @@
+"""The progress bar of an epoch: with its time left on a terminal, silent elsewhere."""
+
+import sys
+
+from lightning.pytorch.callbacks import RichProgressBar
+
+
+class Progress(RichProgressBar):
+    """rich's bar, taken away after each epoch so that the history's lines remain.
+
+    In a file or a pipe it shows nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10, leave=False)
+        if not sys.stdout.isatty():
+            self.disable()

@@ -1,0 +1,265 @@
+"""The commands ``fit``, ``validate`` and ``test``: LightningCLI, with run folders, resuming and plain error messages."""
+
+import inspect
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import regularization
+from regularization import checkpoints, runs
+from regularization.callbacks.curves import Curves
+from regularization.callbacks.history import History
+from regularization.callbacks.progress import Progress
+from regularization.classifier import ImageClassifier
+from regularization.data.modules import ImageData
+from regularization.mistakes import Mistake, plain
+
+TRAINER_DEFAULTS = {
+    "default_root_dir": "runs",
+    "max_epochs": 20,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    # The order of our batches is already a function of (seed, epoch, step); Lightning's sampler would replace it.
+    "use_distributed_sampler": False,
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command in ``args``, by default the process's own; a mistake prints its lines and exits with 2."""
+    _quieten()
+    try:
+        RegularizationCLI(list(sys.argv[1:] if args is None else args))
+    except (Mistake, MisconfigurationException) as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, whose errors are one plain line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises the Mistake that ``message`` is about."""
+        raise Mistake(plain(message, _option_names(self)))
+
+
+class RegularizationCLI(LightningCLI):
+    """LightningCLI around ImageClassifier and any ImageData."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            ImageClassifier,
+            ImageData,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            parser_kwargs={"prog": "regularization"},
+            seed_everything_default=0,
+            trainer_defaults=TRAINER_DEFAULTS,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and the arguments of the Trainer's methods that are ours to fill in."""
+        ours = {"model", "datamodule", "weights_only"}
+        return {
+            "fit": ours | {"train_dataloaders", "val_dataloaders"},
+            "validate": ours | {"dataloaders", "verbose"},
+            "test": ours | {"dataloaders", "verbose"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Names the default data and network, so that ``--data.root`` works without a config."""
+        parser.set_defaults(
+            {
+                "data": {"class_path": "regularization.CIFAR10"},
+                "model.network": {"class_path": "regularization.ResNet"},
+            }
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses, reads the checkpoint that was named, and parses again on top of the config it holds.
+
+        So the order of precedence is: built-in defaults, the checkpoint, config files, command line.
+        """
+        assert isinstance(args, list)
+        configs = list(_config_paths(args))
+        for path in configs:
+            _check_config(path)
+        self.config = parser.parse_args(args)
+        command = self.config["subcommand"]
+        asked = self.config[command]
+        self.name = runs.run_name(configs)
+        self.run: Path | None = None
+        self.checkpoint = _find_checkpoint(asked.ckpt_path, Path(asked.trainer.default_root_dir or "."), self.name)
+        if self.checkpoint is not None:
+            self.run = runs.run_of(self.checkpoint)
+            self.restored = checkpoints.read(self.checkpoint)
+            place = args.index(command) + 1
+            base = json.dumps(self.restored.get("config", {}))
+            self.config = parser.parse_args([*args[:place], "--config", base, *args[place:]])
+            self.config[command].ckpt_path = str(self.checkpoint)
+        elif command != "fit":
+            raise Mistake(f"{command} needs a trained network: --ckpt_path best, last, or a file")
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lets a checkpoint's hyperparameters override the command line; see ``parse_arguments``."""
+
+    def before_instantiate_classes(self) -> None:
+        """Tells the network how many classes the data has."""
+        config = self.config[self.subcommand]
+        config.model.network = _with_classes(config.model.network, _data_class(config.data).num_classes)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Checks whatever can be checked, and only then creates the run folder and the trainer that writes there."""
+        if self.checkpoint is not None:
+            checkpoints.check_fits(self.restored, self.model, self.checkpoint)
+        self.datamodule.prepare_data()
+        self.datamodule.setup(self.subcommand)
+        config = {**self._get(self.config_init, "trainer"), **kwargs}
+        callbacks = [Progress()] if config["enable_progress_bar"] is not False else []
+        if self.subcommand != "fit":
+            return self._instantiate_trainer({**config, "logger": False}, callbacks)
+        folder = self.run or runs.claim(Path(config["default_root_dir"]), self.name)
+        self.run = folder
+        self.history = History(folder)
+        kept = folder / runs.CHECKPOINTS
+        callbacks += [Curves(self.history), self.history, checkpoints.Best(kept), checkpoints.last(kept)]
+        if config["logger"] in (None, True):
+            config["logger"] = TensorBoardLogger(folder.parent.parent, folder.parent.name, folder.name)
+        return self._instantiate_trainer(config, callbacks)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Trains, and says what came out, also after Ctrl-C (exit code 130)."""
+        assert self.run is not None
+        config = self._asked()
+        runs.write_text(self.run / runs.CONFIG, config)
+        self.model.config = yaml.safe_load(config)
+        size = sum(parameter.numel() for parameter in self.model.network.parameters())
+        print(f"{type(self.model.network).__name__} with {size:,} parameters on {self.trainer.strategy.root_device}")
+        print(f"{self.datamodule.describe()}\nrun folder: {self.run}", flush=True)
+        try:
+            self.trainer.fit(**kwargs, weights_only=True)
+        except SystemExit:
+            # Lightning turns Ctrl-C into exit code 1, after the callbacks have written what there is.
+            print(f"interrupted in epoch {self.trainer.current_epoch}; {self._outcome()}\ncontinue: --ckpt_path last")
+            raise SystemExit(130) from None
+        print(self._outcome())
+
+    def validate(self, **kwargs: Any) -> None:
+        """Scores the validation images."""
+        self._evaluate(self.trainer.validate(**kwargs, weights_only=True, verbose=False), "val")
+
+    def test(self, **kwargs: Any) -> None:
+        """Scores the test images."""
+        self._evaluate(self.trainer.test(**kwargs, weights_only=True, verbose=False), "test")
+
+    def _evaluate(self, results: Sequence[Any], stage: str) -> None:
+        scores = {name: float(value) for name, value in results[0].items()}
+        print(f"{self.checkpoint}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        if self.run is not None and stage == "test":
+            runs.add_result(self.run, {"test": {"checkpoint": self.checkpoint.name, **scores}})
+
+    def _outcome(self) -> str:
+        if not self.history.rows:
+            return f"no epoch was finished in {self.run}"
+        best = self.history.best()
+        score = f"validation accuracy {best['val_accuracy']:.4f}" if "val_accuracy" in best else "no validation"
+        return f"best {score} in epoch {best['epoch']}\n{self.run}"
+
+    def _asked(self) -> str:
+        """The whole config as YAML, without what belongs to this one start."""
+        config = self.config[self.subcommand].clone()
+        config.ckpt_path = None
+        config.pop("config", None)
+        text: str = self._parser(self.subcommand).dump(config, skip_none=False)
+        return text
+
+
+def _quieten() -> None:
+    """Keeps Lightning's announcements, which are not about the user's run, off the terminal."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Images are in memory already: worker processes would only copy them. Few batches an epoch are no mistake here.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*number of training batches.*is smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+
+
+def _config_paths(args: list[str]) -> Iterator[Path]:
+    for option, value in zip(args, [*args[1:], ""], strict=True):
+        if option in ("-c", "--config"):
+            yield Path(value)
+        elif option.startswith("--config="):
+            yield Path(option.removeprefix("--config="))
+
+
+def _check_config(path: Path) -> None:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Mistake(f"can't read the config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Mistake(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise Mistake(f"{path} has no options in it: a config is lines of 'name: value'")
+
+
+def _find_checkpoint(asked: str | None, root: Path, name: str) -> Path | None:
+    if asked is None:
+        return None
+    path = runs.newest_checkpoint(root, name, asked) if asked in ("last", "best") else Path(asked)
+    if not path.is_file():
+        raise Mistake(f"--ckpt_path: there is no file {path}")
+    return path
+
+
+def _data_class(config: Namespace) -> type[ImageData]:
+    module, _, name = config.class_path.rpartition(".")
+    found: type[ImageData] = getattr(sys.modules[module], name)
+    return found
+
+
+def _with_classes(network: Namespace, num_classes: int) -> Namespace:
+    """The network's config with ``num_classes`` where the class or function takes it.
+
+    Raises:
+        Mistake: When it takes no such argument.
+    """
+    module, _, name = network.class_path.rpartition(".")
+    accepted = inspect.signature(getattr(sys.modules[module], name)).parameters
+    if "num_classes" in network.init_args:
+        network.init_args.num_classes = num_classes
+    elif any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted.values()):
+        network.dict_kwargs = {**network.get("dict_kwargs", {}), "num_classes": num_classes}
+    else:
+        raise Mistake(f"model.network: {network.class_path} has no argument num_classes, so it can't fit the data")
+    return network
+
+
+def _option_names(parser: LightningArgumentParser) -> list[str]:
+    """Every option's full name, and the last part of those inside the classes that can be named."""
+    options = [name for action in parser._actions for name in [action.dest] if name]
+    public = [getattr(regularization, name) for name in regularization.__all__ if name[0].isupper()]
+    inner = [name for cls in [*public, torch.optim.SGD] for name in _init_arguments(cls)]
+    return [*options, *inner, *regularization.__all__]
+
+
+def _init_arguments(cls: type) -> list[str]:
+    return [name for base in cls.__mro__ for name in inspect.signature(base.__init__).parameters if name != "self"]

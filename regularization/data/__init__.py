@@ -1,0 +1,1 @@
+"""From files to batches: readers, order, augmentation, preprocessing, and the LightningDataModules."""

@@ -1,0 +1,85 @@
+"""Random flips and crops of whole batches, on the device; what happens to an image is a function of (seed, epoch, image)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_BITS = 2**64
+_GOLDEN = 0x9E3779B97F4A7C15
+_FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+def mix(*keys: int) -> int:
+    """One well-mixed number in 0 … 2⁶³ − 1 from several, by SplitMix64 (Steele, Lea and Flood 2014, OOPSLA)."""
+    state = 0
+    for key in keys:
+        state = (state + key + 1) * _GOLDEN % _BITS
+        state = (state ^ (state >> 30)) * _FACTORS[0] % _BITS
+        state = (state ^ (state >> 27)) * _FACTORS[1] % _BITS
+        state ^= state >> 31
+    return state >> 1
+
+
+def uniform(index: Tensor, *keys: int) -> Tensor:
+    """A number in [0, 1) for each image that depends on ``keys`` and the image's index alone.
+
+    SplitMix64 evaluated at the state ``mix(*keys) + index·γ``: no generator is advanced, so batches can be drawn in
+    any order, on any device, and give the same bits.
+
+    Args:
+        index: int64 ``(B,)``.
+        keys: For instance seed, epoch, and which of an image's random numbers this is.
+
+    Returns:
+        float32 ``(B,)``, multiples of 2⁻²⁴.
+    """
+    # torch's int64 wraps around as the unsigned arithmetic of the definition does; only shifts need a mask.
+    state = mix(*keys) + (index + 1) * _signed(_GOLDEN)
+    state = (state ^ ((state >> 30) & (2**34 - 1))) * _signed(_FACTORS[0])
+    state = (state ^ ((state >> 27) & (2**37 - 1))) * _signed(_FACTORS[1])
+    state = state ^ ((state >> 31) & (2**33 - 1))
+    return ((state >> 40) & (2**24 - 1)).to(torch.float32) * 2.0**-24
+
+
+class Augment(nn.Module):
+    """Mirrors each image with probability ½ and cuts it out of itself padded with black, at a random place.
+
+    The usual augmentation for CIFAR (He et al. 2015, arXiv:1512.03385, section 4.2).
+
+    Args:
+        flip: Whether to mirror left to right.
+        crop_padding: Pixels of padding on each side, so that an image is shifted by up to that many; 0: no crop.
+        seed: Seed of the draws.
+    """
+
+    def __init__(self, flip: bool = False, crop_padding: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        self.flip = flip
+        self.crop_padding = crop_padding
+        self.seed = seed
+
+    def forward(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """Augmented ``pixels``, uint8 ``(B, 3, H, W)``, of the images at ``index``, int64 ``(B,)``, in ``epoch``."""
+        if not self.flip and not self.crop_padding:
+            return pixels
+        height, width = pixels.shape[-2:]
+        rows = torch.arange(height, device=pixels.device).expand(len(index), -1)
+        columns = torch.arange(width, device=pixels.device).expand(len(index), -1)
+        if self.flip:
+            mirrored = uniform(index, self.seed, epoch, 0) < 0.5
+            columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
+        if self.crop_padding:
+            pixels = functional.pad(pixels, (self.crop_padding,) * 4)
+            rows = rows + self._offset(index, epoch, 1)
+            columns = columns + self._offset(index, epoch, 2)
+        image = torch.arange(len(index), device=pixels.device)[:, None, None]
+        # Channels come out last and are moved to their place: one gather for flip and crop together.
+        return pixels[image, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+    def _offset(self, index: Tensor, epoch: int, draw: int) -> Tensor:
+        places = 2 * self.crop_padding + 1
+        return (uniform(index, self.seed, epoch, draw) * places).long()[:, None]
+
+
+def _signed(number: int) -> int:
+    return number - _BITS if number >= _BITS // 2 else number

@@ -1,0 +1,177 @@
+"""LightningDataModules: they hold uint8 images in memory and hand out batches that are ready for the network."""
+
+import os
+import warnings
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.datasets
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from regularization.data.augment import Augment
+from regularization.data.order import Order
+from regularization.data.preprocess import Preprocess
+from regularization.data.readers import Images, download_cifar, read_cifar, read_digits, stratified_split
+from regularization.mistakes import Mistake
+
+RGB = tuple[float, float, float]
+
+
+class ImageData(LightningDataModule, ABC):
+    """What every data set here shares: the split, the order of batches, augmentation and preprocessing.
+
+    Args:
+        batch_size: Images a training batch, over all devices together.
+        eval_batch_size: Images a batch in validation and test.
+        val_size: Images of the training set held out for validation, as a number or a fraction, every class in
+            proportion. 0 validates on the test set, as the seed did; the test set is then no longer a test.
+        split_seed: Seed of that split, apart from all other seeds, so that runs can be compared.
+        image_size: Height and width the images are resized to, in pixels; null keeps their own.
+        mean: Mean of the channels that is subtracted, on the scale 0 to 1.
+        std: Standard deviation of the channels that is divided by, on the scale 0 to 1.
+        flip: Mirror training images left to right with probability 1/2.
+        crop_padding: Shift training images by up to this many pixels (padded with black); 0 does not.
+        seed: Seed of order and augmentation; null takes the one of ``seed_everything``.
+    """
+
+    num_classes: int
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        eval_batch_size: int = 128,
+        val_size: int | float = 0.1,
+        split_seed: int = 0,
+        image_size: int | None = None,
+        mean: RGB = (0.5, 0.5, 0.5),
+        std: RGB = (0.5, 0.5, 0.5),
+        flip: bool = False,
+        crop_padding: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        _check(batch_size > 0, f"--data.batch_size must be at least 1, not {batch_size}")
+        _check(eval_batch_size > 0, f"--data.eval_batch_size must be at least 1, not {eval_batch_size}")
+        _check(val_size >= 0, f"--data.val_size must not be negative, not {val_size}")
+        _check(crop_padding >= 0, f"--data.crop_padding must not be negative, not {crop_padding}")
+        _check(image_size is None or image_size > 0, f"--data.image_size must be at least 1, not {image_size}")
+        _check(min(std) > 0, f"--data.std must be positive, not {std}")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.augment = Augment(flip, crop_padding, self.seed)
+        self.preprocess = Preprocess(image_size, mean, std)
+        self.train_set: tuple[Images, Tensor] | None = None
+        self.val_set: tuple[Images, Tensor] | None = None
+        self.test_set: tuple[Images, Tensor] | None = None
+
+    @abstractmethod
+    def read(self, train: bool) -> Images:
+        """The whole training or test set."""
+
+    def setup(self, stage: str) -> None:
+        """Reads what ``stage`` (fit, validate, test, predict) needs and has not been read, and splits it."""
+        needs_test = stage in ("test", "predict") or self.val_size == 0
+        if needs_test and self.test_set is None:
+            images = self.read(train=False)
+            self.test_set = images, torch.arange(len(images))
+        if stage in ("fit", "validate") and self.train_set is None:
+            self.train_set, self.val_set = self._split(self.read(train=True))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled batches of the training images."""
+        return _loader(self.train_set, self.batch_size, self.seed)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Batches of the validation images in order."""
+        return _loader(self.val_set, self.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Batches of the test images in order."""
+        return _loader(self.test_set, self.eval_batch_size)
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int) -> Any:
+        """On the device: (uint8 pixels, labels, index) to (input float32 ``(B, 3, H, W)``, labels int64 ``(B,)``)."""
+        pixels, labels, index = batch
+        if self.trainer is not None and self.trainer.training:
+            pixels = self.augment(pixels, index, self.trainer.current_epoch)
+        return self.preprocess.to(pixels.device)(pixels), labels
+
+    def describe(self) -> str:
+        """One line for people: the data set's name and how many images are for what."""
+        val = "the test set" if self.val_size == 0 else f"{_count(self.val_set):,}"
+        return f"{type(self).__name__}: {_count(self.train_set):,} images to train, {val} to validate"
+
+    def _split(self, images: Images) -> tuple[tuple[Images, Tensor], tuple[Images, Tensor]]:
+        if self.val_size == 0:
+            assert self.test_set is not None
+            warnings.warn("val_size is 0: validating on the test set, which is then no longer a test", stacklevel=2)
+            return (images, torch.arange(len(images))), self.test_set
+        kept, held_out = stratified_split(images.labels, self.val_size, self.split_seed)
+        return (images, kept), (images, held_out)
+
+
+class CIFAR10(ImageData):
+    """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images of 10 classes, 32×32, downloaded when absent.
+
+    Args:
+        root: Folder that has or gets ``cifar-10-batches-py``; null takes the environment's CIFAR10_ROOT, else ``data``.
+    """
+
+    num_classes = 10
+    source: type[torchvision.datasets.CIFAR10] = torchvision.datasets.CIFAR10
+
+    def __init__(self, root: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root = Path(root or os.environ.get(f"{self.source.__name__}_ROOT", "data")).expanduser()
+
+    def prepare_data(self) -> None:
+        """Downloads the archive unless its files are there."""
+        download_cifar(self.source, self.root)
+
+    def read(self, train: bool) -> Images:
+        """50,000 training or 10,000 test images, uint8 ``(N, 3, 32, 32)``, after a check of their MD5."""
+        return read_cifar(self.source, self.root, train)
+
+
+class CIFAR100(CIFAR10):
+    """CIFAR-100 (Krizhevsky 2009): like CIFAR-10 with 100 classes.
+
+    Args:
+        root: Folder that has or gets ``cifar-100-python``; null takes the environment's CIFAR100_ROOT, else ``data``.
+    """
+
+    num_classes = 100
+    source = torchvision.datasets.CIFAR100
+
+
+class Digits(ImageData):
+    """scikit-learn's 1,797 handwritten digits, 8×8: 1,437 to train and validate, 360 to test; nothing to download."""
+
+    num_classes = 10
+
+    def read(self, train: bool) -> Images:
+        """1,437 training or 360 test images, uint8 ``(N, 3, 8, 8)``."""
+        return read_digits(train)
+
+
+def _loader(part: tuple[Images, Tensor] | None, batch_size: int, seed: int | None = None) -> DataLoader[Any]:
+    assert part is not None, "setup() comes first"
+    images, subset = part
+    # batch_size=None: the sampler's index tensors go to Images.__getitem__ whole; nothing is collated.
+    return DataLoader(images, sampler=Order(subset, batch_size, seed), batch_size=None)  # type: ignore[arg-type]
+
+
+def _count(part: tuple[Images, Tensor] | None) -> int:
+    return 0 if part is None else len(part[1])
+
+
+def _check(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Mistake(otherwise)
