@@ -60,8 +60,8 @@ def read(path: Path) -> Checkpoint:
         raise Mistake(f"{path} is not a whole checkpoint: it is empty, cut short, or another kind of file") from error
     if damaged is not None:
         raise Mistake(f"{path} is damaged: the checksum of its part {damaged} is wrong")
-    if not isinstance(checkpoint, dict) or not {"state_dict", "loops"} <= checkpoint.keys():
-        raise Mistake(f"{path} is a PyTorch file but not a checkpoint of a training run")
+    if not isinstance(checkpoint, dict) or not {"state_dict", "config", "settings"} <= checkpoint.keys():
+        raise Mistake(f"{path} is a PyTorch file but not a checkpoint of a run of this program")
     return checkpoint
 
 

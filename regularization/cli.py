@@ -1,30 +1,34 @@
-"""The commands ``fit``, ``validate`` and ``test``: LightningCLI, with run folders, resuming and plain error messages."""
+"""The commands ``fit``, ``validate`` and ``test``: LightningCLI with run folders, resuming and plain errors."""
 
 import inspect
 import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
-import regularization
-from regularization import checkpoints, runs
+from regularization import checkpoints, networks, resume, runs, schedules
+from regularization.callbacks.config import SavedConfig
 from regularization.callbacks.curves import Curves
 from regularization.callbacks.history import History
 from regularization.callbacks.progress import Progress
+from regularization.callbacks.tensorboard import Events
 from regularization.classifier import ImageClassifier
 from regularization.data.modules import ImageData
-from regularization.mistakes import Mistake, plain
+from regularization.mistakes import Mistake
+from regularization.parser import Parser, check_config, config_paths
+
+# Imported, their classes can be named without the module's path.
+SHORT_NAMES = (networks, schedules)
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -46,14 +50,6 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
 
 
-class Parser(LightningArgumentParser):
-    """LightningCLI's parser, whose errors are one plain line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises the Mistake that ``message`` is about."""
-        raise Mistake(plain(message, _option_names(self)))
-
-
 class RegularizationCLI(LightningCLI):
     """LightningCLI around ImageClassifier and any ImageData."""
 
@@ -65,7 +61,6 @@ class RegularizationCLI(LightningCLI):
             parser_class=Parser,
             parser_kwargs={"prog": "regularization"},
             seed_everything_default=0,
-            trainer_defaults=TRAINER_DEFAULTS,
             save_config_callback=None,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -82,14 +77,14 @@ class RegularizationCLI(LightningCLI):
             "test": ours | {"dataloaders", "verbose"},
         }
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Names the default data and network, so that ``--data.root`` works without a config."""
-        parser.set_defaults(
-            {
-                "data": {"class_path": "regularization.CIFAR10"},
-                "model.network": {"class_path": "regularization.ResNet"},
-            }
-        )
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds trainer, model and data, with a default network and data set: ``--data.root`` works without a config."""
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+        parser.add_lightning_class_args(ImageClassifier, "model")
+        parser.set_defaults({"model.network": {"class_path": "regularization.ResNet"}})
+        # Not by add_lightning_class_args: without a default it makes data optional, which garbles every message.
+        parser.add_subclass_arguments(ImageData, "data", default={"class_path": "regularization.CIFAR10"})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses, reads the checkpoint that was named, and parses again on top of the config it holds.
@@ -97,9 +92,9 @@ class RegularizationCLI(LightningCLI):
         So the order of precedence is: built-in defaults, the checkpoint, config files, command line.
         """
         assert isinstance(args, list)
-        configs = list(_config_paths(args))
+        configs = list(config_paths(args))
         for path in configs:
-            _check_config(path)
+            check_config(path)
         self.config = parser.parse_args(args)
         command = self.config["subcommand"]
         asked = self.config[command]
@@ -110,7 +105,7 @@ class RegularizationCLI(LightningCLI):
             self.run = runs.run_of(self.checkpoint)
             self.restored = checkpoints.read(self.checkpoint)
             place = args.index(command) + 1
-            base = json.dumps(self.restored.get("config", {}))
+            base = json.dumps(self.restored["config"])
             self.config = parser.parse_args([*args[:place], "--config", base, *args[place:]])
             self.config[command].ckpt_path = str(self.checkpoint)
         elif command != "fit":
@@ -128,27 +123,43 @@ class RegularizationCLI(LightningCLI):
         """Checks whatever can be checked, and only then creates the run folder and the trainer that writes there."""
         if self.checkpoint is not None:
             checkpoints.check_fits(self.restored, self.model, self.checkpoint)
+            if self.subcommand == "fit":
+                resume.check_continues(self.restored["settings"], self.model.settings())
         self.datamodule.prepare_data()
         self.datamodule.setup(self.subcommand)
         config = {**self._get(self.config_init, "trainer"), **kwargs}
-        callbacks = [Progress()] if config["enable_progress_bar"] is not False else []
+        callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [Progress()]
         if self.subcommand != "fit":
-            return self._instantiate_trainer({**config, "logger": False}, callbacks)
-        folder = self.run or runs.claim(Path(config["default_root_dir"]), self.name)
-        self.run = folder
-        self.history = History(folder)
-        kept = folder / runs.CHECKPOINTS
-        callbacks += [Curves(self.history), self.history, checkpoints.Best(kept), checkpoints.last(kept)]
-        if config["logger"] in (None, True):
-            config["logger"] = TensorBoardLogger(folder.parent.parent, folder.parent.name, folder.name)
-        return self._instantiate_trainer(config, callbacks)
+            return self._trainer({**config, "logger": False}, callbacks)
+        if self.run is not None:
+            return self._trainer_of(self.run, config, callbacks)
+        self.run = runs.claim(Path(config["default_root_dir"]), self.name)
+        try:
+            return self._trainer_of(self.run, config, callbacks)
+        except Mistake:
+            runs.release(self.run)
+            raise
+
+    def _trainer_of(self, run: Path, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """The trainer that writes into the folder ``run``."""
+        asked = self._asked()
+        self.model.config = yaml.safe_load(asked)
+        self.history = History(run)
+        kept = run / runs.CHECKPOINTS
+        ours = [*callbacks, SavedConfig(run, asked), Curves(self.history), self.history]
+        ours += [checkpoints.Best(kept), checkpoints.last(kept)]
+        logger = Events(run) if config["logger"] in (None, True) else config["logger"]
+        return self._trainer({**config, "logger": logger}, ours)
+
+    def _trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        try:
+            return self._instantiate_trainer(config, callbacks)
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise Mistake(f"--trainer: {' '.join(str(error).split())}") from error
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, and says what came out, also after Ctrl-C (exit code 130)."""
         assert self.run is not None
-        config = self._asked()
-        runs.write_text(self.run / runs.CONFIG, config)
-        self.model.config = yaml.safe_load(config)
         size = sum(parameter.numel() for parameter in self.model.network.parameters())
         print(f"{type(self.model.network).__name__} with {size:,} parameters on {self.trainer.strategy.root_device}")
         print(f"{self.datamodule.describe()}\nrun folder: {self.run}", flush=True)
@@ -158,6 +169,8 @@ class RegularizationCLI(LightningCLI):
             # Lightning turns Ctrl-C into exit code 1, after the callbacks have written what there is.
             print(f"interrupted in epoch {self.trainer.current_epoch}; {self._outcome()}\ncontinue: --ckpt_path last")
             raise SystemExit(130) from None
+        if not self.history.started:
+            print(f"all {self.trainer.max_epochs} epochs were trained already; more with --trainer.max_epochs")
         print(self._outcome())
 
     def validate(self, **kwargs: Any) -> None:
@@ -171,7 +184,7 @@ class RegularizationCLI(LightningCLI):
     def _evaluate(self, results: Sequence[Any], stage: str) -> None:
         scores = {name: float(value) for name, value in results[0].items()}
         print(f"{self.checkpoint}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-        if self.run is not None and stage == "test":
+        if self.run is not None and self.checkpoint is not None and stage == "test":
             runs.add_result(self.run, {"test": {"checkpoint": self.checkpoint.name, **scores}})
 
     def _outcome(self) -> str:
@@ -200,25 +213,6 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-
-
-def _config_paths(args: list[str]) -> Iterator[Path]:
-    for option, value in zip(args, [*args[1:], ""], strict=True):
-        if option in ("-c", "--config"):
-            yield Path(value)
-        elif option.startswith("--config="):
-            yield Path(option.removeprefix("--config="))
-
-
-def _check_config(path: Path) -> None:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Mistake(f"can't read the config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Mistake(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise Mistake(f"{path} has no options in it: a config is lines of 'name: value'")
 
 
 def _find_checkpoint(asked: str | None, root: Path, name: str) -> Path | None:
@@ -251,15 +245,3 @@ def _with_classes(network: Namespace, num_classes: int) -> Namespace:
     else:
         raise Mistake(f"model.network: {network.class_path} has no argument num_classes, so it can't fit the data")
     return network
-
-
-def _option_names(parser: LightningArgumentParser) -> list[str]:
-    """Every option's full name, and the last part of those inside the classes that can be named."""
-    options = [name for action in parser._actions for name in [action.dest] if name]
-    public = [getattr(regularization, name) for name in regularization.__all__ if name[0].isupper()]
-    inner = [name for cls in [*public, torch.optim.SGD] for name in _init_arguments(cls)]
-    return [*options, *inner, *regularization.__all__]
-
-
-def _init_arguments(cls: type) -> list[str]:
-    return [name for base in cls.__mro__ for name in inspect.signature(base.__init__).parameters if name != "self"]

@@ -1,40 +1,59 @@
 """A user's mistake: said in one or two plain lines, with the nearest right names, and exit code 2."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
 
-class Mistake(Exception):
+class Mistake(Exception):  # noqa: N818 - it is not the program's error
     """Something only the user can mend. Its text says what is wrong, where, and what to do; it needs no traceback."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`` (did you mean a or b?)`` with up to three of ``names`` that look like ``name``; empty when none does."""
-    close = get_close_matches(name, list(dict.fromkeys(names)), n=3, cutoff=0.6)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
+    """`` (did you mean a or b?)`` with up to two of ``names`` that look like ``name`` or an end of it; else nothing."""
+    known = list(dict.fromkeys(names))
+    for part in (name, name.partition(".")[0], name.rpartition(".")[2]):
+        if close := get_close_matches(part, known, n=2, cutoff=0.6):
+            return f" (did you mean {' or '.join(close)}?)"
+    return ""
 
 
-def plain(message: str, names: Iterable[str]) -> str:
-    """One line out of jsonargparse's several: what is wrong, where, and the nearest of the known ``names``."""
-    text = " ".join(message.split())
-    if found := re.search(r"does not accept option '(.+?)'|Option '(.+?)' is not accepted", text):
-        name = found[1] or found[2]
-        return f"unknown option {name}{nearest(name, names)}"
-    if found := re.search(r"unrecognized arguments: (.*)", text):
-        option = found[1].split()[0].split("=")[0].lstrip("-")
-        return f"unknown argument {found[1]}{nearest(option, names)}"
-    if found := re.search(r"invalid choice: '(.+?)' \(choose from (.+)\)", text):
-        return f"unknown command {found[1]}; the commands are {found[2].replace(chr(39), '')}"
-    where = re.search(r"Parser key \"(.+?)\"", text)
-    place = f"{where[1]}: " if where else ""
-    if found := re.search(r"module '(.+?)' has no attribute '(.+?)'", text):
-        return f"{place}{found[1]} has no {found[2]}{nearest(found[2], dir(import_module(found[1])))}"
-    if found := re.search(r"No module named '(.+?)'", text):
-        return f"{place}there is no module {found[1]}"
-    if found := re.search(r"Expected a <class '(\w+)'>.*Got value: (.*)|Expected a <class '(\w+)'>.*Given value: (.*)", text):
-        return f"{place}expected {found[1] or found[3]}, not {found[2] or found[4]}"
-    if found := re.search(r"Expected a dot import path string: (\S+)", text):
-        return f"{place}no class is called {found[1]}{nearest(found[1], names)}"
-    return text if not where else place + text.split(f'"{where[1]}":', 1)[-1].strip()
+def plain(message: str, names: Sequence[str]) -> str:
+    """One line out of jsonargparse's several: where, what is wrong, and the nearest of the known ``names``."""
+    text = " ".join(message.replace("- Expected a <class 'NoneType'>", "").split())
+    text = re.sub(r"- Expected a path but \S+ either not accessible or invalid", "", text)
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    place = re.search(r'Parser key "(.+?)":', text)
+    where = f"{place[1]}: " if place else ""
+    for pattern, say in _SAYINGS.items():
+        if found := re.search(pattern, text):
+            return where + say(found, names)
+    return where + text.removeprefix(place[0] if place else "").strip()
+
+
+# What jsonargparse says (its version is bounded for this), and what a person wants to hear.
+_SAYINGS: dict[str, Callable[[re.Match[str], Sequence[str]], str]] = {
+    r"does not accept option '(.+?)'": lambda found, names: f"unknown option {found[1]}{nearest(found[1], names)}",
+    r"Option '(.+?)' is not accepted": lambda found, names: f"unknown option {found[1]}{nearest(found[1], names)}",
+    r"unrecognized arguments: -*([^\s=]+)": lambda found, names: (
+        f"unknown argument {found[1]}{nearest(found[1], names)}"
+    ),
+    r"invalid choice: '(.+?)' \(choose from (.+)\)": lambda found, _: f"no command {found[1]}, there are {found[2]}",
+    r'expected "subcommand" to be one of {(.+?)}': lambda found, _: (
+        f"name a command: {found[1]} (--help explains them)"
+    ),
+    r"module '(.+?)' has no attribute '(.+?)'": lambda found, _: (
+        f"{found[1]} has no {found[2]}{nearest(found[2], dir(import_module(found[1])))}"
+    ),
+    r"No module named '(.+?)'": lambda found, _: f"there is no module {found[1]}",
+    r"Expected a typing.Literal\[(.+?)\]. Got value: (.*)": lambda found, _: (
+        f"must be one of {found[1]}, not {found[2]}"
+    ),
+    r"Expected an? (\w+)\b(?!-| import).*?(?:Got|Given) value: (.*)": lambda found, _: (
+        f"must be {found[1]}, not {found[2]}"
+    ),
+    r"Expected a dot import path string: (\S+)": lambda found, names: (
+        f"no class is called {found[1]}{nearest(found[1], names)}"
+    ),
+}

@@ -42,7 +42,7 @@ class ResNet(nn.Module):
 
 
 class SeedBlock(nn.Module):
-    """The seed's residual block: ReLU(x' + ReLU(norm(conv(ReLU(norm(conv(x))))))), x' = x or a strided 1×1 convolution."""
+    """The seed's residual block: ReLU(x' + ReLU(norm(conv(ReLU(norm(conv(x)))))), x' being x or a 1×1 convolution."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class SeedBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """A small residual network for images at their own size: logits ``(B, num_classes)`` from ``(B, 3, H, W)``, H, W ≥ 4.
+    """A small residual network for small images: logits ``(B, num_classes)`` from ``(B, 3, H, W)``, H and W at least 4.
 
     A 3×3 stem, three stages of ``width``, 2·``width`` and 4·``width`` channels at full, half and quarter
     resolution, one pre-activation block each (He et al. 2016, arXiv:1603.05027), a mean and a linear layer.
@@ -120,7 +120,8 @@ class PreactivationBlock(nn.Module):
         """``(B, in_channels, H, W)`` to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)``."""
         activated = self.activate(x)
         kept: Tensor = x if self.shortcut is None else self.shortcut(activated)
-        return kept + self.branch(activated)
+        total: Tensor = kept + self.branch(activated)
+        return total
 
 
 def _init_norms(network: nn.Module, norm_init: NormInit) -> None:

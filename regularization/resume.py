@@ -67,7 +67,9 @@ def reconcile(
     if isinstance(scheduler, ReduceLROnPlateau):
         _keep_cuts(optimizer, then, fresh_optimizer)
         now = fresh_scheduler.state_dict() if fresh_scheduler else {}
-        scheduler.load_state_dict({key: now[key] for key in now if (then["schedule"] or {}).get(key) != _plain(now[key])})
+        scheduler.load_state_dict(
+            {key: now[key] for key in now if (then["schedule"] or {}).get(key) != _plain(now[key])}
+        )
     elif isinstance(fresh_scheduler, LRScheduler) and scheduler is not None:
         _follow(fresh_scheduler, reached)
         scheduler.load_state_dict(fresh_scheduler.state_dict())

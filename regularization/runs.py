@@ -47,6 +47,14 @@ def claim(root: Path, name: str) -> Path:
         ) from error
 
 
+def release(folder: Path) -> None:
+    """Takes a claim back: removes the still empty ``folder``, and those above it that are empty then."""
+    for path in (folder, folder.parent, folder.parent.parent):
+        if any(path.iterdir()):
+            return
+        path.rmdir()
+
+
 def newest_checkpoint(root: Path, name: str, kind: str) -> Path:
     """``checkpoints/<kind>.ckpt`` of the newest run of ``name`` that has one; ``kind`` is last or best.
 

@@ -29,6 +29,7 @@ class History(Checkpoint):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rows: list[Row] = []
+        self.started = False
         self._lr = float("nan")
         self._epoch_started = self._run_started = 0.0
         self._first_epoch = 0
@@ -43,6 +44,7 @@ class History(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drops the rows past the checkpoint from the file."""
+        self.started = True
         self._run_started = time.perf_counter()
         self._first_epoch = trainer.current_epoch
         if self.rows and trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""Random flips and crops of whole batches, on the device; what happens to an image is a function of (seed, epoch, image)."""
+"""Random flips and crops of whole batches, on the device: for each image a function of (seed, epoch, image)."""
 
 import torch
 from torch import Tensor, nn

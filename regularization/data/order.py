@@ -39,7 +39,7 @@ class Order(Sampler[Tensor]):
         return self.subset[torch.randperm(len(self.subset), generator=generator)]
 
     def __iter__(self) -> Iterator[Tensor]:
-        yield from self.permutation(self.epoch).split(self.batch_size)
+        yield from torch.split(self.permutation(self.epoch), self.batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.subset) // self.batch_size)

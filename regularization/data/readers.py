@@ -47,9 +47,12 @@ def download_cifar(source: type[CIFAR10], root: Path) -> None:
     names = [name for name, _ in _files(source)]
     if all((folder / name).is_file() for name in names):
         return
+    existed = root.exists()
     try:
         download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
     except (OSError, RuntimeError) as error:
+        if not existed and root.is_dir() and not any(root.iterdir()):
+            root.rmdir()
         raise Mistake(
             f"{source.__name__} is not in {folder} and could not be downloaded ({error}).\n"
             f"Put {source.filename} into {root} (it is at {source.url}), or name the folder that has it with "
@@ -67,9 +70,9 @@ def read_cifar(source: type[CIFAR10], root: Path, train: bool) -> Images:
     md5s = dict(_files(source))
     names = [name for name, _ in (source.train_list if train else source.test_list)]
     batches = [_read_pickle(folder / name, md5s[name]) for name in names]
-    meta = _read_pickle(folder / source.meta["filename"], source.meta["md5"])
+    meta: dict[str, Any] = _read_pickle(folder / source.meta["filename"], source.meta["md5"])
     pixels = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
-    labels = [label for batch in batches for label in batch.get("labels", batch.get("fine_labels"))]
+    labels = [label for batch in batches for label in batch.get("labels") or batch["fine_labels"]]
     return Images(torch.from_numpy(pixels), torch.tensor(labels), tuple(meta[source.meta["key"]]))
 
 

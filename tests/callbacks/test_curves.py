@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from regularization.callbacks.curves import draw, save
+
+ROWS = [
+    {"epoch": epoch, "train_loss": 2 / (epoch + 1), "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": accuracy}
+    for epoch, accuracy in enumerate([0.3, 0.8, 0.6])
+]
+
+
+def test_shows_the_rows() -> None:
+    loss, accuracy = draw(ROWS, "title").axes
+    training, validation = loss.get_lines()
+    assert np.array_equal(training.get_xydata(), [(0, 2), (1, 1), (2, 2 / 3)])
+    assert [line.get_label() for line in loss.get_lines()] == ["training", "validation"]
+    assert validation.get_ydata().tolist() == [1, 1, 1]  # type: ignore[union-attr]
+    assert np.array_equal(accuracy.get_lines()[1].get_ydata(), [0.3, 0.8, 0.6])
+    best = accuracy.get_lines()[2]
+    assert (best.get_xydata().tolist(), best.get_label()) == ([[1, 0.8]], "best 80.00%")  # type: ignore[union-attr]
+    assert [axes.get_xlabel() for axes in (loss, accuracy)] == ["epoch", "epoch"]
+    assert [axes.get_ylabel() for axes in (loss, accuracy)] == ["cross-entropy (nats)", "accuracy"]
+
+
+def test_without_validation() -> None:
+    rows = [{name: value for name, value in row.items() if "val" not in name} for row in ROWS]
+    assert [len(axes.get_lines()) for axes in draw(rows, "title").axes] == [1, 1]
+
+
+def test_saves_a_picture(tmp_path: Path) -> None:
+    save(draw(ROWS[:1], "one epoch"), tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (1500, 600)
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import datasets, transforms
+
+from regularization import CIFAR10, Preprocess
+from regularization.data.preprocess import resize
+
+
+def by_pil(images: Tensor, size: int) -> Tensor:
+    arrays = [image.permute(1, 2, 0).numpy() for image in images]
+    resized = [np.asarray(Image.fromarray(array).resize((size, size), Image.Resampling.BILINEAR)) for array in arrays]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    # Enlarged by odd, even and broken factors, with ties at 32→40 and 32→192; shrunk; both at once; unchanged.
+    [(32, 32, n) for n in (33, 40, 48, 64, 96, 128, 192, 224)]
+    + [(8, 8, 32), (28, 28, 32), (64, 64, 32), (100, 100, 37), (300, 300, 32), (20, 70, 32), (32, 32, 32)],
+)
+def test_resize_is_pils(height: int, width: int, size: int) -> None:
+    torch.manual_seed(size)
+    images = torch.randint(0, 256, (20, 3, height, width), dtype=torch.uint8)
+    assert torch.equal(resize(images, size), by_pil(images, size).float())
+
+
+@pytest.mark.parametrize("size", [None, 96])
+def test_normalizes_like_torchvision(size: int | None) -> None:
+    mean, std = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+    images = torch.randint(0, 256, (10, 3, 32, 32), dtype=torch.uint8)
+    steps = [transforms.Resize(size)] if size else []
+    theirs = transforms.Compose(
+        [transforms.ToPILImage(), *steps, transforms.ToTensor(), transforms.Normalize(mean, std)]
+    )
+    before = images.clone()
+    assert torch.equal(Preprocess(size, mean, std)(images), torch.stack([theirs(image) for image in images]))
+    assert torch.equal(images, before)
+
+
+def test_1000_real_images_equal_torchvisions_pipeline(cifar_root: str) -> None:
+    ours = CIFAR10(root=cifar_root, val_size=0, image_size=96)
+    with pytest.warns(UserWarning, match="no longer a test"):
+        ours.setup("fit")
+    theirs = transforms.Compose(
+        [transforms.Resize(96), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
+    )
+    reference = datasets.CIFAR10(cifar_root, train=True, transform=theirs)
+    expected = torch.stack([reference[index][0] for index in range(1000)])
+    assert ours.train_set is not None
+    assert (ours.preprocess(ours.train_set[0].pixels[:1000]) - expected).abs().max() == 0

@@ -1,0 +1,120 @@
+import hashlib
+import pickle
+from collections import Counter
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torchvision.datasets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regularization.data import readers
+from regularization.data.readers import download_cifar, read_cifar, read_digits, stratified_split
+from regularization.mistakes import Mistake
+
+Source = type[torchvision.datasets.CIFAR10]
+
+
+def write_batch(path: Path, content: dict[str, object]) -> tuple[str, str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(content))
+    return path.name, hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(params=["labels", "fine_labels"])
+def tiny(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
+    """A data set laid out as CIFAR-10 or CIFAR-100, of three training and two test images."""
+    rng = np.random.default_rng(0)
+
+    def batch(count: int) -> dict[str, object]:
+        return {
+            "data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
+            request.param: [i % 2 for i in range(count)],
+        }
+
+    folder = tmp_path / "tiny"
+    train = [write_batch(folder / "one", batch(2)), write_batch(folder / "two", batch(1))]
+    test = [write_batch(folder / "three", batch(2))]
+    name, md5 = write_batch(folder / "meta", {"names": ["cat", "dog"]})
+    attributes = {
+        "base_folder": "tiny",
+        "train_list": train,
+        "test_list": test,
+        "meta": {"filename": name, "key": "names", "md5": md5},
+    }
+    return type("Tiny", (torchvision.datasets.CIFAR10,), attributes)
+
+
+def test_reads_every_image(tiny: Source, tmp_path: Path) -> None:
+    images = read_cifar(tiny, tmp_path, train=True)
+    first = pickle.loads((tmp_path / "tiny" / "one").read_bytes())["data"]
+    # CIFAR's rows are the red, green and blue planes, each row by row.
+    assert images.pixels[1, 2, 5, 7] == first[1, 2 * 1024 + 5 * 32 + 7]
+    assert images.pixels.shape == (3, 3, 32, 32)
+    assert images.pixels.dtype == torch.uint8
+    assert images.labels.tolist() == [0, 1, 0]
+    assert images.classes == ("cat", "dog")
+    assert len(read_cifar(tiny, tmp_path, train=False)) == 2
+
+
+def test_a_changed_file_is_refused_before_it_is_unpickled(
+    tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tiny" / "two"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr(pickle, "loads", lambda *_, **__: pytest.fail("unpickled"))
+    with pytest.raises(Mistake, match=r"two is damaged .*\nDelete it"):
+        readers._read_pickle(path, dict(readers._files(tiny))["two"])
+
+
+def test_absent_and_no_network(tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(readers, "download_and_extract_archive", unreachable)
+    download_cifar(tiny, tmp_path)  # everything is there: nothing to fetch
+    with pytest.raises(Mistake, match="no route to host") as mistake:
+        download_cifar(tiny, tmp_path / "elsewhere")
+    assert str(tmp_path / "elsewhere" / "tiny") in str(mistake.value)
+    assert "cifar-10-python.tar.gz" in str(mistake.value)
+    assert "configs/quickstart.yaml" in str(mistake.value)
+
+
+def test_digits() -> None:
+    from sklearn.datasets import load_digits
+
+    train, test = read_digits(train=True), read_digits(train=False)
+    assert (len(train), len(test)) == (1437, 360)
+    assert train.pixels.shape[1:] == (3, 8, 8)
+    everything = torch.cat([train.pixels, test.pixels])[:, 0].flatten(1)
+    theirs = (load_digits().data * 255 / 16).round().astype(np.uint8)
+    assert Counter(map(bytes, everything.numpy())) == Counter(map(bytes, theirs))
+    shares = torch.bincount(test.labels) / torch.bincount(torch.cat([train.labels, test.labels]))
+    assert ((shares - 0.2).abs() < 0.01).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(10, 60), min_size=2, max_size=6), st.floats(0.1, 0.5), st.integers(0, 100))
+def test_split_keeps_every_class_in_proportion(sizes: list[int], fraction: float, seed: int) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    labels = labels[torch.randperm(len(labels))]
+    kept, held = stratified_split(labels, fraction, seed)
+    assert sorted(torch.cat([kept, held]).tolist()) == list(range(len(labels)))
+    counts = torch.bincount(labels[held], minlength=len(sizes))
+    assert ((counts - fraction * torch.tensor(sizes)).abs() <= 1 + 1e-6).all()
+    again = stratified_split(labels, fraction, seed)
+    assert torch.equal(held, again[1])
+
+
+def test_real_cifar_is_what_torchvision_reads(cifar_root: str) -> None:
+    for train in (True, False):
+        ours = read_cifar(torchvision.datasets.CIFAR10, Path(cifar_root), train)
+        theirs = torchvision.datasets.CIFAR10(cifar_root, train=train)
+        assert np.array_equal(ours.pixels.numpy(), theirs.data.transpose(0, 3, 1, 2))
+        assert ours.labels.tolist() == theirs.targets
+        assert list(ours.classes) == theirs.classes

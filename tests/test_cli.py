@@ -1,0 +1,270 @@
+"""The commands as a user types them, on the digits."""
+
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from regularization.classifier import ImageClassifier
+from regularization.cli import main
+from tests.conftest import CONFIGS, rows_of
+
+QUICK = ("--config", str(CONFIGS / "quickstart.yaml"), "--model.network.width", "4", "--trainer.accelerator", "cpu")
+RUN = Path("runs/quickstart/version_0")
+
+Refused = Callable[..., str]
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if Ctrl-C was pressed in that optimizer step, counted from 0."""
+    train = ImageClassifier.training_step
+
+    def interrupted(self: ImageClassifier, *args: Any) -> Any:
+        if self.trainer.global_step == step:
+            raise KeyboardInterrupt
+        return train(self, *args)
+
+    monkeypatch.setattr(ImageClassifier, "training_step", interrupted)
+
+
+def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", *QUICK, "--trainer.max_epochs", "2"])
+    out = capsys.readouterr().out.splitlines()
+    assert {path.name for path in RUN.iterdir() if "tfevents" not in path.name} == {
+        "config.yaml",
+        "metrics.csv",
+        "curves.png",
+        "result.json",
+        "checkpoints",
+    }
+    assert any("tfevents" in path.name for path in RUN.iterdir())
+    assert sorted(path.name for path in (RUN / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    rows = rows_of(RUN)
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert [row["step"] for row in rows] == [18, 36]
+    assert set(rows[0]) >= {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"}
+    assert out[0].startswith("SmallResNet with ")
+    assert out[1] == "Digits: 1,149 images to train, 288 to validate"
+    assert out[3].startswith("epoch   0  train loss ")
+    best = max(rows, key=lambda row: row["val_accuracy"])
+    assert out[-2] == f"best validation accuracy {best['val_accuracy']:.4f} in epoch {best['epoch']:.0f}"
+    assert out[-1] == str(RUN)
+    assert json.loads((RUN / "result.json").read_text())["best"]["val_accuracy"] == best["val_accuracy"]
+
+
+def test_a_second_run_gets_a_folder_of_its_own() -> None:
+    for _ in range(2):
+        main(["fit", *QUICK, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"])
+    assert sorted(path.name for path in Path("runs/quickstart").iterdir()) == ["version_0", "version_1"]
+
+
+def test_same_seed_same_numbers_other_seed_others(two_threads: None) -> None:
+    for seed in ("1", "1", "2"):
+        main(["fit", *QUICK, "--trainer.max_epochs", "1", "--seed_everything", seed])
+    first, second, third = (rows_of(Path(f"runs/quickstart/version_{version}"))[0] for version in range(3))
+    assert first | {"seconds": 0} == second | {"seconds": 0}
+    assert first["val_loss"] != third["val_loss"]
+
+
+def test_test_and_validate_need_only_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", *QUICK, "--trainer.max_epochs", "2", "--data.split_seed", "5"])
+    row = rows_of(RUN)[-1]
+    capsys.readouterr()
+    checkpoint = str(RUN / "checkpoints" / "last.ckpt")
+    main(["validate", "--ckpt_path", checkpoint])
+    shown = capsys.readouterr().out
+    assert f"val_accuracy {row['val_accuracy']:.4f}" in shown
+    assert f"val_loss {row['val_loss']:.4f}" in shown
+    main(["test", "--ckpt_path", checkpoint])
+    assert "test_accuracy" in capsys.readouterr().out
+    result = json.loads((RUN / "result.json").read_text())
+    assert result["test"]["checkpoint"] == "last.ckpt"
+    assert result["last"]["epoch"] == 1
+    main(["test", *QUICK, "--ckpt_path", "best"])
+    assert json.loads((RUN / "result.json").read_text())["test"]["checkpoint"] == "best.ckpt"
+    assert [path.name for path in Path("runs").iterdir()] == ["quickstart"]
+    assert len(list(Path("runs/quickstart").iterdir())) == 1
+
+
+def test_ctrl_c_keeps_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupt_at(18 + 7, monkeypatch)
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *QUICK])
+    assert exit_.value.code == 130
+    assert "interrupted in epoch 1; best validation accuracy" in capsys.readouterr().out
+    assert (RUN / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len(rows_of(RUN)) == 1
+    assert (RUN / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ("torchvision.models.resnet18", []),
+        (
+            "torchvision.models.ResNet",
+            ["--model.network.block", "torchvision.models.resnet.BasicBlock", "--model.network.layers", "[1,1,1,1]"],
+        ),
+        ("timm.create_model", ["--model.network.model_name", "resnet10t"]),
+        ("regularization.ResNet", ["--data.image_size", "32"]),
+    ],
+)
+def test_any_network_by_its_class_path(network: str, options: list[str]) -> None:
+    if network.startswith("timm"):
+        pytest.importorskip("timm")
+    limits = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
+    data = ["--data", "Digits", "--data.batch_size", "4", "--data.eval_batch_size", "4", "--data.image_size", "32"]
+    main(["fit", "--model.network", network, *options, *data, *limits, "--trainer.accelerator", "cpu"])
+    checkpoint = torch.load("runs/default/version_0/checkpoints/last.ckpt", weights_only=True)
+    heads = [tensor for name, tensor in checkpoint["state_dict"].items() if tensor.ndim == 2]
+    assert [len(head) for head in heads] == [10]
+    main(
+        ["validate", "--ckpt_path", "runs/default/version_0/checkpoints/last.ckpt", "--trainer.limit_val_batches", "1"]
+    )
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_help_and_print_config(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    assert "--data.help" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_:
+        main([command, *QUICK, "--print_config"])
+    assert exit_.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["network"]["init_args"]["width"] == 4
+
+
+def test_later_configs_and_the_command_line_win(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("strong.yaml").write_text("model: {optimizer: {init_args: {weight_decay: 1e-2, lr: 0.3}}}\n")
+    with pytest.raises(SystemExit):
+        main(["fit", *QUICK, "--config", "strong.yaml", "--model.optimizer.lr", "0.5", "--print_config"])
+    sgd = yaml.safe_load(capsys.readouterr().out)["model"]["optimizer"]["init_args"]
+    assert (sgd["weight_decay"], sgd["lr"], sgd["momentum"]) == (0.01, 0.5, 0.9)
+
+
+def test_overrides_without_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.optimizer.weight_decay", "1e-3", "--data.root", "DIR", "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (
+        config["model"]["optimizer"]["init_args"] | {"lr": 0.01, "weight_decay": 0.001}
+        == config["model"]["optimizer"]["init_args"]
+    )
+    assert config["data"]["class_path"].endswith("CIFAR10")
+    assert config["data"]["init_args"]["root"] == "DIR"
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_config_opens_with_the_command_that_runs_it(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = config.read_text().splitlines()[0]
+    assert command == f"# python -m regularization fit --config configs/{config.name}"
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", str(config), "--print_config"])
+    assert exit_.value.code == 0
+
+
+def test_the_module_and_the_console_script_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["regularization", "fit", "--help"])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_module("regularization", run_name="__main__")
+    assert exit_.value.code == 0
+    script = Path(sys.executable).with_name("regularization")
+    if script.exists():
+        subprocess.run([script, "--help"], check=True, capture_output=True)
+
+
+def test_bad_configs(refused: Refused) -> None:
+    assert "can't read the config absent.yaml: No such file" in refused("fit", "--config", "absent.yaml")
+    mistakes = {
+        "model: [1\n  x: {\n": "broken.yaml is not YAML",
+        "just words\n": "broken.yaml has no options in it",
+        "": "broken.yaml has no options in it",
+        "modle: {x: 1}\n": "unknown option modle.x (did you mean model",
+        "model: {optimiser: 1}\n": "unknown option model.optimiser (did you mean model.optimizer",
+        "model: {optimizer: {init_args: {weight_decya: 1}}}\n": "did you mean weight_decay",
+        "model: {optimizer: {class_path: torch.optim.SDG}}\n": "torch.optim has no SDG (did you mean SGD",
+        "model: {network: {class_path: nowhere.Net}}\n": "there is no module nowhere",
+        "data: {class_path: CIFAR11}\n": "no class is called CIFAR11 (did you mean CIFAR10",
+        "data: {class_path: Digits, init_args: {batch_sise: 4}}\n": "batch_sise (did you mean batch_size",
+        "data: {class_path: Digits, init_args: {batch_size: four}}\n": "batch_size: must be int, not four",
+        "model: {network: {init_args: {norm_init: unifrom}}}\n": "must be one of 'ones', 'uniform', not unifrom",
+        "trainer: {max_epochs: two}\n": "trainer.max_epochs: must be int, not two",
+    }
+    for text, message in mistakes.items():
+        Path("broken.yaml").write_text(text)
+        assert message in refused("fit", "--config", "broken.yaml"), text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "name a command: fit,validate,test"),
+        (["fti"], "no command fti"),
+        (["fit", "--modle.x", "1"], "unknown argument modle.x"),
+        (["fit", "--data.roott", "x"], "unknown option roott (did you mean root"),
+        (["fit", "--model.optimizer", "SDG"], "no class is called SDG (did you mean SGD"),
+        (["fit", "--model.optimizer.lr", "fast"], "lr: must be float, not fast"),
+        (["fit", *QUICK, "--model.optimizer.lr", "-1"], "Invalid learning rate: -1.0"),
+        (["fit", *QUICK, "--model.optimizer.weight_decay", "-1e-4"], "Invalid weight_decay value: -0.0001"),
+        (["fit", *QUICK, "--model.network", "torch.nn.Flatten"], "torch.nn.Flatten has no argument num_classes"),
+        (["fit", *QUICK, "--data.val_size", "5000"], "can't hold 5000 of 1437 images out"),
+        (["fit", *QUICK, "--data.val_size", "-1"], "--data.val_size must not be negative"),
+        (["fit", *QUICK, "--data.batch_size", "0"], "--data.batch_size must be at least 1"),
+        (["fit", *QUICK, "--data.std", "[1,0,1]"], "--data.std must be positive"),
+        (["fit", *QUICK, "--trainer.default_root_dir", "/proc/nowhere"], "can't create a run folder in /proc/nowhere"),
+        (["test", *QUICK], "test needs a trained network: --ckpt_path best, last, or a file"),
+        (["test", *QUICK, "--ckpt_path", "best"], "no run in runs/quickstart has a checkpoint"),
+        (["fit", *QUICK, "--ckpt_path", "last"], "no run in runs/quickstart has a checkpoint to continue from"),
+        (["fit", *QUICK, "--ckpt_path", "gone.ckpt"], "there is no file gone.ckpt"),
+        (["fit", *QUICK, "--trainer.devices", "-7"], "should be an int > 0"),
+    ],
+)
+def test_bad_arguments(args: list[str], message: str, refused: Refused) -> None:
+    assert message in refused(*args)
+
+
+def test_an_output_folder_that_cannot_be_written(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    message = refused("fit", *QUICK, "--trainer.default_root_dir", "file")
+    assert "can't create a run folder in file/quickstart: Not a directory" in message
+    assert "--trainer.default_root_dir" in message
+
+
+def test_cifar_absent_without_network(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    from urllib.error import URLError
+
+    from regularization.data import readers
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(readers, "download_and_extract_archive", unreachable)
+    message = refused("fit", "--data.root", "empty")
+    assert "CIFAR10 is not in empty/cifar-10-batches-py" in message
+    assert "configs/quickstart.yaml" in message
+
+
+def test_warns_that_the_test_set_is_no_test(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", *QUICK, "--data.val_size", "0", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"])
+    assert (
+        "warning: val_size is 0: validating on the test set, which is then no longer a test" in capsys.readouterr().err
+    )
+    main(["test", "--ckpt_path", str(RUN / "checkpoints" / "last.ckpt")])
+    scored = json.loads((RUN / "result.json").read_text())
+    assert scored["test"]["test_accuracy"] == pytest.approx(scored["last"]["val_accuracy"])
+
+
+def test_fits_real_cifar(cifar_root: str) -> None:
+    limits = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "20", "--trainer.limit_val_batches", "2"]
+    main(["fit", "--config", str(CONFIGS / "cifar10.yaml"), "--data.root", cifar_root, *limits])
+    run = Path("runs/cifar10/version_0")
+    assert rows_of(run)[0]["train_loss"] < 2.4
+    main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--trainer.limit_test_batches", "2"])
