@@ -16,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+import regularization
 from regularization import checkpoints, networks, resume, runs, schedules
 from regularization.callbacks.config import SavedConfig
 from regularization.callbacks.curves import Curves
@@ -59,7 +60,7 @@ class RegularizationCLI(LightningCLI):
             ImageData,
             subclass_mode_data=True,
             parser_class=Parser,
-            parser_kwargs={"prog": "regularization"},
+            parser_kwargs={"prog": "regularization", "description": regularization.__doc__},
             seed_everything_default=0,
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -170,7 +171,8 @@ class RegularizationCLI(LightningCLI):
             print(f"interrupted in epoch {self.trainer.current_epoch}; {self._outcome()}\ncontinue: --ckpt_path last")
             raise SystemExit(130) from None
         if not self.history.started:
-            print(f"all {self.trainer.max_epochs} epochs were trained already; more with --trainer.max_epochs")
+            done, asked = len(self.history.rows), self.trainer.max_epochs
+            print(f"nothing left to train: {done} epochs are done, --trainer.max_epochs is {asked}")
         print(self._outcome())
 
     def validate(self, **kwargs: Any) -> None:

@@ -65,7 +65,8 @@ def reconcile(
     """
     fresh_optimizer, fresh_scheduler = fresh
     if isinstance(scheduler, ReduceLROnPlateau):
-        _keep_cuts(optimizer, then, fresh_optimizer)
+        if then["scheduler"] == type(scheduler).__name__:
+            _keep_cuts(optimizer, then, fresh_optimizer)
         now = fresh_scheduler.state_dict() if fresh_scheduler else {}
         scheduler.load_state_dict(
             {key: now[key] for key in now if (then["schedule"] or {}).get(key) != _plain(now[key])}

@@ -112,7 +112,7 @@ def test_plateau_scheduler_watches_its_metric(tmp_path: Path) -> None:
     make = partial(ReduceLROnPlateau, monitor="val_accuracy", mode="max", patience=0, threshold=2.0)
     fitted = trainer(3, limit_train_batches=1, limit_val_batches=1)
     fitted.fit(ImageClassifier(small(), lr_scheduler=make), Digits())
-    # No accuracy can be better by a factor of three: cut by ten after the second and the third epoch.
+    # The first accuracy is the best so far, none can be three times as high: cut after the second and third epoch.
     assert fitted.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-4)
 
 

@@ -1,0 +1,19 @@
+"""Asserts on the metrics.csv of a quickstart run: every epoch is there, it learned, and it learned what it should."""
+
+import csv
+import sys
+
+
+def check(path: str) -> None:
+    """Raises AssertionError when the run is not what configs/quickstart.yaml promises."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(15)), "an epoch is missing"
+    assert float(rows[-1]["train_loss"]) < 0.1 * float(rows[0]["train_loss"]), "it did not learn"
+    accuracy = float(rows[-1]["val_accuracy"])
+    assert accuracy >= 0.97, f"validation accuracy {accuracy} is below 0.97"
+    print(f"quickstart: validation accuracy {accuracy:.4f}")
+
+
+if __name__ == "__main__":
+    check(sys.argv[1])
