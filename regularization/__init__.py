@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from regularization.callbacks.averaging import EMA as EMA
     from regularization.classifier import ImageClassifier as ImageClassifier
     from regularization.data.modules import CIFAR10 as CIFAR10
     from regularization.data.modules import CIFAR100 as CIFAR100
@@ -14,10 +15,25 @@ if TYPE_CHECKING:
     from regularization.data.preprocess import Preprocess as Preprocess
     from regularization.networks import ResNet as ResNet
     from regularization.networks import SmallResNet as SmallResNet
+    from regularization.penalties import L1 as L1
+    from regularization.penalties import L2 as L2
+    from regularization.penalties import L2SP as L2SP
+    from regularization.penalties import ElasticNet as ElasticNet
+    from regularization.penalties import GroupLasso as GroupLasso
+    from regularization.penalties import MaxNorm as MaxNorm
+    from regularization.penalties import Orthogonal as Orthogonal
+    from regularization.penalties import Penalty as Penalty
+    from regularization.schedules import Cosine as Cosine
+    from regularization.schedules import LikeLearningRate as LikeLearningRate
+    from regularization.schedules import Linear as Linear
+    from regularization.schedules import Steps as Steps
+    from regularization.schedules import StrengthSchedule as StrengthSchedule
     from regularization.schedules import WarmupDecay as WarmupDecay
+    from regularization.weight_decay import SGDW as SGDW
 
 # Public name → module. They are imported when first used: torch and lightning take seconds.
 _HOMES = {
+    "EMA": "callbacks.averaging",
     "ImageClassifier": "classifier",
     "CIFAR10": "data.modules",
     "CIFAR100": "data.modules",
@@ -26,7 +42,21 @@ _HOMES = {
     "Preprocess": "data.preprocess",
     "ResNet": "networks",
     "SmallResNet": "networks",
+    "ElasticNet": "penalties",
+    "GroupLasso": "penalties",
+    "L1": "penalties",
+    "L2": "penalties",
+    "L2SP": "penalties",
+    "MaxNorm": "penalties",
+    "Orthogonal": "penalties",
+    "Penalty": "penalties",
+    "Cosine": "schedules",
+    "LikeLearningRate": "schedules",
+    "Linear": "schedules",
+    "Steps": "schedules",
+    "StrengthSchedule": "schedules",
     "WarmupDecay": "schedules",
+    "SGDW": "weight_decay",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -17,7 +17,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 import regularization
-from regularization import checkpoints, networks, resume, runs, schedules
+from regularization import checkpoints, networks, penalties, resume, runs, schedules, weight_decay
+from regularization.callbacks import averaging
 from regularization.callbacks.config import SavedConfig
 from regularization.callbacks.curves import Curves
 from regularization.callbacks.history import History
@@ -26,10 +27,10 @@ from regularization.callbacks.tensorboard import Events
 from regularization.classifier import ImageClassifier
 from regularization.data.modules import ImageData
 from regularization.mistakes import Mistake
-from regularization.parser import Parser, check_config, config_paths
+from regularization.parser import Parser, config_paths, read_config, with_combined
 
 # Imported, their classes can be named without the module's path.
-SHORT_NAMES = (networks, schedules)
+SHORT_NAMES = (averaging, networks, penalties, schedules, weight_decay)
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -86,6 +87,8 @@ class RegularizationCLI(LightningCLI):
         parser.set_defaults({"model.network": {"class_path": "regularization.ResNet"}})
         # Not by add_lightning_class_args: without a default it makes data optional, which garbles every message.
         parser.add_subclass_arguments(ImageData, "data", default={"class_path": "regularization.CIFAR10"})
+        named = "Callbacks by names of one's own, EMA or EarlyStopping for instance; several configs' are combined."
+        parser.add_argument("--callbacks", type=dict[str, Callback | None], default={}, help=named)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses, reads the checkpoint that was named, and parses again on top of the config it holds.
@@ -93,21 +96,20 @@ class RegularizationCLI(LightningCLI):
         So the order of precedence is: built-in defaults, the checkpoint, config files, command line.
         """
         assert isinstance(args, list)
-        configs = list(config_paths(args))
-        for path in configs:
-            check_config(path)
-        self.config = parser.parse_args(args)
+        paths = config_paths(args)
+        configs = [read_config(path) for path in paths]
+        self.config = parser.parse_args(with_combined(args, configs))
         command = self.config["subcommand"]
         asked = self.config[command]
-        self.name = runs.run_name(configs)
+        self.name = runs.run_name(paths)
         self.run: Path | None = None
         self.checkpoint = _find_checkpoint(asked.ckpt_path, Path(asked.trainer.default_root_dir or "."), self.name)
         if self.checkpoint is not None:
             self.run = runs.run_of(self.checkpoint)
             self.restored = checkpoints.read(self.checkpoint)
             place = args.index(command) + 1
-            base = json.dumps(self.restored["config"])
-            self.config = parser.parse_args([*args[:place], "--config", base, *args[place:]])
+            based = [*args[:place], "--config", json.dumps(self.restored["config"]), *args[place:]]
+            self.config = parser.parse_args(with_combined(based, [self.restored["config"], *configs]))
             self.config[command].ckpt_path = str(self.checkpoint)
         elif command != "fit":
             raise Mistake(f"{command} needs a trained network: --ckpt_path best, last, or a file")
@@ -118,7 +120,10 @@ class RegularizationCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Tells the network how many classes the data has."""
         config = self.config[self.subcommand]
-        config.model.network = _with_classes(config.model.network, _data_class(config.data).num_classes)
+        num_classes = _data_class(config.data).num_classes
+        config.model.network = _with_classes(config.model.network, num_classes)
+        if config.model.mixing is not None:
+            config.model.mixing = _with_classes(config.model.mixing, num_classes)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Checks whatever can be checked, and only then creates the run folder and the trainer that writes there."""
@@ -147,7 +152,8 @@ class RegularizationCLI(LightningCLI):
         self.model.config = yaml.safe_load(asked)
         self.history = History(run)
         kept = run / runs.CHECKPOINTS
-        ours = [*callbacks, SavedConfig(run, asked), Curves(self.history), self.history]
+        named = [callback for callback in self._get(self.config_init, "callbacks").values() if callback is not None]
+        ours = [*callbacks, *named, SavedConfig(run, asked), Curves(self.history), self.history]
         ours += [checkpoints.Best(kept), checkpoints.last(kept)]
         logger = Events(run) if config["logger"] in (None, True) else config["logger"]
         return self._trainer({**config, "logger": logger}, ours)
@@ -232,18 +238,18 @@ def _data_class(config: Namespace) -> type[ImageData]:
     return found
 
 
-def _with_classes(network: Namespace, num_classes: int) -> Namespace:
-    """The network's config with ``num_classes`` where the class or function takes it.
+def _with_classes(part: Namespace, num_classes: int) -> Namespace:
+    """The config of a network, or a mixing, with ``num_classes`` where its class or function takes it.
 
     Raises:
         Mistake: When it takes no such argument.
     """
-    module, _, name = network.class_path.rpartition(".")
+    module, _, name = part.class_path.rpartition(".")
     accepted = inspect.signature(getattr(sys.modules[module], name)).parameters
-    if "num_classes" in network.init_args:
-        network.init_args.num_classes = num_classes
+    if "num_classes" in part.init_args:
+        part.init_args.num_classes = num_classes
     elif any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted.values()):
-        network.dict_kwargs = {**network.get("dict_kwargs", {}), "num_classes": num_classes}
+        part.dict_kwargs = {**part.get("dict_kwargs", {}), "num_classes": num_classes}
     else:
-        raise Mistake(f"model.network: {network.class_path} has no argument num_classes, so it can't fit the data")
-    return network
+        raise Mistake(f"{part.class_path} has no argument num_classes, so it can't fit the data")
+    return part

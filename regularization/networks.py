@@ -3,6 +3,9 @@
 from typing import Literal
 
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from regularization.mistakes import Mistake
 
 NormInit = Literal["ones", "uniform"]
 
@@ -19,9 +22,18 @@ class ResNet(nn.Module):
         num_classes: Number of logits.
         norm_init: How batch-norm scales γ start: ``ones``, or ``uniform`` on (0, 1) as PyTorch did until 2018,
             when the seed was trained.
+        dropout: Probability with which a feature before the last layer is dropped in training.
+        stochastic_depth: Probability with which the last block's branch is dropped for an image in training, growing
+            from 0 in proportion to depth (Huang et al. 2016, arXiv:1603.09382).
     """
 
-    def __init__(self, num_classes: int = 10, norm_init: NormInit = "ones") -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        norm_init: NormInit = "ones",
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+    ) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 64, 7, stride=2), nn.MaxPool2d(3, stride=2))
         self.stages = nn.Sequential(
@@ -32,12 +44,15 @@ class ResNet(nn.Module):
         )
         # A mean over whatever is left, where the seed averaged 3×3: the same at 96×96, and defined from 32×32 up.
         self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(512, num_classes)
         _init_norms(self, norm_init)
+        _grow_depth_drop(self.stages, stochastic_depth)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of normalized float images ``(B, 3, H, W)``."""
-        logits: Tensor = self.head(self.pool(self.stages(self.stem(images))).flatten(1))
+        features = self.pool(self.stages(self.stem(images))).flatten(1)
+        logits: Tensor = self.head(self.dropout(features))
         return logits
 
 
@@ -56,6 +71,7 @@ class SeedBlock(nn.Module):
         )
         same = in_channels == channels and stride == 1
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, channels, 1, stride)
+        self.drop = StochasticDepth(0.0, mode="row")
 
     @classmethod
     def pair(cls, in_channels: int, channels: int, stride: int) -> tuple["SeedBlock", "SeedBlock"]:
@@ -64,7 +80,7 @@ class SeedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, H, W)`` to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)``."""
-        return nn.functional.relu(self.branch(x) + self.shortcut(x))
+        return nn.functional.relu(self.drop(self.branch(x)) + self.shortcut(x))
 
 
 class SmallResNet(nn.Module):
@@ -79,9 +95,18 @@ class SmallResNet(nn.Module):
         num_classes: Number of logits.
         width: Channels of the first stage.
         norm_init: How batch-norm scales γ start, see ``ResNet``.
+        dropout: Of the features before the last layer, see ``ResNet``.
+        stochastic_depth: Of the blocks' branches, see ``ResNet``.
     """
 
-    def __init__(self, num_classes: int = 10, width: int = 32, norm_init: NormInit = "ones") -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        width: int = 32,
+        norm_init: NormInit = "ones",
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+    ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.stages = nn.Sequential(
@@ -91,13 +116,15 @@ class SmallResNet(nn.Module):
         )
         self.norm = nn.BatchNorm2d(4 * width)
         self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(4 * width, num_classes)
         _init_norms(self, norm_init)
+        _grow_depth_drop(self.stages, stochastic_depth)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of normalized float images ``(B, 3, H, W)``."""
         features = nn.functional.relu(self.norm(self.stages(self.stem(images))))
-        logits: Tensor = self.head(self.pool(features).flatten(1))
+        logits: Tensor = self.head(self.dropout(self.pool(features).flatten(1)))
         return logits
 
 
@@ -115,13 +142,22 @@ class PreactivationBlock(nn.Module):
         )
         same = in_channels == channels and stride == 1
         self.shortcut = None if same else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+        self.drop = StochasticDepth(0.0, mode="row")
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, H, W)`` to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)``."""
         activated = self.activate(x)
         kept: Tensor = x if self.shortcut is None else self.shortcut(activated)
-        total: Tensor = kept + self.branch(activated)
+        total: Tensor = kept + self.drop(self.branch(activated))
         return total
+
+
+def _grow_depth_drop(stages: nn.Sequential, last: float) -> None:
+    if not 0 <= last < 1:
+        raise Mistake(f"model.network: stochastic_depth must be at least 0 and below 1, not {last}")
+    for place, block in enumerate(stages, start=1):
+        assert isinstance(block, SeedBlock | PreactivationBlock)
+        block.drop.p = last * place / len(stages)
 
 
 def _init_norms(network: nn.Module, norm_init: NormInit) -> None:

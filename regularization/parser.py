@@ -1,17 +1,22 @@
 """LightningCLI's parser with plain errors, and the checks of config files that come before it."""
 
+import copy
 import inspect
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import yaml
+from jsonargparse import get_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 import regularization
 from regularization.mistakes import Mistake, plain
+
+Config = dict[str, Any]
 
 
 class Parser(LightningArgumentParser):
@@ -31,29 +36,69 @@ class Parser(LightningArgumentParser):
         raise Mistake(plain(message, _option_names(self)))
 
 
-def config_paths(args: list[str]) -> Iterator[Path]:
+def config_paths(args: list[str]) -> list[Path]:
     """The config files that ``args`` name, in their order."""
-    for place, option in enumerate(args):
-        if option in ("-c", "--config") and place + 1 < len(args):
-            yield Path(args[place + 1])
-        elif option.startswith("--config="):
-            yield Path(option.removeprefix("--config="))
+    return [Path(args[place].removeprefix("--config=")) for place in _config_places(args)]
 
 
-def check_config(path: Path) -> None:
-    """Checks that ``path`` is a file of YAML options.
+def with_combined(args: list[str], configs: Sequence[Config]) -> list[str]:
+    """``args`` with ``configs`` in place of the files they name, and their dicts by name combined behind the last.
+
+    jsonargparse replaces a dict by that of a later config; so no two overlays could both add a penalty.
+    """
+    combined: Config = {}
+    named = list(args)
+    for place, config in zip(_config_places(args), configs, strict=True):
+        model = dict(config.get("model") or {})
+        _merge(combined, {"model": {"penalties": model.pop("penalties", None) or {}}})
+        _merge(combined, {"callbacks": config.get("callbacks") or {}})
+        rest = {key: value for key, value in config.items() if key != "callbacks"} | {"model": model}
+        named[place] = ("--config=" if args[place].startswith("--config=") else "") + json.dumps(rest)
+    if not combined or not (combined["model"]["penalties"] or combined["callbacks"]):
+        return args
+    end = _config_places(args)[-1] + 1
+    return [*named[:end], "--config", json.dumps(combined), *named[end:]]
+
+
+def _config_places(args: list[str]) -> list[int]:
+    """Where in ``args`` the values of ``--config`` are."""
+    behind = [place for place in range(1, len(args)) if args[place - 1] in ("-c", "--config")]
+    return sorted([*behind, *(place for place, arg in enumerate(args) if arg.startswith("--config="))])
+
+
+def _merge(into: Config, other: Config) -> None:
+    for key, value in other.items():
+        old = into.get(key)
+        if (
+            isinstance(old, dict)
+            and isinstance(value, dict)
+            and old.get("class_path") == value.get("class_path", old.get("class_path"))
+        ):
+            _merge(old, value)
+        else:
+            into[key] = copy.deepcopy(value)
+
+
+def read_config(path: Path) -> Config:
+    """The options in the YAML file ``path``.
 
     Raises:
-        Mistake: When it is not.
+        Mistake: When it can't be read or holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Mistake(f"can't read the config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Mistake(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise Mistake(f"{path} has no options in it: a config is lines of 'name: value'")
+    return content
+
+
+def _load_yaml(text: str) -> Any:
+    # As jsonargparse reads it: plain YAML 1.1 takes "1e-5" for a string.
+    return get_loader("yaml")(text)
 
 
 def _option_names(parser: LightningArgumentParser) -> list[str]:

@@ -72,7 +72,7 @@ def reconcile(
             {key: now[key] for key in now if (then["schedule"] or {}).get(key) != _plain(now[key])}
         )
     elif isinstance(fresh_scheduler, LRScheduler) and scheduler is not None:
-        _follow(fresh_scheduler, reached)
+        follow(fresh_scheduler, reached)
         scheduler.load_state_dict(fresh_scheduler.state_dict())
     for group, after in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):
         group.update({key: value for key, value in after.items() if key != "params"})
@@ -84,12 +84,16 @@ def _keep_cuts(optimizer: Optimizer, then: Settings, fresh: Optimizer) -> None:
         after["lr"] *= group["lr"] / before["lr"]
 
 
-def _follow(scheduler: LRScheduler, steps: int) -> None:
+def follow(scheduler: LRScheduler, steps: int) -> list[float]:
+    """Steps ``scheduler`` that often; returns the first group's learning rates on the way, the first included."""
+    rates = [float(scheduler.optimizer.param_groups[0]["lr"])]
     with warnings.catch_warnings():
         # torch warns of a scheduler that steps without its optimizer, which is what is meant here.
         warnings.simplefilter("ignore")
         for _ in range(steps):
             scheduler.step()
+            rates.append(float(scheduler.optimizer.param_groups[0]["lr"]))
+    return rates
 
 
 def _plain(value: Any) -> Any:

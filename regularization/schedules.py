@@ -1,10 +1,14 @@
-"""Schedules of the learning rate."""
+"""Schedules: of the learning rate, and of λ over the training, as pure functions of the step."""
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from regularization.mistakes import Mistake
 
 
 class WarmupDecay(LambdaLR):
@@ -48,3 +52,82 @@ class WarmupDecay(LambdaLR):
             return time / self.warmup
         rest = max(0.0, (1 - time) / (1 - self.warmup)) if self.warmup < 1 else 1.0
         return rest if self.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * rest)
+
+
+class StrengthSchedule(ABC):
+    """λ's course over the training: λ at a step is ``strength`` × ``factor``. Without state, so it resumes exactly."""
+
+    @abstractmethod
+    def factor(self, time: float, lr_share: float) -> float:
+        """What λ is multiplied with.
+
+        Args:
+            time: Steps done so far over all steps, 0 to 1.
+            lr_share: The learning rate now over its highest.
+        """
+
+
+class Linear(StrengthSchedule):
+    """start + (end − start)·time.
+
+    Args:
+        start: Factor at the start, at least 0.
+        end: Factor at the end, at least 0.
+    """
+
+    def __init__(self, start: float = 1.0, end: float = 0.0) -> None:
+        self.start, self.end = _not_negative("Linear", start, end)
+
+    def factor(self, time: float, lr_share: float) -> float:
+        """The point of the line."""
+        return self.start + (self.end - self.start) * time
+
+
+class Cosine(StrengthSchedule):
+    """end + (start − end)·½·(1 + cos(π·time)): level at both ends.
+
+    Args:
+        start: Factor at the start, at least 0.
+        end: Factor at the end, at least 0.
+    """
+
+    def __init__(self, start: float = 1.0, end: float = 0.0) -> None:
+        self.start, self.end = _not_negative("Cosine", start, end)
+
+    def factor(self, time: float, lr_share: float) -> float:
+        """The point of the curve."""
+        return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * time))
+
+
+class Steps(StrengthSchedule):
+    """Constant pieces: multiplied with ``gamma`` at each of the times.
+
+    Args:
+        at: Times, each 0 to 1.
+        gamma: Factor of each step, at least 0.
+    """
+
+    def __init__(self, at: Sequence[float] = (0.5, 0.75), gamma: float = 0.1) -> None:
+        (self.gamma,) = _not_negative("Steps", gamma)
+        if not all(0 <= moment <= 1 for moment in at):
+            raise Mistake(f"Steps: at must hold times in 0 to 1, not {list(at)}")
+        self.at = at
+
+    def factor(self, time: float, lr_share: float) -> float:
+        """gamma to the number of times passed."""
+        return float(self.gamma ** sum(time >= moment for moment in self.at))
+
+
+class LikeLearningRate(StrengthSchedule):
+    """λ in proportion to the learning rate: the highest λ where the learning rate is highest."""
+
+    def factor(self, time: float, lr_share: float) -> float:
+        """The learning rate's share of its highest."""
+        return lr_share
+
+
+def _not_negative(name: str, *factors: float) -> tuple[float, ...]:
+    for factor in factors:
+        if not (math.isfinite(factor) and factor >= 0):
+            raise Mistake(f"{name}: a factor of λ must be a number of at least 0, not {factor}")
+    return factors

@@ -59,6 +59,6 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 
 def rows_of(run: Path) -> Rows:
-    """``metrics.csv`` as numbers."""
+    """``metrics.csv`` as numbers, NaN where a row has none."""
     with (run / "metrics.csv").open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]

@@ -25,4 +25,4 @@ def test_an_unknown_message_is_passed_on_in_one_line() -> None:
 
 def test_config_paths() -> None:
     args = ["fit", "--config", "a.yaml", "--config=b.yaml", "-c", "c.yaml", "--x", "1", "--config"]
-    assert list(config_paths(args)) == [Path("a.yaml"), Path("b.yaml"), Path("c.yaml")]
+    assert config_paths(args) == [Path("a.yaml"), Path("b.yaml"), Path("c.yaml")]

@@ -42,26 +42,34 @@ def uniform(index: Tensor, *keys: int) -> Tensor:
 
 
 class Augment(nn.Module):
-    """Mirrors each image with probability ½ and cuts it out of itself padded with black, at a random place.
+    """Mirrors each image with probability ½, cuts it out of itself padded with black, and blackens a square of it.
 
-    The usual augmentation for CIFAR (He et al. 2015, arXiv:1512.03385, section 4.2).
+    Flip and crop are the usual augmentation for CIFAR (He et al. 2015, arXiv:1512.03385, section 4.2); the square is
+    cutout (DeVries and Taylor 2017, arXiv:1708.04552).
 
     Args:
         flip: Whether to mirror left to right.
         crop_padding: Pixels of padding on each side, so that an image is shifted by up to that many; 0: no crop.
+        cutout: Side of the blackened square in pixels; its centre is anywhere, so it may stick out. 0: none.
         seed: Seed of the draws.
     """
 
-    def __init__(self, flip: bool = False, crop_padding: int = 0, seed: int = 0) -> None:
+    def __init__(self, flip: bool = False, crop_padding: int = 0, cutout: int = 0, seed: int = 0) -> None:
         super().__init__()
         self.flip = flip
         self.crop_padding = crop_padding
+        self.cutout = cutout
         self.seed = seed
 
     def forward(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Augmented ``pixels``, uint8 ``(B, 3, H, W)``, of the images at ``index``, int64 ``(B,)``, in ``epoch``."""
-        if not self.flip and not self.crop_padding:
-            return pixels
+        if self.flip or self.crop_padding:
+            pixels = self._flip_and_crop(pixels, index, epoch)
+        if self.cutout:
+            pixels = self._cut_out(pixels, index, epoch)
+        return pixels
+
+    def _flip_and_crop(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
         height, width = pixels.shape[-2:]
         rows = torch.arange(height, device=pixels.device).expand(len(index), -1)
         columns = torch.arange(width, device=pixels.device).expand(len(index), -1)
@@ -75,6 +83,18 @@ class Augment(nn.Module):
         image = torch.arange(len(index), device=pixels.device)[:, None, None]
         # Channels come out last and are moved to their place: one gather for flip and crop together.
         return pixels[image, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+    def _cut_out(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
+        rows, columns = (self._square(index, epoch, draw, pixels.shape[draw - 5]) for draw in (3, 4))
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
+        return pixels.masked_fill(inside, 0)
+
+    def _square(self, index: Tensor, epoch: int, draw: int, length: int) -> Tensor:
+        """Which pixels of the axis the square covers, bool ``(B, length)``."""
+        centre = (uniform(index, self.seed, epoch, draw) * length).long()[:, None]
+        pixel = torch.arange(length, device=index.device)
+        start = centre - self.cutout // 2
+        return (pixel >= start) & (pixel < start + self.cutout)
 
     def _offset(self, index: Tensor, epoch: int, draw: int) -> Tensor:
         places = 2 * self.crop_padding + 1

@@ -35,6 +35,7 @@ class ImageData(LightningDataModule, ABC):
         std: Standard deviation of the channels that is divided by, on the scale 0 to 1.
         flip: Mirror training images left to right with probability 1/2.
         crop_padding: Shift training images by up to this many pixels (padded with black); 0 does not.
+        cutout: Side in pixels of a square that is blackened in each training image; 0 does not.
         seed: Seed of order and augmentation; null takes the one of ``seed_everything``.
     """
 
@@ -51,6 +52,7 @@ class ImageData(LightningDataModule, ABC):
         std: RGB = (0.5, 0.5, 0.5),
         flip: bool = False,
         crop_padding: int = 0,
+        cutout: int = 0,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -58,6 +60,7 @@ class ImageData(LightningDataModule, ABC):
         _check(eval_batch_size > 0, f"--data.eval_batch_size must be at least 1, not {eval_batch_size}")
         _check(val_size >= 0, f"--data.val_size must not be negative, not {val_size}")
         _check(crop_padding >= 0, f"--data.crop_padding must not be negative, not {crop_padding}")
+        _check(cutout >= 0, f"--data.cutout must not be negative, not {cutout}")
         _check(image_size is None or image_size > 0, f"--data.image_size must be at least 1, not {image_size}")
         _check(min(std) > 0, f"--data.std must be positive, not {std}")
         self.batch_size = batch_size
@@ -65,7 +68,7 @@ class ImageData(LightningDataModule, ABC):
         self.val_size = val_size
         self.split_seed = split_seed
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.augment = Augment(flip, crop_padding, self.seed)
+        self.augment = Augment(flip, crop_padding, cutout, self.seed)
         self.preprocess = Preprocess(image_size, mean, std)
         self.train_set: tuple[Images, Tensor] | None = None
         self.val_set: tuple[Images, Tensor] | None = None
