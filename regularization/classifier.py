@@ -1,8 +1,5 @@
 """ImageClassifier, the LightningModule: a network, its loss and metrics, and weight-decay SGD."""
 
-import inspect
-from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,19 +9,17 @@ from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLR
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import BinaryCalibrationError, MulticlassAccuracy
 
-from regularization import resume, weight_decay
+from regularization import resume
 from regularization.mistakes import Mistake, nearest
+from regularization.optimization import Optimization
 from regularization.penalties import Penalty
 from regularization.regularizer import Regularizer
 from regularization.schedules import StrengthSchedule
 from regularization.weight_decay import Decay
-
-# Arguments by which schedulers ask for the length of the training; they are filled in when null or -1.
-_LENGTHS = ("total_steps", "T_max")
 
 
 class ImageClassifier(LightningModule):
@@ -65,26 +60,20 @@ class ImageClassifier(LightningModule):
         super().__init__()
         self._memory_format = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
         self.network = network.to(memory_format=self._memory_format)
-        self._optimizer = optimizer
-        self._lr_scheduler = lr_scheduler
-        self._decay = decay
-        self._decay_schedule = decay_schedule
-        self._timescale_epochs = timescale_epochs
         self._label_smoothing = label_smoothing
         self._mixing = mixing
-        _check_values(timescale_epochs, label_smoothing)
+        if not 0 <= label_smoothing <= 1:
+            raise Mistake(f"--model.label_smoothing must lie in 0 to 1, not {label_smoothing}")
         self.regularizer = Regularizer(self.network, penalties)
-        self._peak_lr = float("nan")
-        self._end = float("inf")
+        self.optimization = Optimization(self.network, optimizer, lr_scheduler, decay, decay_schedule, timescale_epochs)
         self._then: resume.Settings | None = None
         self.config: dict[str, Any] = {}  # What the command line was asked for; it travels in the checkpoint.
         self.train_scores = Scores()
-        self.val_scores = Scores()
-        self.test_scores = Scores()
-        self.settings()  # So that a value that can't be is refused now, not after minutes of preparation.
+        self.val_scores = Scores(calibration=True)
+        self.test_scores = Scores(calibration=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(B, num_classes)`` of the preprocessed ``images``, float ``(B, 3, H, W)``, in the precision of the weights."""
+        """Logits ``(B, num_classes)`` of the preprocessed ``images``, float ``(B, 3, H, W)``."""
         logits: Tensor = self.network(images.to(self.dtype, memory_format=self._memory_format))
         return logits
 
@@ -131,17 +120,15 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with the regularizer at its heels, and the scheduler with how often it steps."""
-        self._end = float(self.trainer.estimated_stepping_batches)
-        self._peak_lr = self._highest_lr()
-        optimizer, scheduler = self._build(self._total_steps())
-        self._now = resume.settings(optimizer, scheduler)
+        self.optimization.prepare(float(self.trainer.estimated_stepping_batches), max(1, self.trainer.max_epochs or 1))
+        optimizer, scheduler = self.optimization.build()
         self.regularizer.start()
         # A hook of the optimizer runs after its real steps only: not while gradients are accumulated, nor when a
         # gradient scaler skips a step.
         optimizer.register_step_post_hook(self._after_step)
         if scheduler is None:
             return optimizer
-        config = LRSchedulerConfigType(scheduler=scheduler, interval=self._interval(scheduler))
+        config = LRSchedulerConfigType(scheduler=scheduler, interval=self.optimization.interval(scheduler))
         if isinstance(scheduler, ReduceLROnPlateau):
             config["monitor"] = getattr(scheduler, "monitor", "val_loss")
         return {"optimizer": optimizer, "lr_scheduler": config}
@@ -155,20 +142,14 @@ class ImageClassifier(LightningModule):
         """Once before every real step, when the gradients are unscaled: clips them, then lets λ act."""
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         course = self._course()
-        if self._decay_schedule is not None:
-            for group, asked in zip(optimizer.param_groups, self._now["groups"], strict=True):
-                group["weight_decay"] = asked["weight_decay"] * self._decay_schedule.factor(*course)
+        self.optimization.follow_decay(optimizer, course)
         self.regularizer.add_gradients(*course)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the whole config, and what it asked of the optimizer, to tell on resuming what was changed since."""
         checkpoint["config"] = self.config
-        checkpoint["settings"] = self._now
+        checkpoint["settings"] = self.optimization.asked
         checkpoint["regularizer"] = self.regularizer.state_dict()
-
-    def settings(self) -> resume.Settings:
-        """What the config asks of the optimizer, for a check before training."""
-        return resume.settings(*self._build(total_steps=1000))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remembers the settings that the checkpoint's run was started with."""
@@ -177,7 +158,7 @@ class ImageClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         """After a restore: what the config says now wins over what the checkpoint brought back."""
-        if self._then is None or self._then == self._now:
+        if self._then is None or self._then == self.optimization.asked:
             return
         optimizer = self.trainer.optimizers[0]
         configs = self.trainer.lr_scheduler_configs
@@ -185,7 +166,7 @@ class ImageClassifier(LightningModule):
         if configs and configs[0].interval == "step":
             reached = self.trainer.global_step
         scheduler = configs[0].scheduler if configs else None
-        resume.reconcile(optimizer, scheduler, self._then, self._build(self._total_steps()), reached)
+        resume.reconcile(optimizer, scheduler, self._then, self.optimization.build(), reached)
 
     def _evaluate(self, scores: "Scores", images: Tensor, labels: Tensor) -> None:
         logits = self(images)
@@ -200,38 +181,6 @@ class ImageClassifier(LightningModule):
             raise Mistake(f"the scheduler's monitor {name} is no metric{nearest(name, metrics)}")
         return metrics[name]
 
-    def _build(self, total_steps: int) -> tuple[Optimizer, resume.Scheduler | None]:
-        try:
-            optimizer = self._optimizer(weight_decay.parameter_groups(self.network, self._decay))
-            self._set_timescale(optimizer)
-            if self._lr_scheduler is None:
-                return optimizer, None
-            lengths = dict.fromkeys(_open_lengths(self._lr_scheduler), total_steps)
-            return optimizer, self._lr_scheduler(optimizer, **lengths)
-        except (ValueError, TypeError) as error:
-            raise Mistake(f"the optimizer or its scheduler can't be made: {error}") from error
-
-    def _set_timescale(self, optimizer: Optimizer) -> None:
-        """λ from τ, at the highest learning rate of the schedule."""
-        if self._timescale_epochs is None:
-            return
-        steps = self._timescale_epochs * self._steps_per_epoch()
-        for place, group in enumerate(optimizer.param_groups):
-            strength = weight_decay.strength_for(steps, optimizer, group, self._peak_lr)
-            if strength is None:
-                raise Mistake(f"timescale_epochs has no formula for {type(optimizer).__name__}: give its weight_decay")
-            group["weight_decay"] = strength if place == 0 else 0.0
-
-    def _highest_lr(self) -> float:
-        """The highest learning rate of the schedule, found by following it from start to end."""
-        self._peak_lr = 1.0  # only for the timescale, whose λ does not matter here
-        total = self._total_steps()
-        optimizer, scheduler = self._build(total)
-        if scheduler is None or isinstance(scheduler, ReduceLROnPlateau):
-            return float(optimizer.param_groups[0]["lr"])
-        length = total if self._interval(scheduler) == "step" else int(self.trainer.max_epochs or 1)
-        return max(resume.follow(scheduler, length - 1))
-
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         # A fused optimizer is called, with this mark, also when its gradients are not finite; it does nothing then.
         overflow = getattr(optimizer, "found_inf", None)
@@ -240,65 +189,37 @@ class ImageClassifier(LightningModule):
 
     def _course(self) -> tuple[float, float]:
         """(time, learning rate's share of its highest), what λ's schedules depend on."""
-        return min(1.0, self.trainer.global_step / self._end), float(
-            self.trainer.optimizers[0].param_groups[0]["lr"]
-        ) / self._peak_lr
-
-    def _total_steps(self) -> int:
-        total = self.trainer.estimated_stepping_batches
-        if total == float("inf") and self._lr_scheduler is not None:
-            raise Mistake("the scheduler needs to know the end: give --trainer.max_epochs or --trainer.max_steps")
-        return max(1, int(total)) if total != float("inf") else 1
-
-    def _steps_per_epoch(self) -> float:
-        if self._trainer is None:
-            return 1.0  # checked before there is a trainer: any length will do
-        return self._total_steps() / max(1, self.trainer.max_epochs or 1)
-
-    def _interval(self, scheduler: resume.Scheduler) -> str:
-        counts_steps = isinstance(scheduler, OneCycleLR | CyclicLR) or hasattr(scheduler, "total_steps")
-        assert self._lr_scheduler is not None
-        return "step" if counts_steps or _open_lengths(self._lr_scheduler) else "epoch"
-
-
-def _check_values(timescale_epochs: float | None, label_smoothing: float) -> None:
-    if timescale_epochs is not None and not timescale_epochs > 0:
-        raise Mistake(f"--model.timescale_epochs must be above 0, not {timescale_epochs}")
-    if not 0 <= label_smoothing <= 1:
-        raise Mistake(f"--model.label_smoothing must lie in 0 to 1, not {label_smoothing}")
+        return self.optimization.course(self.trainer.global_step, self.trainer.optimizers[0])
 
 
 class Scores(nn.Module):
-    """Loss and accuracy of an epoch: sums that stay on the device, so that no step waits for them."""
+    """Loss and accuracy of an epoch: sums that stay on the device, so that no step waits for them.
 
-    def __init__(self) -> None:
+    Args:
+        calibration: Also the expected calibration error (Guo et al. 2017, arXiv:1706.04599): the mean distance of
+            confidence and accuracy over 15 bins of confidence.
+    """
+
+    def __init__(self, calibration: bool = False) -> None:
         super().__init__()
         # "disable": looking for NaN would make the host wait for the device at every step. In torchmetrics 1.9 it
         # also switches weights off, so a batch's loss is entered once for each of its images.
         self.loss = MeanMetric(nan_strategy="disable")
         self.accuracy = MulticlassAccuracy(average="micro", validate_args=False)
+        # Whether the most likely class is right, as a yes or no with the confidence as its probability.
+        self.calibration_error = BinaryCalibrationError(15, "l1", validate_args=False) if calibration else None
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch: its mean loss, logits ``(B, C)`` and labels ``(B,)``."""
         self.loss.update(loss.expand(len(labels)))
         self.accuracy.update(logits, labels)
+        if self.calibration_error is not None:
+            confidence, guess = logits.float().softmax(dim=1).max(dim=1)
+            self.calibration_error.update(confidence, (guess == labels).long())
 
     def compute(self) -> dict[str, Tensor]:
         """The means over all images since the last call, which starts anew."""
-        means = {"loss": self.loss.compute(), "accuracy": self.accuracy.compute()}
-        self.loss.reset()
-        self.accuracy.reset()
+        means = {name: metric.compute() for name, metric in self.named_children()}  # type: ignore[operator]
+        for metric in self.children():
+            metric.reset()  # type: ignore[operator]
         return means
-
-
-def _open_lengths(make_scheduler: Callable[..., Any]) -> list[str]:
-    """Which of the scheduler's arguments wait for the number of optimizer steps."""
-    given = make_scheduler.keywords if isinstance(make_scheduler, partial) else {}
-    names = _parameter_names(make_scheduler)
-    return [name for name in _LENGTHS if name in names and given.get(name) in (None, -1)]
-
-
-def _parameter_names(make_scheduler: Callable[..., Any]) -> Iterable[str]:
-    # LightningCLI hands over a partial of its own instantiator, with the scheduler's class among the arguments.
-    parts = (make_scheduler.func, *make_scheduler.args) if isinstance(make_scheduler, partial) else (make_scheduler,)
-    return [name for part in parts if callable(part) for name in inspect.signature(part).parameters]

@@ -19,15 +19,17 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import regularization
 from regularization import checkpoints, networks, penalties, resume, runs, schedules, weight_decay
 from regularization.callbacks import averaging
+from regularization.callbacks.audit import Audit
 from regularization.callbacks.config import SavedConfig
 from regularization.callbacks.curves import Curves
 from regularization.callbacks.history import History
+from regularization.callbacks.monitor import Monitor
 from regularization.callbacks.progress import Progress
 from regularization.callbacks.tensorboard import Events
 from regularization.classifier import ImageClassifier
 from regularization.data.modules import ImageData
 from regularization.mistakes import Mistake
-from regularization.parser import Parser, config_paths, read_config, with_combined
+from regularization.parser import Config, Parser, config_paths, read_config, with_combined
 
 # Imported, their classes can be named without the module's path.
 SHORT_NAMES = (averaging, networks, penalties, schedules, weight_decay)
@@ -111,7 +113,9 @@ class RegularizationCLI(LightningCLI):
             based = [*args[:place], "--config", json.dumps(self.restored["config"]), *args[place:]]
             self.config = parser.parse_args(with_combined(based, [self.restored["config"], *configs]))
             self.config[command].ckpt_path = str(self.checkpoint)
-        elif command != "fit":
+        elif command == "fit":
+            _warn_of_a_kept_lambda(self.config[command].model.optimizer, dict(zip(paths, configs, strict=True)), args)
+        else:
             raise Mistake(f"{command} needs a trained network: --ckpt_path best, last, or a file")
 
     def _parse_ckpt_path(self) -> None:
@@ -130,7 +134,7 @@ class RegularizationCLI(LightningCLI):
         if self.checkpoint is not None:
             checkpoints.check_fits(self.restored, self.model, self.checkpoint)
             if self.subcommand == "fit":
-                resume.check_continues(self.restored["settings"], self.model.settings())
+                resume.check_continues(self.restored["settings"], self.model.optimization.asked)
         self.datamodule.prepare_data()
         self.datamodule.setup(self.subcommand)
         config = {**self._get(self.config_init, "trainer"), **kwargs}
@@ -153,7 +157,10 @@ class RegularizationCLI(LightningCLI):
         self.history = History(run)
         kept = run / runs.CHECKPOINTS
         named = [callback for callback in self._get(self.config_init, "callbacks").values() if callback is not None]
-        ours = [*callbacks, *named, SavedConfig(run, asked), Curves(self.history), self.history]
+        audit = Audit()
+        self.monitor = Monitor(audit, self.history)
+        # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
+        ours = [audit, self.monitor, *callbacks, *named, SavedConfig(run, asked), Curves(self.history), self.history]
         ours += [checkpoints.Best(kept), checkpoints.last(kept)]
         logger = Events(run) if config["logger"] in (None, True) else config["logger"]
         return self._trainer({**config, "logger": logger}, ours)
@@ -179,6 +186,8 @@ class RegularizationCLI(LightningCLI):
         if not self.history.started:
             done, asked = len(self.history.rows), self.trainer.max_epochs
             print(f"nothing left to train: {done} epochs are done, --trainer.max_epochs is {asked}")
+        if self.history.rows and "clean_accuracy" in self.history.rows[-1]:
+            print(self.monitor.sentence(self.datamodule.num_classes))
         print(self._outcome())
 
     def validate(self, **kwargs: Any) -> None:
@@ -221,6 +230,19 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+
+
+def _warn_of_a_kept_lambda(optimizer: Namespace, configs: dict[Path, Config], args: list[str]) -> None:
+    """λ means something else to another optimizer: a config's is seldom right for the command line's."""
+    for path, config in configs.items():
+        chosen = (config.get("model") or {}).get("optimizer") or {}
+        then, now = (str(name).rpartition(".")[2] for name in (chosen.get("class_path", ""), optimizer.class_path))
+        kept = (chosen.get("init_args") or {}).get("weight_decay")
+        named = any(arg.split("=")[0].endswith("optimizer.weight_decay") for arg in args)
+        if then and kept and then != now and kept == optimizer.init_args.get("weight_decay") and not named:
+            warnings.warn(
+                f"weight_decay {kept} was chosen for {then} in {path.name}; {now} uses it otherwise", stacklevel=2
+            )
 
 
 def _find_checkpoint(asked: str | None, root: Path, name: str) -> Path | None:

@@ -11,7 +11,7 @@ from torch.optim import SGD, Optimizer
 
 from regularization.mistakes import Mistake, nearest
 from regularization.penalties import L2SP, Penalty, Selection
-from regularization.weight_decay import momentum_gain
+from regularization.weight_decay import kind, momentum_gain
 
 Named = dict[str, nn.Parameter]
 
@@ -127,9 +127,7 @@ def step_size(optimizer: Optimizer, group: dict[str, Any]) -> float:
 def _matches(key: str, w: Tensor, pattern: str, is_kind: bool) -> bool:
     if not is_kind:
         return fnmatchcase(key, pattern)
-    bias = key.rpartition(".")[2] == "bias"
-    kind = "weights" if w.ndim > 1 else "biases" if bias else "scales"
-    return pattern in ("all", kind)
+    return pattern in ("all", kind(key, w))
 
 
 def _full(weights: list[nn.Parameter]) -> list[Tensor]:

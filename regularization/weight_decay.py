@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 Decay = Literal["all", "weights"]
@@ -76,6 +76,11 @@ def parameter_groups(network: nn.Module, decay: Decay) -> list[dict[str, Any]]:
     others = [w for w in trainable if w.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def kind(name: str, w: Tensor) -> str:
+    """``weights`` (two or more dimensions), else ``biases`` by the end of the name, else ``scales``: a norm's γ."""
+    return "weights" if w.ndim > 1 else "biases" if name.rpartition(".")[2] == "bias" else "scales"
 
 
 def is_decoupled(optimizer: Optimizer, group: dict[str, Any]) -> bool:

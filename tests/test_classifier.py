@@ -20,7 +20,8 @@ Make = Callable[..., Any]
 
 
 def trainer(epochs: int, **options: Any) -> Trainer:
-    options |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    options |= {"logger": False, "enable_progress_bar": False}
+    options.setdefault("enable_checkpointing", "callbacks" in options)
     return Trainer(max_epochs=epochs, enable_model_summary=False, accelerator="cpu", **options)
 
 
@@ -133,3 +134,15 @@ def test_frozen_parameters_are_left_to_the_user() -> None:
     fitted.fit(classifier, Digits())
     assert torch.equal(network.stem.weight, before)
     assert isinstance(network.stem, nn.Conv2d)
+
+
+def test_a_scheduler_that_ends_before_the_training() -> None:
+    classifier = ImageClassifier(small(), lr_scheduler=partial(OneCycleLR, max_lr=0.1, total_steps=5))
+    with pytest.raises(Mistake, match="the scheduler ends before the training does"):
+        trainer(3, limit_train_batches=4, limit_val_batches=1).fit(classifier, Digits())
+
+
+def test_a_training_without_end() -> None:
+    classifier = ImageClassifier(small(), lr_scheduler=partial(WarmupDecay))
+    with pytest.raises(Mistake, match="the scheduler needs to know the end"):
+        trainer(-1, limit_train_batches=4, limit_val_batches=1).fit(classifier, Digits())

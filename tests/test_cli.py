@@ -52,7 +52,9 @@ def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str
     assert set(rows[0]) >= {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"}
     assert out[0].startswith("SmallResNet with ")
     assert out[1] == "Digits: 1,149 images to train, 288 to validate"
-    assert out[3].startswith("epoch   0  train loss ")
+    assert out[3].startswith("what acts on the parameters")
+    assert sum(line.startswith("epoch   ") for line in out) == 2
+    assert out[-3].startswith("λ hardly acted: the run was 0.0")
     best = max(rows, key=lambda row: row["val_accuracy"])
     assert out[-2] == f"best validation accuracy {best['val_accuracy']:.4f} in epoch {best['epoch']:.0f}"
     assert out[-1] == str(RUN)

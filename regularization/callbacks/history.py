@@ -68,7 +68,8 @@ class History(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the best and the last epoch to ``result.json``."""
         if self.rows and trainer.is_global_zero:
-            add_result(self.folder, {"best": self.best(), "last": self.rows[-1]})
+            best, last = ({k: v for k, v in row.items() if "/" not in k} for row in (self.best(), self.rows[-1]))
+            add_result(self.folder, {"best": best, "last": last})
 
     def best(self) -> Row:
         """The row with the highest validation accuracy, the first of equals; the last row where there is none."""

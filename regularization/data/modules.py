@@ -99,6 +99,13 @@ class ImageData(LightningDataModule, ABC):
         """Batches of the test images in order."""
         return _loader(self.test_set, self.eval_batch_size)
 
+    def clean_dataloader(self) -> DataLoader[Any]:
+        """Batches of a fixed part of the training images, a fiftieth and at least 256, in order and unaugmented."""
+        assert self.train_set is not None, "setup() comes first"
+        images, subset = self.train_set
+        order = torch.randperm(len(subset), generator=torch.Generator().manual_seed(self.split_seed))
+        return _loader((images, subset[order[: max(256, len(subset) // 50)]]), self.eval_batch_size)
+
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int) -> Any:
         """On the device: (uint8 pixels, labels, index) to (input float32 ``(B, 3, H, W)``, labels int64 ``(B,)``)."""
         pixels, labels, index = batch
