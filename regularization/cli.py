@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -28,8 +27,8 @@ from regularization.callbacks.progress import Progress
 from regularization.callbacks.tensorboard import Events
 from regularization.classifier import ImageClassifier
 from regularization.data.modules import ImageData
-from regularization.mistakes import Mistake
-from regularization.parser import Config, Parser, config_paths, read_config, with_combined
+from regularization.mistakes import Mistake, mistake_behind
+from regularization.parser import Parser, config_paths, kept_lambdas, load_yaml, read_config, with_combined
 
 # Imported, their classes can be named without the module's path.
 SHORT_NAMES = (averaging, networks, penalties, schedules, weight_decay)
@@ -113,10 +112,10 @@ class RegularizationCLI(LightningCLI):
             based = [*args[:place], "--config", json.dumps(self.restored["config"]), *args[place:]]
             self.config = parser.parse_args(with_combined(based, [self.restored["config"], *configs]))
             self.config[command].ckpt_path = str(self.checkpoint)
-        elif command == "fit":
-            _warn_of_a_kept_lambda(self.config[command].model.optimizer, dict(zip(paths, configs, strict=True)), args)
-        else:
+        elif command != "fit":
             raise Mistake(f"{command} needs a trained network: --ckpt_path best, last, or a file")
+        chosen = self.config[command].model.optimizer
+        self.doubts = list(kept_lambdas(chosen, dict(zip(paths, configs, strict=True)), args))
 
     def _parse_ckpt_path(self) -> None:
         """Lightning lets a checkpoint's hyperparameters override the command line; see ``parse_arguments``."""
@@ -128,6 +127,16 @@ class RegularizationCLI(LightningCLI):
         config.model.network = _with_classes(config.model.network, num_classes)
         if config.model.mixing is not None:
             config.model.mixing = _with_classes(config.model.mixing, num_classes)
+
+    def instantiate_classes(self) -> None:
+        """Makes data, model and trainer; a value that a class of the config refuses is the user's mistake."""
+        try:
+            self.config_init = self.parser.instantiate(self.config)
+        except (TypeError, ValueError) as error:
+            raise mistake_behind(error) or Mistake(" ".join(str(error).split())) from error
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Checks whatever can be checked, and only then creates the run folder and the trainer that writes there."""
@@ -153,7 +162,7 @@ class RegularizationCLI(LightningCLI):
     def _trainer_of(self, run: Path, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """The trainer that writes into the folder ``run``."""
         asked = self._asked()
-        self.model.config = yaml.safe_load(asked)
+        self.model.config = load_yaml(asked)
         self.history = History(run)
         kept = run / runs.CHECKPOINTS
         named = [callback for callback in self._get(self.config_init, "callbacks").values() if callback is not None]
@@ -177,6 +186,8 @@ class RegularizationCLI(LightningCLI):
         size = sum(parameter.numel() for parameter in self.model.network.parameters())
         print(f"{type(self.model.network).__name__} with {size:,} parameters on {self.trainer.strategy.root_device}")
         print(f"{self.datamodule.describe()}\nrun folder: {self.run}", flush=True)
+        for doubt in self.doubts:
+            warnings.warn(doubt, stacklevel=1)
         try:
             self.trainer.fit(**kwargs, weights_only=True)
         except SystemExit:
@@ -230,19 +241,6 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-
-
-def _warn_of_a_kept_lambda(optimizer: Namespace, configs: dict[Path, Config], args: list[str]) -> None:
-    """λ means something else to another optimizer: a config's is seldom right for the command line's."""
-    for path, config in configs.items():
-        chosen = (config.get("model") or {}).get("optimizer") or {}
-        then, now = (str(name).rpartition(".")[2] for name in (chosen.get("class_path", ""), optimizer.class_path))
-        kept = (chosen.get("init_args") or {}).get("weight_decay")
-        named = any(arg.split("=")[0].endswith("optimizer.weight_decay") for arg in args)
-        if then and kept and then != now and kept == optimizer.init_args.get("weight_decay") and not named:
-            warnings.warn(
-                f"weight_decay {kept} was chosen for {then} in {path.name}; {now} uses it otherwise", stacklevel=2
-            )
 
 
 def _find_checkpoint(asked: str | None, root: Path, name: str) -> Path | None:

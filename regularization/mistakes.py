@@ -10,6 +10,13 @@ class Mistake(Exception):  # noqa: N818 - it is not the program's error
     """Something only the user can mend. Its text says what is wrong, where, and what to do; it needs no traceback."""
 
 
+def mistake_behind(error: BaseException | None) -> Mistake | None:
+    """The Mistake that ``error`` is, or was raised because of; None when there is none."""
+    while error is not None and not isinstance(error, Mistake):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """`` (did you mean a or b?)`` with up to two of ``names`` that look like ``name`` or an end of it; else nothing."""
     known = list(dict.fromkeys(names))
@@ -46,6 +53,7 @@ _SAYINGS: dict[str, Callable[[re.Match[str], Sequence[str]], str]] = {
     r"module '(.+?)' has no attribute '(.+?)'": lambda found, _: (
         f"{found[1]} has no {found[2]}{nearest(found[2], dir(import_module(found[1])))}"
     ),
+    r"Expected an instantiatable class, but \S+ is abstract": lambda *_: "each of the penalties needs a class_path",
     r"No module named '(.+?)'": lambda found, _: f"there is no module {found[1]}",
     r"Expected a typing.Literal\[(.+?)\]. Got value: (.*)": lambda found, _: (
         f"must be one of {found[1]}, not {found[2]}"

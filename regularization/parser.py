@@ -4,17 +4,17 @@ import copy
 import inspect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import yaml
-from jsonargparse import get_loader
+from jsonargparse import Namespace, get_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 import regularization
-from regularization.mistakes import Mistake, plain
+from regularization.mistakes import Mistake, mistake_behind, plain
 
 Config = dict[str, Any]
 
@@ -29,11 +29,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises the Mistake that ``message`` is about."""
-        while ex is not None:
-            if isinstance(ex, Mistake):
-                raise ex
-            ex = ex.__cause__ or ex.__context__  # type: ignore[assignment]
-        raise Mistake(plain(message, _option_names(self)))
+        raise mistake_behind(ex) or Mistake(plain(message, _option_names(self)))
 
 
 def config_paths(args: list[str]) -> list[Path]:
@@ -86,7 +82,7 @@ def read_config(path: Path) -> Config:
         Mistake: When it can't be read or holds something else.
     """
     try:
-        content = _load_yaml(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Mistake(f"can't read the config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -96,9 +92,20 @@ def read_config(path: Path) -> Config:
     return content
 
 
-def _load_yaml(text: str) -> Any:
-    # As jsonargparse reads it: plain YAML 1.1 takes "1e-5" for a string.
+def load_yaml(text: str) -> Any:
+    """``text`` as jsonargparse reads it: plain YAML 1.1 takes ``1e-5`` for a string."""
     return get_loader("yaml")(text)
+
+
+def kept_lambdas(optimizer: Namespace, configs: dict[Path, Config], args: list[str]) -> Iterator[str]:
+    """λ means something else to another optimizer: a config's is seldom right for the command line's."""
+    named = any(arg.split("=")[0].endswith("optimizer.weight_decay") for arg in args)
+    for path, config in configs.items():
+        asked = (config.get("model") or {}).get("optimizer") or {}
+        then, now = (str(name).rpartition(".")[2] for name in (asked.get("class_path", ""), optimizer.class_path))
+        kept = (asked.get("init_args") or {}).get("weight_decay")
+        if then and kept and then != now and kept == optimizer.init_args.get("weight_decay") and not named:
+            yield f"weight_decay {kept} was chosen for {then} in {path.name}; {now} uses it otherwise"
 
 
 def _option_names(parser: LightningArgumentParser) -> list[str]:

@@ -46,6 +46,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
     def run(*args: str) -> str:
         before = sorted(Path.cwd().rglob("*"))
+        capsys.readouterr()
         with pytest.raises(SystemExit) as exit_:
             main(args)
         error = capsys.readouterr().err

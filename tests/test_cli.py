@@ -17,6 +17,7 @@ from regularization.cli import main
 from tests.conftest import CONFIGS, rows_of
 
 QUICK = ("--config", str(CONFIGS / "quickstart.yaml"), "--model.network.width", "4", "--trainer.accelerator", "cpu")
+L1 = (*QUICK, "--config", str(CONFIGS / "with" / "l1.yaml"))
 RUN = Path("runs/quickstart/version_0")
 
 Refused = Callable[..., str]
@@ -226,6 +227,25 @@ def test_bad_configs(refused: Refused) -> None:
         (["test", *QUICK, "--ckpt_path", "best"], "no run in runs/quickstart has a checkpoint"),
         (["fit", *QUICK, "--ckpt_path", "last"], "no run in runs/quickstart has a checkpoint to continue from"),
         (["fit", *QUICK, "--ckpt_path", "gone.ckpt"], "there is no file gone.ckpt"),
+        (
+            ["fit", *L1, "--model.penalties.l1.strength", "-1e-4"],
+            "L1: strength must be a number of at least 0, not -0.0001",
+        ),
+        (["fit", *L1, "--model.penalties.l1.strength=.nan"], "L1: strength must be a number of at least 0, not nan"),
+        (["fit", *L1, "--model.penalties.l1.parameters=[heat.*]"], "'heat.*' matches none of the 25 parameters"),
+        (["fit", *L1, "--model.penalties.l1.strenght", "1"], "unknown option strenght (did you mean strength"),
+        (["fit", *L1, "--model.penalties.l2.strength", "1"], "each of the penalties needs a class_path"),
+        (
+            ["fit", *QUICK, "--model.penalties", '{"a.b": {"class_path": "L1", "init_args": {"strength": 1}}}'],
+            "'a.b' must",
+        ),
+        (
+            ["fit", *QUICK, "--model.penalties.m", "MaxNorm", "--model.penalties.m.limit", "0"],
+            "limit must be above 0, not 0",
+        ),
+        (["fit", *QUICK, "--model.decay_schedule", "Linear", "--model.decay_schedule.end", "-1"], "at least 0, not -1"),
+        (["fit", *QUICK, "--model.timescale_epochs", "0"], "timescale_epochs must be above 0"),
+        (["fit", *QUICK, "--model.network.dropout", "2"], "dropout probability has to be between 0 and 1"),
         (["fit", *QUICK, "--trainer.devices", "-7"], "should be an int > 0"),
     ],
 )

@@ -98,6 +98,9 @@ def test_conversion_table() -> None:
     assert left(SGDW) == pytest.approx(0.99**5)
     assert left(SGDW) == pytest.approx(0.951, abs=5e-4)
     assert left(torch.optim.SGD) == pytest.approx(0.872, abs=5e-4)
+    assert left(lambda p, lr, momentum, weight_decay: torch.optim.AdamW(p, lr, weight_decay=weight_decay)) == (
+        pytest.approx(0.951, abs=5e-4)
+    )
     # Composer multiplies by 1 − λ·lr/initial_lr: its λ is ours times the initial learning rate.
     assert left(
         lambda p, lr, momentum, weight_decay: SGDW(p, lr, momentum, weight_decay=weight_decay / lr)
