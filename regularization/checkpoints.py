@@ -28,8 +28,8 @@ class Best(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the best score; Lightning drops it when the folder's path is not the one of before."""
-        score = state_dict["best_model_score"]
         path = str(Path(str(self.dirpath)) / "best.ckpt")
+        score = state_dict["best_model_score"] if Path(path).is_file() else None
         here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
         super().load_state_dict(state_dict | here | {"best_k_models": {} if score is None else {path: score}})
 

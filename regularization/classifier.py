@@ -1,5 +1,7 @@
 """ImageClassifier, the LightningModule: a network, its loss and metrics, and weight-decay SGD."""
 
+import math
+import os
 from typing import Any, Literal
 
 import torch
@@ -10,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryCalibrationError, MulticlassAccuracy
 
 from regularization import resume
+from regularization.data.augment import mix
 from regularization.mistakes import Mistake, nearest
 from regularization.optimization import Optimization
 from regularization.penalties import Penalty
@@ -67,6 +70,7 @@ class ImageClassifier(LightningModule):
         self.regularizer = Regularizer(self.network, penalties)
         self.optimization = Optimization(self.network, optimizer, lr_scheduler, decay, decay_schedule, timescale_epochs)
         self._then: resume.Settings | None = None
+        self._validated = False  # in the current epoch
         self.config: dict[str, Any] = {}  # What the command line was asked for; it travels in the checkpoint.
         self.train_scores = Scores()
         self.val_scores = Scores(calibration=True)
@@ -76,6 +80,12 @@ class ImageClassifier(LightningModule):
         """Logits ``(B, num_classes)`` of the preprocessed ``images``, float ``(B, 3, H, W)``."""
         logits: Tensor = self.network(images.to(self.dtype, memory_format=self._memory_format))
         return logits
+
+    def on_train_epoch_start(self) -> None:
+        """Dropout, stochastic depth and mixing draw from a stream that is the epoch's own, as order and crops do."""
+        self._validated = False
+        if seed := os.environ.get("PL_GLOBAL_SEED"):
+            torch.manual_seed(mix(int(seed), self.current_epoch, 1))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The batch's mean cross-entropy, with label smoothing and mixing where asked, a scalar."""
@@ -99,7 +109,8 @@ class ImageClassifier(LightningModule):
         self._log_epoch("train", self.train_scores)
         self.log_dict({f"penalty/{name}": value for name, value in self.regularizer.values(*self._course()).items()})
         for config in self.trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau):
+            stale = str(config.monitor).startswith("val_") and not self._validated
+            if isinstance(config.scheduler, ReduceLROnPlateau) and not stale:
                 config.scheduler.step(self._watched(str(config.monitor)))
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -112,6 +123,7 @@ class ImageClassifier(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics."""
+        self._validated = True
         self._log_epoch("val", self.val_scores)
 
     def on_test_epoch_end(self) -> None:
@@ -120,8 +132,15 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with the regularizer at its heels, and the scheduler with how often it steps."""
-        self.optimization.prepare(float(self.trainer.estimated_stepping_batches), max(1, self.trainer.max_epochs or 1))
+        self._prepare_optimization()
         optimizer, scheduler = self.optimization.build()
+        if getattr(self.trainer.precision_plugin, "scaler", None) and getattr(
+            optimizer, "_step_supports_amp_scaling", False
+        ):
+            # Its gradients stay scaled until inside the step: nothing could be added to them, or measured.
+            raise Mistake(
+                "a fused optimizer can't be combined with precision 16-mixed: use bf16-mixed, or leave fused out"
+            )
         self.regularizer.start()
         # A hook of the optimizer runs after its real steps only: not while gradients are accumulated, nor when a
         # gradient scaler skips a step.
@@ -158,6 +177,11 @@ class ImageClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         """After a restore: what the config says now wins over what the checkpoint brought back."""
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress
+        if epochs.processed == epochs.started and batches.current.ready < self.trainer.num_training_batches:
+            # An epoch that max_steps cut short counts as done; Lightning would begin the next one where it was cut.
+            batches.current.reset()
         if self._then is None or self._then == self.optimization.asked:
             return
         optimizer = self.trainer.optimizers[0]
@@ -182,18 +206,27 @@ class ImageClassifier(LightningModule):
         return metrics[name]
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        # A fused optimizer is called, with this mark, also when its gradients are not finite; it does nothing then.
-        overflow = getattr(optimizer, "found_inf", None)
-        if overflow is None or not overflow.item():
-            self.regularizer.take_proximal_steps(optimizer, *self._course())
+        self.regularizer.take_proximal_steps(optimizer, *self._course())
+
+    def _prepare_optimization(self) -> None:
+        self.trainer.fit_loop.setup_data()
+        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        steps = float(self.trainer.estimated_stepping_batches)
+        if steps == float("inf") and any(penalty.schedule for penalty in self.regularizer.penalties.values()):
+            raise Mistake(
+                "a penalty's schedule needs to know the end: give --trainer.max_epochs or --trainer.max_steps"
+            )
+        self.optimization.prepare(steps, per_epoch)
 
     def _course(self) -> tuple[float, float]:
         """(time, learning rate's share of its highest), what λ's schedules depend on."""
         return self.optimization.course(self.trainer.global_step, self.trainer.optimizers[0])
 
 
-class Scores(nn.Module):
+class Scores:
     """Loss and accuracy of an epoch: sums that stay on the device, so that no step waits for them.
+
+    No nn.Module: in 16-bit precision Lightning converts a module's metrics too, and their sums would stop growing.
 
     Args:
         calibration: Also the expected calibration error (Guo et al. 2017, arXiv:1706.04599): the mean distance of
@@ -201,25 +234,29 @@ class Scores(nn.Module):
     """
 
     def __init__(self, calibration: bool = False) -> None:
-        super().__init__()
         # "disable": looking for NaN would make the host wait for the device at every step. In torchmetrics 1.9 it
         # also switches weights off, so a batch's loss is entered once for each of its images.
-        self.loss = MeanMetric(nan_strategy="disable")
-        self.accuracy = MulticlassAccuracy(average="micro", validate_args=False)
-        # Whether the most likely class is right, as a yes or no with the confidence as its probability.
-        self.calibration_error = BinaryCalibrationError(15, "l1", validate_args=False) if calibration else None
+        self.metrics: dict[str, Metric] = {
+            "loss": MeanMetric(nan_strategy="disable"),
+            "accuracy": MulticlassAccuracy(average="micro", validate_args=False),
+        }
+        if calibration:
+            # Whether the most likely class is right, as a yes or no with the confidence as its probability.
+            self.metrics["calibration_error"] = BinaryCalibrationError(15, "l1", validate_args=False)
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch: its mean loss, logits ``(B, C)`` and labels ``(B,)``."""
-        self.loss.update(loss.expand(len(labels)))
-        self.accuracy.update(logits, labels)
-        if self.calibration_error is not None:
+        for metric in self.metrics.values():
+            metric.to(labels.device)
+        self.metrics["loss"].update(loss.float().expand(len(labels)))
+        self.metrics["accuracy"].update(logits, labels)
+        if "calibration_error" in self.metrics:
             confidence, guess = logits.float().softmax(dim=1).max(dim=1)
-            self.calibration_error.update(confidence, (guess == labels).long())
+            self.metrics["calibration_error"].update(confidence, (guess == labels).long())
 
     def compute(self) -> dict[str, Tensor]:
         """The means over all images since the last call, which starts anew."""
-        means = {name: metric.compute() for name, metric in self.named_children()}  # type: ignore[operator]
-        for metric in self.children():
-            metric.reset()  # type: ignore[operator]
+        means = {name: metric.compute() for name, metric in self.metrics.items()}
+        for metric in self.metrics.values():
+            metric.reset()
         return means

@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ SHORT_NAMES = (averaging, networks, penalties, schedules, weight_decay)
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
+    "devices": 1,
     "max_epochs": 20,
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
@@ -150,6 +152,7 @@ class RegularizationCLI(LightningCLI):
         callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [Progress()]
         if self.subcommand != "fit":
             return self._trainer({**config, "logger": False}, callbacks)
+        self.claimed = self.run is None
         if self.run is not None:
             return self._trainer_of(self.run, config, callbacks)
         self.run = runs.claim(Path(config["default_root_dir"]), self.name)
@@ -176,7 +179,10 @@ class RegularizationCLI(LightningCLI):
 
     def _trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         try:
-            return self._instantiate_trainer(config, callbacks)
+            trainer = self._instantiate_trainer(config, callbacks)
+            if trainer.world_size > 1:
+                raise ValueError("several devices are not supported yet, each would train on the same batches")
+            return trainer
         except (TypeError, ValueError, MisconfigurationException) as error:
             raise Mistake(f"--trainer: {' '.join(str(error).split())}") from error
 
@@ -190,6 +196,11 @@ class RegularizationCLI(LightningCLI):
             warnings.warn(doubt, stacklevel=1)
         try:
             self.trainer.fit(**kwargs, weights_only=True)
+        except (Mistake, MisconfigurationException):
+            if self.claimed and not self.history.started:
+                shutil.rmtree(self.run)
+                runs.release(self.run)
+            raise
         except SystemExit:
             # Lightning turns Ctrl-C into exit code 1, after the callbacks have written what there is.
             print(f"interrupted in epoch {self.trainer.current_epoch}; {self._outcome()}\ncontinue: --ckpt_path last")
@@ -239,6 +250,8 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*number of training batches.*is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    # Checkpoints are written at the end of epochs, and the order of an epoch is a function of its number.
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
 

@@ -39,7 +39,7 @@ def scale_invariant(network: nn.Module, images: Tensor, labels: Tensor) -> dict[
     invariant = {name: torch.ones(len(w), dtype=torch.bool, device=w.device) for name, w in kernels.items()}
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
-        for part, targets in zip(images.chunk(PARTS), labels.chunk(PARTS), strict=True):
+        for part, targets in zip(images.tensor_split(PARTS), labels.tensor_split(PARTS), strict=True):
             loss = functional.cross_entropy(twin(part), targets)
             gradients = torch.autograd.grad(loss, list(kernels.values()), allow_unused=True)
             for (name, w), gradient in zip(kernels.items(), gradients, strict=True):
@@ -51,7 +51,8 @@ def _alignment(w: Tensor, gradient: Tensor | None) -> Tensor:
     """|⟨w, g⟩|·√d/(‖w‖·‖g‖) for each filter; infinite where there is nothing to measure."""
     if gradient is None:
         return w.new_full((len(w),), torch.inf)
-    w, g = filters(w).double(), filters(gradient).double()
-    scale = w.norm(dim=1) * g.norm(dim=1)
-    alignment = (w * g).sum(dim=1).abs() * w.shape[1] ** 0.5 / scale
-    return torch.where(scale > 0, alignment, torch.inf)
+    # In float64, which not every device has, on the CPU: it is done once a run.
+    w64, g64 = filters(w).cpu().double(), filters(gradient).cpu().double()
+    scale = w64.norm(dim=1) * g64.norm(dim=1)
+    alignment = (w64 * g64).sum(dim=1).abs() * w64.shape[1] ** 0.5 / scale
+    return torch.where(scale > 0, alignment, torch.inf).to(w.device)

@@ -1,6 +1,7 @@
 """Optimization: what the config asks of optimizer, schedule and weight decay, built for a run of a given length."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -55,27 +56,29 @@ class Optimization:
         self._decay = decay
         self._decay_schedule = decay_schedule
         self._timescale_epochs = timescale_epochs
-        self.steps = self.steps_per_epoch = 1000.0
+        self.steps, self.steps_per_epoch = 1000.0, 1000
         self.peak_lr = self._mean_lr = 1.0
         # So that a value that can't be is refused at once, not after minutes of preparation: any length will do.
         self.asked = resume.settings(*self.build())
 
-    def prepare(self, steps: float, epochs: int) -> None:
+    def prepare(self, steps: float, steps_per_epoch: int) -> None:
         """Learns the run's length, and how the learning rate will go.
 
         Args:
             steps: Optimizer steps of the run, or infinity.
-            epochs: Epochs of the run.
+            steps_per_epoch: Optimizer steps of one epoch.
 
         Raises:
             Mistake: When the scheduler needs an end that the run does not have, or ends before it.
         """
-        if steps == float("inf") and self._lr_scheduler is not None:
-            raise Mistake("the scheduler needs to know the end: give --trainer.max_epochs or --trainer.max_steps")
+        if steps == float("inf") and (self._lr_scheduler is not None or self._decay_schedule is not None):
+            raise Mistake("the schedule needs to know the end: give --trainer.max_epochs or --trainer.max_steps")
         self.steps = steps
-        self.steps_per_epoch = steps / epochs
-        rates = self._rates(epochs)
-        self.peak_lr, self._mean_lr = max(rates), sum(rates) / len(rates)
+        self.steps_per_epoch = max(1, steps_per_epoch)
+        rates = self._rates()
+        self.peak_lr = max(rates) or 1.0  # 0: nothing moves, and any other number will do as the highest
+        factors = [self._factor(place / len(rates), rate / self.peak_lr) for place, rate in enumerate(rates)]
+        self._mean_lr = sum(rate * factor for rate, factor in zip(rates, factors, strict=True)) / len(rates)
         self.asked = resume.settings(*self.build())
 
     def build(self) -> tuple[Optimizer, resume.Scheduler | None]:
@@ -106,13 +109,14 @@ class Optimization:
 
     def follow_decay(self, optimizer: Optimizer, course: tuple[float, float]) -> None:
         """Sets each group's λ to what its schedule says."""
-        if self._decay_schedule is not None:
-            for place, group in enumerate(optimizer.param_groups):
-                group["weight_decay"] = self.asked_decay(place) * self._decay_schedule.factor(*course)
+        for place, group in enumerate(optimizer.param_groups):
+            # Without a schedule too: a restored group may hold the λ of one that was taken away.
+            if "weight_decay" in group:
+                group["weight_decay"] = self.asked_decay(place) * self._factor(*course)
 
     def asked_decay(self, place: int) -> float:
         """The config's λ for the optimizer's parameter group ``place``, before its schedule."""
-        return float(self.asked["groups"][place]["weight_decay"])
+        return float(self.asked["groups"][place].get("weight_decay", 0.0))
 
     def tau(self, optimizer: Optimizer, place: int) -> float | None:
         """τ in epochs at the highest learning rate; infinite without decay, None without a formula."""
@@ -120,16 +124,20 @@ class Optimization:
         return None if share is None else 1 / (share * self.steps_per_epoch) if share else float("inf")
 
     def planned_decay(self, optimizer: Optimizer) -> float | None:
-        """Σηλ/(1−μ) over the whole run: its length over τ. None without a formula or an end."""
+        """Σηλ/(1−μ) over the whole run, schedules included: its length over τ. None without a formula or an end."""
         share = self._share(optimizer, 0, self._mean_lr)
         return None if share is None or self.steps == float("inf") else share * self.steps
 
-    def _rates(self, epochs: int) -> list[float]:
+    def _factor(self, time: float, lr_share: float) -> float:
+        return 1.0 if self._decay_schedule is None else self._decay_schedule.factor(time, lr_share)
+
+    def _rates(self) -> list[float]:
         optimizer, scheduler = self.build()
         if scheduler is None or isinstance(scheduler, ReduceLROnPlateau):
             return [float(optimizer.param_groups[0]["lr"])]
         try:
-            return resume.follow(scheduler, (int(self.steps) if self.interval(scheduler) == "step" else epochs) - 1)
+            length = self.steps if self.interval(scheduler) == "step" else math.ceil(self.steps / self.steps_per_epoch)
+            return resume.follow(scheduler, int(length) - 1)
         except ValueError as error:
             raise Mistake(f"the scheduler ends before the training does: {error}") from error
 

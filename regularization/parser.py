@@ -45,6 +45,7 @@ def with_combined(args: list[str], configs: Sequence[Config]) -> list[str]:
     combined: Config = {}
     named = list(args)
     for place, config in zip(_config_places(args), configs, strict=True):
+        _check_dicts(config)
         model = dict(config.get("model") or {})
         _merge(combined, {"model": {"penalties": model.pop("penalties", None) or {}}})
         _merge(combined, {"callbacks": config.get("callbacks") or {}})
@@ -54,6 +55,15 @@ def with_combined(args: list[str], configs: Sequence[Config]) -> list[str]:
         return args
     end = _config_places(args)[-1] + 1
     return [*named[:end], "--config", json.dumps(combined), *named[end:]]
+
+
+def _check_dicts(config: Config) -> None:
+    model = config.get("model") or {}
+    if not isinstance(model, dict):
+        raise Mistake(f"model: must hold options such as network and optimizer, not {model!r}")
+    for name, value in {"model.penalties": model.get("penalties"), "callbacks": config.get("callbacks")}.items():
+        if not isinstance(value or {}, dict):
+            raise Mistake(f"{name}: must be a dict by names of one's own, not {value!r}")
 
 
 def _config_places(args: list[str]) -> list[int]:
@@ -102,6 +112,7 @@ def kept_lambdas(optimizer: Namespace, configs: dict[Path, Config], args: list[s
     named = any(arg.split("=")[0].endswith("optimizer.weight_decay") for arg in args)
     for path, config in configs.items():
         asked = (config.get("model") or {}).get("optimizer") or {}
+        asked = {"class_path": asked} if isinstance(asked, str) else asked
         then, now = (str(name).rpartition(".")[2] for name in (asked.get("class_path", ""), optimizer.class_path))
         kept = (asked.get("init_args") or {}).get("weight_decay")
         if then and kept and then != now and kept == optimizer.init_args.get("weight_decay") and not named:

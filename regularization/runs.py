@@ -48,11 +48,12 @@ def claim(root: Path, name: str) -> Path:
 
 
 def release(folder: Path) -> None:
-    """Takes a claim back: removes the still empty ``folder``, and those above it that are empty then."""
+    """Takes a claim back: removes ``folder`` if it is empty, and those above it that are empty then."""
     for path in (folder, folder.parent, folder.parent.parent):
-        if any(path.iterdir()):
+        if path.exists() and any(path.iterdir()):
             return
-        path.rmdir()
+        if path.exists():
+            path.rmdir()
 
 
 def newest_checkpoint(root: Path, name: str, kind: str) -> Path:

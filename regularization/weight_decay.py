@@ -98,11 +98,11 @@ def decay_per_step(optimizer: Optimizer, group: dict[str, Any], lr: float | None
         group: One of its parameter groups.
         lr: The learning rate η to use; by default the group's current one.
     """
-    lr = group["lr"] if lr is None else lr
+    lr = float(group["lr"]) if lr is None else lr
     if is_decoupled(optimizer, group):
         return float(lr * group["weight_decay"])
     if not isinstance(optimizer, SGD):
-        return None
+        return None if group.get("weight_decay") else 0.0
     return float(lr * group["weight_decay"] * momentum_gain(group))
 
 

@@ -144,5 +144,39 @@ def test_a_scheduler_that_ends_before_the_training() -> None:
 
 def test_a_training_without_end() -> None:
     classifier = ImageClassifier(small(), lr_scheduler=partial(WarmupDecay))
-    with pytest.raises(Mistake, match="the scheduler needs to know the end"):
+    with pytest.raises(Mistake, match="the schedule needs to know the end"):
         trainer(-1, limit_train_batches=4, limit_val_batches=1).fit(classifier, Digits())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+def test_sums_of_losses_are_kept_in_float32(precision: str) -> None:
+    fitted = trainer(1, precision=precision)
+    classifier = ImageClassifier(small(), partial(torch.optim.SGD, lr=1e-9))
+    fitted.fit(classifier, Digits(batch_size=4))
+    # Nothing is learned, so the loss is that of guessing, over 324 batches.
+    assert fitted.callback_metrics["train_loss"].item() == pytest.approx(np.log(10), rel=0.2)
+    assert fitted.callback_metrics["train_loss"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "limit", [{"max_epochs": 2}, {"max_epochs": 20, "max_steps": 6}, {"max_epochs": -1, "max_steps": 6}]
+)
+def test_an_epoch_has_its_steps_however_the_end_is_given(limit: dict[str, int]) -> None:
+    classifier = ImageClassifier(small(), timescale_epochs=3.0)
+    options: dict[str, Any] = {"limit_train_batches": 8, "limit_val_batches": 1, "accumulate_grad_batches": 2}
+    trainer(limit.pop("max_epochs"), **options, **limit).fit(classifier, Digits())
+    assert classifier.optimization.steps_per_epoch == 4
+    assert classifier.optimization.asked_decay(0) == pytest.approx(1 / (0.01 * 3 * 4))
+
+
+def test_planned_decay_follows_the_schedules() -> None:
+    from regularization import Linear
+
+    sgd = partial(torch.optim.SGD, lr=0.1, weight_decay=0.02)
+    classifier = ImageClassifier(
+        small(), sgd, partial(WarmupDecay, warmup=0.0, decay="linear"), decay_schedule=Linear()
+    )
+    fitted = trainer(2, limit_train_batches=50, limit_val_batches=1)
+    fitted.fit(classifier, Digits(batch_size=8))
+    expected = sum(0.1 * (1 - (s + 1) / 101) * 0.02 * (1 - s / 100) for s in range(100))
+    assert classifier.optimization.planned_decay(fitted.optimizers[0]) == pytest.approx(expected)

@@ -199,6 +199,9 @@ def test_bad_configs(refused: Refused) -> None:
         "data: {class_path: Digits, init_args: {batch_sise: 4}}\n": "batch_sise (did you mean batch_size",
         "data: {class_path: Digits, init_args: {batch_size: four}}\n": "batch_size: must be int, not four",
         "model: {network: {init_args: {norm_init: unifrom}}}\n": "must be one of 'ones', 'uniform', not unifrom",
+        "model: resnet\n": "model: must hold options such as network and optimizer, not 'resnet'",
+        "callbacks: [EMA]\n": "callbacks: must be a dict by names of one's own, not ['EMA']",
+        "model: {penalties: [L1]}\n": "model.penalties: must be a dict by names",
         "trainer: {max_epochs: two}\n": "trainer.max_epochs: must be int, not two",
     }
     for text, message in mistakes.items():
@@ -246,6 +249,7 @@ def test_bad_configs(refused: Refused) -> None:
         (["fit", *QUICK, "--model.decay_schedule", "Linear", "--model.decay_schedule.end", "-1"], "at least 0, not -1"),
         (["fit", *QUICK, "--model.timescale_epochs", "0"], "timescale_epochs must be above 0"),
         (["fit", *QUICK, "--model.network.dropout", "2"], "dropout probability has to be between 0 and 1"),
+        (["fit", *QUICK, "--trainer.devices", "2"], "several devices are not supported yet"),
         (["fit", *QUICK, "--trainer.devices", "-7"], "should be an int > 0"),
     ],
 )
@@ -290,3 +294,23 @@ def test_fits_real_cifar(cifar_root: str) -> None:
     run = Path("runs/cifar10/version_0")
     assert rows_of(run)[0]["train_loss"] < 2.4
     main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--trainer.limit_test_batches", "2"])
+
+
+def test_short_forms_and_odd_optimizers() -> None:
+    short = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
+    Path("adam.yaml").write_text("model: {optimizer: torch.optim.AdamW}")
+    main(["fit", *QUICK, "--config", "adam.yaml", *short])
+    main(["fit", *QUICK, "--model.optimizer", "torch.optim.Rprop", *short])
+    main(["fit", *QUICK, "--model.optimizer.lr", "0", *short])
+    main(["fit", *QUICK, "--data.batch_size", "10", *short])
+    assert len(list(Path("runs").rglob("best.ckpt"))) == 4
+
+
+def test_a_start_that_is_refused_late_leaves_nothing(refused: Refused) -> None:
+    endless = [*QUICK, "--trainer.max_epochs", "-1"]
+    assert "the schedule needs to know the end" in refused("fit", *endless)
+
+
+def test_validation_that_was_not_run_is_not_repeated() -> None:
+    main(["fit", *QUICK, "--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"])
+    assert ["val_loss" in row and row["val_loss"] == row["val_loss"] for row in rows_of(RUN)] == [False, True, False]

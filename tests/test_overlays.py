@@ -64,7 +64,7 @@ def test_l1() -> None:
 
 
 def test_l2_is_the_weight_decay_it_replaces(two_threads: None) -> None:
-    penalized, rows = run("l2", "--model.penalties.l2.parameters", "all")
+    penalized, rows = run("l2")
     for w, expected in zip(network(penalized).values(), plain().values(), strict=True):
         torch.testing.assert_close(w, expected, rtol=1e-3, atol=1e-4)
     assert rows[-1]["penalty/l2"] > 0

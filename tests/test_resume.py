@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from regularization.classifier import ImageClassifier
 from regularization.cli import main
 from tests.conftest import Rows, rows_of
 from tests.test_cli import QUICK, RUN, Refused, interrupt_at
@@ -36,8 +37,12 @@ def stop_after(epochs: int, *more: str) -> None:
             main(["fit", *SHORT, *more])
 
 
-def test_continues_exactly(two_threads: None) -> None:
-    augmented = ("--data.flip", "true", "--data.crop_padding", "1")
+@pytest.mark.parametrize("noise", [False, True])
+def test_continues_exactly(noise: bool, two_threads: None) -> None:
+    augmented = ["--data.flip", "true", "--data.crop_padding", "1"]
+    if noise:
+        augmented += ["--model.network.dropout", "0.3", "--model.network.stochastic_depth", "0.3"]
+        augmented += ["--model.mixing", "torchvision.transforms.v2.MixUp", "--model.mixing.alpha", "0.2"]
     main(["fit", *SHORT, *augmented])
     undisturbed, rows, best = state(), rows_of(RUN), state(RUN / "checkpoints" / "best.ckpt")
     for file in sorted(RUN.rglob("*"), reverse=True):
@@ -188,3 +193,28 @@ def test_refuses_what_is_no_checkpoint(refused: Refused, tmp_path: Path) -> None
         (tmp_path / "bad.ckpt").write_bytes(content)
         for command in ("fit", "test"):
             assert message in refused(command, *SHORT, "--ckpt_path", "bad.ckpt")
+
+
+def test_an_epoch_that_max_steps_cut_short_counts_as_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+    train = ImageClassifier.training_step
+
+    def watched(self: ImageClassifier, batch: Any, batch_idx: int) -> Any:
+        seen.append(batch[1].numpy().tobytes())
+        return train(self, batch, batch_idx)
+
+    monkeypatch.setattr(ImageClassifier, "training_step", watched)
+    constant = (*QUICK, "--model.lr_scheduler", "null", "--trainer.max_epochs", "2")
+    main(["fit", *constant])
+    undisturbed = seen.copy()
+    seen.clear()
+    main(["fit", *constant, "--trainer.max_steps", "7"])
+    main(["fit", *constant, "--trainer.max_steps", "-1", "--ckpt_path", "last"])
+    assert seen == [*undisturbed[:7], *undisturbed[18:]]
+
+
+def test_a_schedule_of_lambda_taken_away_leaves_lambda_as_asked() -> None:
+    main(["fit", *SHORT, "--model.decay_schedule", "Linear", "--trainer.max_epochs", "2"])
+    assert group()["weight_decay"] < 2e-4
+    main(["fit", *SHORT, "--model.decay_schedule", "null", "--ckpt_path", "last"])
+    assert group()["weight_decay"] == 5e-4

@@ -30,6 +30,7 @@ class History(Checkpoint):
         self.folder = folder
         self.rows: list[Row] = []
         self.started = False
+        self._validated = False
         self._lr = float("nan")
         self._epoch_started = self._run_started = 0.0
         self._first_epoch = 0
@@ -53,11 +54,21 @@ class History(Checkpoint):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of the epoch."""
         self._epoch_started = time.perf_counter()
+        self._validated = False
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that the epoch has validation metrics."""
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the epoch's row, writes the file, prints the line."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not self._validated:
+            # Lightning keeps the values of the last validation, which may be some epochs ago.
+            metrics = {
+                name: value for name, value in metrics.items() if not name.startswith(("val_", "clean_", "gap_"))
+            }
         seconds = round(time.perf_counter() - self._epoch_started, 3)
         row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics}
         self.rows.append(row | {"lr": self._lr, "seconds": seconds})

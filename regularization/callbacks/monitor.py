@@ -8,13 +8,13 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from regularization.callbacks.audit import Audit
 from regularization.callbacks.history import History
 from regularization.classifier import ImageClassifier, Scores
 from regularization.penalties import filters
-from regularization.weight_decay import decay_per_step, momentum_gain
+from regularization.weight_decay import decay_per_step, is_decoupled, momentum_gain
 
 EVERY = 100  # optimizer steps between two looks at the gradients, of which every epoch has one at least
 
@@ -26,8 +26,8 @@ class Monitor(Callback):
     in evaluation mode. Under augmentation, dropout or mixing the training's own are not comparable with validation.
     ``gap_loss``, ``gap_accuracy``: validation minus clean, and clean minus validation: what the network memorized.
     ``accumulated_decay``: Σηλ/(1−μ) so far, the run's length over τ: whether λ could act at all.
-    ``decay_share``: ‖λw‖/‖∇loss‖, a mean over looks every 100 steps. No verdict: where filters are scale-invariant it
-    settles at 1/√(2τ in steps) whatever λ.
+    ``decay_share``: ‖λw‖/‖∇loss‖ under SGD, a mean over looks every 100 steps. No verdict: where filters are
+    scale-invariant it settles at 1/√(2τ in steps) whatever λ.
     ``effective_lr``: median over scale-invariant filters of η/((1−μ)·‖w‖²), how fast their direction turns.
     ``sparsity``: share of exact zeros among weights. ``norm/<layer>``: ‖w‖ of each.
 
@@ -55,8 +55,8 @@ class Monitor(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """When the gradients are the loss's alone, unscaled and unclipped."""
         assert isinstance(pl_module, ImageClassifier)
-        if trainer.global_step % EVERY == 0 or not self._shares:
-            self._shares.append(_decay_share(optimizer))
+        if isinstance(optimizer, SGD) and (trainer.global_step % EVERY == 0 or not self._shares):
+            self._shares.append(decay_share(optimizer))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Counts the decay of the step, if there was one."""
@@ -76,7 +76,7 @@ class Monitor(Callback):
         metrics = _weight_metrics(pl_module)
         metrics |= _effective_lr(pl_module, trainer.optimizers[0], self._audit.invariant)
         if self._shares:
-            metrics["decay_share"] = torch.stack(self._shares).mean()
+            metrics["decay_share"] = torch.stack(self._shares).nanmean()
             self._shares.clear()
         seen = trainer.callback_metrics
         if "clean_loss" in seen and "val_loss" in seen:
@@ -89,7 +89,6 @@ class Monitor(Callback):
         return verdict(self._history.rows, classes)
 
     def _score_clean(self, trainer: Trainer, classifier: ImageClassifier) -> None:
-        self._scores.to(classifier.device)
         for batch in trainer.datamodule.clean_dataloader():  # type: ignore[attr-defined]
             batch = trainer.precision_plugin.convert_input(batch)
             images, labels = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
@@ -120,13 +119,15 @@ def verdict(rows: list[dict[str, float]], classes: int) -> str:
     return f"λ acted: {said}"
 
 
-def _decay_share(optimizer: Optimizer) -> Tensor:
+def decay_share(optimizer: SGD) -> Tensor:
+    """‖λw‖/‖∇loss‖ over all parameters; a decoupled λ is counted as the coupled one of the same timescale."""
     decays, gradients = [], []
     for group in optimizer.param_groups:
         moving = [w for w in group["params"] if w.grad is not None]
         if moving:
             norms = torch.stack(list(torch._foreach_norm([w.detach() for w in moving])))
-            decays.append((group["weight_decay"] * norms).square().sum())
+            gain = momentum_gain(group) if is_decoupled(optimizer, group) else 1.0
+            decays.append((group["weight_decay"] / gain * norms).square().sum())
             gradients.append(torch.stack(list(torch._foreach_norm([w.grad for w in moving]))).square().sum())
     return (torch.stack(decays).sum() / torch.stack(gradients).sum()).sqrt()
 

@@ -175,7 +175,9 @@ def _loader(part: tuple[Images, Tensor] | None, batch_size: int, seed: int | Non
     assert part is not None, "setup() comes first"
     images, subset = part
     # batch_size=None: the sampler's index tensors go to Images.__getitem__ whole; nothing is collated.
-    return DataLoader(images, sampler=Order(subset, batch_size, seed), batch_size=None)  # type: ignore[arg-type]
+    order = Order(subset, batch_size, seed)
+    # A generator of its own: an iterator draws a number when it is made, and must not move the global stream.
+    return DataLoader(images, sampler=order, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
 
 
 def _count(part: tuple[Images, Tensor] | None) -> int:

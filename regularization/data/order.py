@@ -39,6 +39,7 @@ class Order(Sampler[Tensor]):
         return self.subset[torch.randperm(len(self.subset), generator=generator)]
 
     def __iter__(self) -> Iterator[Tensor]:
+        # Runs when the first batch is asked for, after the trainer has said which epoch it is.
         yield from torch.split(self.permutation(self.epoch), self.batch_size)
 
     def __len__(self) -> int:

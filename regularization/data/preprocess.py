@@ -48,8 +48,10 @@ def resize(pixels: Tensor, size: int) -> Tensor:
     if (height, width) == (size, size):
         return pixels.float()
     dtype = torch.float32 if _single_is_exact(height, size) and _single_is_exact(width, size) else torch.float64
-    horizontal = _weights(width, size).to(pixels.device, dtype)
-    vertical = _weights(height, size).to(pixels.device, dtype)
+    if pixels.device.type == "mps":
+        dtype = torch.float32  # it has no float64: where PIL breaks a tie otherwise, a value differs by one
+    horizontal = _weights(width, size, pixels.device, dtype)
+    vertical = _weights(height, size, pixels.device, dtype)
     rows = (pixels.to(dtype) @ horizontal.T).add_(0.5).floor_()
     return (vertical @ rows).add_(0.5).floor_().float()
 
@@ -65,8 +67,8 @@ def _single_is_exact(old: int, new: int) -> bool:
 
 
 @cache
-def _weights(old: int, new: int) -> Tensor:
-    """PIL's bilinear weights, float64 ``(new, old)``: a triangle as wide as the coarser of the two pixel grids."""
+def _weights(old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """PIL's bilinear weights ``(new, old)``: a triangle as wide as the coarser of the two pixel grids."""
     scale = old / new
     support = max(scale, 1.0)
     centre = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * scale
@@ -76,4 +78,4 @@ def _weights(old: int, new: int) -> Tensor:
     triangle = (1 - ((pixel - centre + 0.5) / support).abs()).clamp(min=0)
     triangle = triangle * ((pixel >= first) & (pixel < last))
     weights = triangle / triangle.sum(dim=1, keepdim=True)
-    return (weights * _PRECISION + 0.5).floor() / _PRECISION
+    return ((weights * _PRECISION + 0.5).floor() / _PRECISION).to(dtype).to(device)

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from regularization import L1, L2, GroupLasso, ImageClassifier, Orthogonal, Penalty, ResNet
-from regularization.callbacks.monitor import _decay_share
+from regularization.callbacks.monitor import decay_share
 
 STEPS = 30
 WARM_UP = 3
@@ -35,7 +35,7 @@ class Variant:
         self.optimizer.zero_grad()
         functional.cross_entropy(self.classifier(images), labels).backward()  # type: ignore[no-untyped-call]
         if self.watched:
-            _decay_share(self.optimizer)
+            decay_share(self.optimizer)
         self.classifier.regularizer.add_gradients(0.0, 1.0)
         self.optimizer.step()
         self.classifier.regularizer.take_proximal_steps(self.optimizer, 0.0, 1.0)
