@@ -151,7 +151,7 @@ class RegularizationCLI(LightningCLI):
         config = {**self._get(self.config_init, "trainer"), **kwargs}
         callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [Progress()]
         if self.subcommand != "fit":
-            return self._trainer({**config, "logger": False}, callbacks)
+            return self._trainer({**config, "logger": False, "enable_checkpointing": False}, callbacks)
         self.claimed = self.run is None
         if self.run is not None:
             return self._trainer_of(self.run, config, callbacks)
@@ -253,6 +253,8 @@ def _quieten() -> None:
     # Checkpoints are written at the end of epochs, and the order of an epoch is a function of its number.
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    # Scoring a checkpoint needs none of the callbacks that wrote it.
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
 
 

@@ -86,7 +86,9 @@ def test_test_and_validate_need_only_the_checkpoint(capsys: pytest.CaptureFixtur
     assert f"val_accuracy {row['val_accuracy']:.4f}" in shown
     assert f"val_loss {row['val_loss']:.4f}" in shown
     main(["test", "--ckpt_path", checkpoint])
-    assert "test_accuracy" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "test_accuracy" in said.out
+    assert said.err == ""
     result = json.loads((RUN / "result.json").read_text())
     assert result["test"]["checkpoint"] == "last.ckpt"
     assert result["last"]["epoch"] == 1
