@@ -42,27 +42,24 @@ class Monitor(Callback):
         self._scores = Scores()
         self._accumulated = 0.0
         self._shares: list[Tensor] = []
-        self._counted = 0
 
     def state_dict(self) -> dict[str, Any]:
         """The decay accumulated so far."""
-        return {"accumulated": self._accumulated, "counted": self._counted}
+        return {"accumulated": self._accumulated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from there."""
-        self._accumulated, self._counted = state_dict["accumulated"], state_dict["counted"]
+        self._accumulated = state_dict["accumulated"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Has every real step counted with the η and λ it was taken with, before the schedulers move on."""
+        trainer.optimizers[0].register_step_post_hook(self._count)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """When the gradients are the loss's alone, unscaled and unclipped."""
         assert isinstance(pl_module, ImageClassifier)
         if isinstance(optimizer, SGD) and (trainer.global_step % EVERY == 0 or not self._shares):
             self._shares.append(decay_share(optimizer))
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Counts the decay of the step, if there was one."""
-        if trainer.global_step > self._counted:
-            self._counted = trainer.global_step
-            self._accumulated += decay_per_step(trainer.optimizers[0], trainer.optimizers[0].param_groups[0]) or 0.0
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Scores the clean training images by the weights that are being validated, averaged ones included."""
@@ -87,6 +84,9 @@ class Monitor(Callback):
     def sentence(self, classes: int) -> str:
         """What λ did in this run, with its figures."""
         return verdict(self._history.rows, classes)
+
+    def _count(self, optimizer: Optimizer, *_: Any) -> None:
+        self._accumulated += decay_per_step(optimizer, optimizer.param_groups[0]) or 0.0
 
     def _score_clean(self, trainer: Trainer, classifier: ImageClassifier) -> None:
         for batch in trainer.datamodule.clean_dataloader():  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from regularization import CIFAR10, L1, Digits, ImageClassifier, SmallResNet
+from regularization import CIFAR10, L1, Digits, ImageClassifier, Linear, SmallResNet, WarmupDecay
 from regularization.callbacks.audit import Audit
 from regularization.callbacks.history import History
 from regularization.callbacks.monitor import Monitor, verdict
@@ -121,3 +121,10 @@ def test_the_clean_part_of_real_cifar_is_a_fiftieth(cifar_root: str) -> None:
     data = CIFAR10(root=cifar_root, val_size=5000)
     data.setup("fit")
     assert sum(len(index) for _, _, index in data.clean_dataloader()) == 900
+
+
+def test_what_was_planned_has_accumulated_at_the_end(tmp_path: Path) -> None:
+    make = partial(WarmupDecay, warmup=0.3)
+    rows, classifier, *_ = monitored(tmp_path, lr_scheduler=make, decay_schedule=Linear(1.0, 0.2))
+    planned = classifier.optimization.planned_decay(classifier.trainer.optimizers[0])
+    assert rows[-1]["accumulated_decay"] == pytest.approx(planned)
