@@ -1,6 +1,12 @@
 """``python -m regularization``."""
 
-from regularization.cli import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        from regularization.cli import main
+
+        main()
+    except KeyboardInterrupt:
+        # Ctrl-C while the imports are still under way.
+        sys.exit(130)

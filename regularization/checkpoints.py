@@ -1,45 +1,38 @@
-"""Checkpoints: the two files a run keeps, and reading one with checks before anything relies on it."""
+"""Checkpoint files: written in one step, read with checks before anything relies on them, found by ``last``."""
 
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
+from regularization import runs
 from regularization.mistakes import Mistake
 
 Checkpoint = dict[str, Any]
+BEST, LAST = "best.ckpt", "last.ckpt"
 
 
-class Best(ModelCheckpoint):
-    """Keeps ``best.ckpt``, the epoch with the highest ``val_accuracy``, also when the run folder was moved."""
+class CheckpointFiles(TorchCheckpointIO):
+    """How the trainer writes and reads checkpoints: never a half, and never one that was damaged."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder,
-            filename="best",
-            monitor="val_accuracy",
-            mode="max",
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
+    def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:
+        """Replaces the file at ``path`` in one step."""
+        with runs.replacing(Path(path)) as aside:
+            aside.parent.mkdir(exist_ok=True)  # not its parents: a run folder that was removed is not made again
+            try:
+                with aside.open("wb") as file:
+                    torch.save(checkpoint, file)
+            except RuntimeError as error:
+                # torch's archive writer hides the reason for which the file could not be written.
+                raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the best score; Lightning drops it when the folder's path is not the one of before."""
-        path = str(Path(str(self.dirpath)) / "best.ckpt")
-        score = state_dict["best_model_score"] if Path(path).is_file() else None
-        here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
-        super().load_state_dict(state_dict | here | {"best_k_models": {} if score is None else {path: score}})
-
-
-def last(folder: Path) -> ModelCheckpoint:
-    """Keeps ``last.ckpt``, written after every epoch.
-
-    A callback of its own: ``ModelCheckpoint(save_last=True)`` writes it only in epochs that are also the best.
-    """
-    return ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Checkpoint:
+        """See ``read``, which ignores the other arguments: only plain types are ever read, and onto the CPU."""
+        return read(Path(path))
 
 
 def read(path: Path) -> Checkpoint:
@@ -49,7 +42,7 @@ def read(path: Path) -> Checkpoint:
         Mistake: When it is missing, damaged, or not a checkpoint of a run.
     """
     if not path.is_file():
-        raise Mistake(f"there is no checkpoint at {path}")
+        raise Mistake(f"--ckpt_path: there is no file {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             # torch.load does not compare the archive's checksums with its content.
@@ -63,6 +56,30 @@ def read(path: Path) -> Checkpoint:
     if not isinstance(checkpoint, dict) or not {"state_dict", "config", "settings"} <= checkpoint.keys():
         raise Mistake(f"{path} is a PyTorch file but not a checkpoint of a run of this program")
     return checkpoint
+
+
+def find(asked: str, root: Path, name: str) -> tuple[Path, Checkpoint]:
+    """The checkpoint that ``--ckpt_path`` means, and its content.
+
+    ``best`` and ``last`` are those of the newest run of ``name``. When its last one is damaged, its best one is taken,
+    which holds an epoch before; a warning says so.
+
+    Raises:
+        Mistake: When there is none, or none that is whole.
+    """
+    if asked not in ("best", "last"):
+        return Path(asked), read(Path(asked))
+    folder = runs.newest_with(root, name, f"{asked}.ckpt") / runs.CHECKPOINTS
+    path = folder / f"{asked}.ckpt"
+    try:
+        return path, read(path)
+    except Mistake as mistake:
+        if asked == "best" or not (folder / BEST).is_file():
+            raise
+        checkpoint = read(folder / BEST)
+        epoch = int(checkpoint["epoch"])
+        warnings.warn(f"{mistake}; going on from {folder / BEST}, written after epoch {epoch}", stacklevel=2)
+        return folder / BEST, checkpoint
 
 
 def check_fits(checkpoint: Checkpoint, model: nn.Module, path: Path) -> None:

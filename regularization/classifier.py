@@ -17,6 +17,7 @@ from torchmetrics.classification import BinaryCalibrationError, MulticlassAccura
 
 from regularization import resume
 from regularization.data.augment import mix
+from regularization.data.modules import ImageData
 from regularization.mistakes import Mistake, nearest
 from regularization.optimization import Optimization
 from regularization.penalties import Penalty
@@ -82,10 +83,16 @@ class ImageClassifier(LightningModule):
         return logits
 
     def on_train_epoch_start(self) -> None:
-        """Dropout, stochastic depth and mixing draw from a stream that is the epoch's own, as order and crops do."""
+        """An epoch has no validation metrics until it was validated."""
         self._validated = False
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Dropout, stochastic depth and mixing draw from a stream that is the batch's own, as order and crops do.
+
+        So no random state has to travel in a checkpoint.
+        """
         if seed := os.environ.get("PL_GLOBAL_SEED"):
-            torch.manual_seed(mix(int(seed), self.current_epoch, 1))
+            torch.manual_seed(mix(int(seed), self.current_epoch, batch_idx, 1))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The batch's mean cross-entropy, with label smoothing and mixing where asked, a scalar."""
@@ -169,28 +176,43 @@ class ImageClassifier(LightningModule):
         checkpoint["config"] = self.config
         checkpoint["settings"] = self.optimization.asked
         checkpoint["regularizer"] = self.regularizer.state_dict()
+        checkpoint["train_scores"] = self.train_scores.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remembers the settings that the checkpoint's run was started with."""
         self._then = checkpoint.get("settings")
         self.regularizer.load_state_dict(checkpoint.get("regularizer", {}))
+        self.train_scores.load_state_dict(checkpoint["train_scores"])
 
     def on_train_start(self) -> None:
         """After a restore: what the config says now wins over what the checkpoint brought back."""
-        epochs: Any = self.trainer.fit_loop.epoch_progress.current
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress
-        if epochs.processed == epochs.started and batches.current.ready < self.trainer.num_training_batches:
-            # An epoch that max_steps cut short counts as done; Lightning would begin the next one where it was cut.
-            batches.current.reset()
+        done = self._batches_done()
         if self._then is None or self._then == self.optimization.asked:
             return
         optimizer = self.trainer.optimizers[0]
         configs = self.trainer.lr_scheduler_configs
         reached = self.trainer.current_epoch
         if configs and configs[0].interval == "step":
-            reached = self.trainer.global_step
+            # As if the epochs so far had had as many steps as those to come.
+            reached = reached * self.optimization.steps_per_epoch + done // self.trainer.accumulate_grad_batches
         scheduler = configs[0].scheduler if configs else None
         resume.reconcile(optimizer, scheduler, self._then, self.optimization.build(), reached)
+
+    def _batches_done(self) -> int:
+        """The batches of this epoch that a restored run has behind it; puts right what Lightning counts of them."""
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        if epochs.processed == epochs.started:
+            if batches.ready != self.trainer.num_training_batches:
+                # An epoch that max_steps cut short, or whose batches had another size, counts as done all the same;
+                # Lightning would begin the next one where it was cut.
+                batches.reset()
+            return 0
+        if self._then is not None and isinstance(data := getattr(self.trainer, "datamodule", None), ImageData):
+            # The batch size may be another one now: what is left of the epoch counts.
+            batches.completed += data.batches_done() - batches.processed
+            batches.ready = batches.started = batches.processed = data.batches_done()
+        return int(batches.processed)
 
     def _evaluate(self, scores: "Scores", images: Tensor, labels: Tensor) -> None:
         logits = self(images)
@@ -243,6 +265,8 @@ class Scores:
         if calibration:
             # Whether the most likely class is right, as a yes or no with the confidence as its probability.
             self.metrics["calibration_error"] = BinaryCalibrationError(15, "l1", validate_args=False)
+        for metric in self.metrics.values():
+            metric.persistent(True)
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch: its mean loss, logits ``(B, C)`` and labels ``(B,)``."""
@@ -253,6 +277,17 @@ class Scores:
         if "calibration_error" in self.metrics:
             confidence, guess = logits.float().softmax(dim=1).max(dim=1)
             self.metrics["calibration_error"].update(confidence, (guess == labels).long())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far."""
+        return {name: dict(metric.state_dict()) for name, metric in self.metrics.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from these sums."""
+        for name, sums in state.items():
+            self.metrics[name].load_state_dict(sums)
+            # So that it may be computed though nothing more was added.
+            self.metrics[name]._update_count = 1
 
     def compute(self) -> dict[str, Tensor]:
         """The means over all images since the last call, which starts anew."""

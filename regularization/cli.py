@@ -11,20 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 import regularization
-from regularization import checkpoints, networks, penalties, resume, runs, schedules, weight_decay
+from regularization import checkpoints, networks, penalties, resume, runs, schedules, trust, weight_decay
 from regularization.callbacks import averaging
 from regularization.callbacks.audit import Audit
 from regularization.callbacks.config import SavedConfig
 from regularization.callbacks.curves import Curves
+from regularization.callbacks.divergence import Divergence
 from regularization.callbacks.history import History
 from regularization.callbacks.monitor import Monitor
 from regularization.callbacks.progress import Progress
+from regularization.callbacks.saving import Best, Last, Stopped
 from regularization.callbacks.tensorboard import Events
 from regularization.classifier import ImageClassifier
 from regularization.data.modules import ImageData
@@ -53,6 +56,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except (Mistake, MisconfigurationException) as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 class RegularizationCLI(LightningCLI):
@@ -92,6 +97,11 @@ class RegularizationCLI(LightningCLI):
         parser.add_subclass_arguments(ImageData, "data", default={"class_path": "regularization.CIFAR10"})
         named = "Callbacks by names of one's own, EMA or EarlyStopping for instance; several configs' are combined."
         parser.add_argument("--callbacks", type=dict[str, Callback | None], default={}, help=named)
+        every = "last.ckpt is written within epochs as well: after so many"
+        parser.add_argument("--checkpoint.minutes", type=PositiveFloat | None, default=10.0, help=f"{every} minutes.")
+        parser.add_argument("--checkpoint.steps", type=PositiveInt | None, default=None, help=f"{every} steps.")
+        trusted = "Run whatever classes the checkpoint names, not only those of this program, torch, torchvision, timm."
+        parser.add_argument("--trust", action="store_true", help=trusted)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses, reads the checkpoint that was named, and parses again on top of the config it holds.
@@ -106,10 +116,13 @@ class RegularizationCLI(LightningCLI):
         asked = self.config[command]
         self.name = runs.run_name(paths)
         self.run: Path | None = None
-        self.checkpoint = _find_checkpoint(asked.ckpt_path, Path(asked.trainer.default_root_dir or "."), self.name)
-        if self.checkpoint is not None:
+        self.checkpoint: Path | None = None
+        if asked.ckpt_path is not None:
+            root = Path(asked.trainer.default_root_dir or ".")
+            self.checkpoint, self.restored = checkpoints.find(asked.ckpt_path, root, self.name)
             self.run = runs.run_of(self.checkpoint)
-            self.restored = checkpoints.read(self.checkpoint)
+            if not asked.trust:
+                trust.check_names(self.restored["config"], [*trust.strings(configs), *_values(args)], self.checkpoint)
             place = args.index(command) + 1
             based = [*args[:place], "--config", json.dumps(self.restored["config"]), *args[place:]]
             self.config = parser.parse_args(with_combined(based, [self.restored["config"], *configs]))
@@ -171,9 +184,11 @@ class RegularizationCLI(LightningCLI):
         named = [callback for callback in self._get(self.config_init, "callbacks").values() if callback is not None]
         audit = Audit()
         self.monitor = Monitor(audit, self.history)
+        self.curves = Curves(self.history)
         # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
-        ours = [audit, self.monitor, *callbacks, *named, SavedConfig(run, asked), Curves(self.history), self.history]
-        ours += [checkpoints.Best(kept), checkpoints.last(kept)]
+        ours = [audit, self.monitor, *callbacks, *named, Divergence(), SavedConfig(run, asked), self.curves]
+        every = self._get(self.config_init, "checkpoint")
+        ours += [self.history, Best(kept), Last(kept, every.minutes, every.steps)]
         logger = Events(run) if config["logger"] in (None, True) else config["logger"]
         return self._trainer({**config, "logger": logger}, ours)
 
@@ -182,12 +197,13 @@ class RegularizationCLI(LightningCLI):
             trainer = self._instantiate_trainer(config, callbacks)
             if trainer.world_size > 1:
                 raise ValueError("several devices are not supported yet, each would train on the same batches")
+            trainer.strategy.checkpoint_io = checkpoints.CheckpointFiles()
             return trainer
         except (TypeError, ValueError, MisconfigurationException) as error:
             raise Mistake(f"--trainer: {' '.join(str(error).split())}") from error
 
     def fit(self, **kwargs: Any) -> None:
-        """Trains, and says what came out, also after Ctrl-C (exit code 130)."""
+        """Trains, and says what came out, also after Ctrl-C (exit code 130) or SIGTERM (143)."""
         assert self.run is not None
         size = sum(parameter.numel() for parameter in self.model.network.parameters())
         print(f"{type(self.model.network).__name__} with {size:,} parameters on {self.trainer.strategy.root_device}")
@@ -200,14 +216,19 @@ class RegularizationCLI(LightningCLI):
             if self.claimed and not self.history.started:
                 shutil.rmtree(self.run)
                 runs.release(self.run)
+            elif (kept := self.run / runs.CHECKPOINTS / checkpoints.LAST).is_file():
+                print(f"kept: {kept}", flush=True)
             raise
+        except Stopped as stopped:
+            where = f"{stopped} in epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
+            print(f"stopped by {where}; {self._outcome()}\ncontinue: --ckpt_path last")
+            raise SystemExit(128 + stopped.number) from None
         except SystemExit:
-            # Lightning turns Ctrl-C into exit code 1, after the callbacks have written what there is.
-            print(f"interrupted in epoch {self.trainer.current_epoch}; {self._outcome()}\ncontinue: --ckpt_path last")
+            # Ctrl-C before the first step, which Lightning turns into exit code 1.
+            print("interrupted before training began")
             raise SystemExit(130) from None
         if not self.history.started:
-            done, asked = len(self.history.rows), self.trainer.max_epochs
-            print(f"nothing left to train: {done} epochs are done, --trainer.max_epochs is {asked}")
+            self._finish()
         if self.history.rows and "clean_accuracy" in self.history.rows[-1]:
             print(self.monitor.sentence(self.datamodule.num_classes))
         print(self._outcome())
@@ -226,6 +247,15 @@ class RegularizationCLI(LightningCLI):
         if self.run is not None and self.checkpoint is not None and stage == "test":
             runs.add_result(self.run, {"test": {"checkpoint": self.checkpoint.name, **scores}})
 
+    def _finish(self) -> None:
+        """Completes a run of which every epoch is done: it may have been killed just after the last."""
+        assert self.run is not None
+        done, asked = len(self.history.rows), self.trainer.max_epochs
+        print(f"nothing left to train: {done} epochs are done, --trainer.max_epochs is {asked}")
+        if self.history.rows and not (self.run / runs.RESULT).is_file():
+            self.history.write_result()
+            self.curves.draw()
+
     def _outcome(self) -> str:
         if not self.history.rows:
             return f"no epoch was finished in {self.run}"
@@ -238,6 +268,7 @@ class RegularizationCLI(LightningCLI):
         config = self.config[self.subcommand].clone()
         config.ckpt_path = None
         config.pop("config", None)
+        config.pop("trust", None)
         text: str = self._parser(self.subcommand).dump(config, skip_none=False)
         return text
 
@@ -258,13 +289,9 @@ def _quieten() -> None:
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
 
 
-def _find_checkpoint(asked: str | None, root: Path, name: str) -> Path | None:
-    if asked is None:
-        return None
-    path = runs.newest_checkpoint(root, name, asked) if asked in ("last", "best") else Path(asked)
-    if not path.is_file():
-        raise Mistake(f"--ckpt_path: there is no file {path}")
-    return path
+def _values(args: list[str]) -> list[str]:
+    """What the arguments say, with or without the option before a =."""
+    return [*args, *(arg.partition("=")[2] for arg in args)]
 
 
 def _data_class(config: Namespace) -> type[ImageData]:

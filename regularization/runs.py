@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +57,17 @@ def release(folder: Path) -> None:
             path.rmdir()
 
 
-def newest_checkpoint(root: Path, name: str, kind: str) -> Path:
-    """``checkpoints/<kind>.ckpt`` of the newest run of ``name`` that has one; ``kind`` is last or best.
+def newest_with(root: Path, name: str, checkpoint: str) -> Path:
+    """The newest run folder of ``name`` that has a ``checkpoint``, the name of a file.
 
     Raises:
         Mistake: When there is none.
     """
     for _, folder in sorted(_versions(root, name), reverse=True):
-        checkpoint = folder / CHECKPOINTS / f"{kind}.ckpt"
-        if checkpoint.is_file():
-            return checkpoint
+        if (folder / CHECKPOINTS / checkpoint).is_file():
+            return folder
     raise Mistake(
-        f"--ckpt_path {kind}: no run in {root / name} has a checkpoint to continue from. "
+        f"--ckpt_path {Path(checkpoint).stem}: no run in {root / name} has a checkpoint to continue from. "
         "Start one by leaving --ckpt_path out."
     )
 
@@ -86,10 +86,43 @@ def add_result(folder: Path, values: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the file in one step, so that a reader sees the old text or the new, never a half."""
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    """Replaces the file's content; see ``replacing``."""
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path aside to write to, which takes the place of ``path`` at the end, in one step and flushed to the disk.
+
+    Whenever the process or the machine dies, ``path`` is the old file or the new one, never a half.
+
+    Raises:
+        Mistake: When it can't be written: no room, no permission, no folder.
+    """
+    aside = path.with_name(f".{path.stem}.new{path.suffix}")
+    try:
+        yield aside
+        _flush(aside)
+        os.replace(aside, path)
+        _flush(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
+        reason = "its folder is gone" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise Mistake(
+            f"can't write {path}: {reason}. What was written before stands;\n"
+            "once it can be written again, --ckpt_path last goes on from the last checkpoint."
+        ) from error
+
+
+def _flush(path: Path) -> None:
+    """Has the system write the file, or the folder's list of names, to the disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _versions(root: Path, name: str) -> list[tuple[int, Path]]:

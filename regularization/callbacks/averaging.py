@@ -19,16 +19,23 @@ class EMA(EMAWeightAveraging):
 
     def __init__(self, decay: float = 0.999, start: int = 0) -> None:
         super().__init__(decay=decay, update_starting_at_step=start)
+        self._swapped = False
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swaps the average in."""
         if self._has_average():
             super().on_validation_epoch_start(trainer, pl_module)
+            self._swapped = True
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swaps it out again."""
-        if self._has_average():
+        if self._swapped:
             super().on_validation_epoch_end(trainer, pl_module)
+            self._swapped = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Swaps it out of a validation that was left, so that a checkpoint can be written."""
+        self.on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leaves the average in the model."""

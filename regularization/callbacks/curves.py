@@ -1,5 +1,6 @@
 """``curves.png``: loss and accuracy by epoch, for training and validation."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
@@ -9,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from regularization.callbacks.history import History, Row
-from regularization.runs import CURVES
+from regularization.mistakes import Mistake
+from regularization.runs import CURVES, replacing
 
 COLORS = {"train": "#2a78b5", "val": "#d1603d"}
 NAMES = {"train": "training", "val": "validation"}
@@ -27,14 +29,18 @@ class Curves(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the last epoch."""
-        self._draw(trainer)
+        if trainer.is_global_zero:
+            self.draw()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """After an interruption: the epochs so far."""
-        self._draw(trainer)
+        # Where the disk is full, that is what has to be said, not that there is no picture either.
+        with suppress(Mistake):
+            self.on_train_end(trainer, pl_module)
 
-    def _draw(self, trainer: Trainer) -> None:
-        if self.history.rows and trainer.is_global_zero:
+    def draw(self) -> None:
+        """Draws the picture, unless there is nothing to be seen yet."""
+        if self.history.rows:
             figure = draw(self.history.rows, title=f"{self.history.folder.parent.name}/{self.history.folder.name}")
             save(figure, self.history.folder / CURVES)
 
@@ -63,9 +69,8 @@ def draw(rows: list[Row], title: str) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes the picture as PNG, replacing an older one in one step."""
-    aside = path.with_name(f".{path.stem}.new.png")
-    figure.savefig(aside, dpi=150)
-    aside.replace(path)
+    with replacing(path) as aside:
+        figure.savefig(aside, dpi=150)
 
 
 def _plot(axes: Axes, rows: list[Row], stage: str, quantity: str) -> None:

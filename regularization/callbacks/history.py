@@ -36,12 +36,15 @@ class History(Checkpoint):
         self._first_epoch = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows, as plain numbers."""
-        return {"rows": [dict(row) for row in self.rows]}
+        """The rows, as plain numbers, and what is known of the next one."""
+        seconds = round(time.perf_counter() - self._epoch_started, 3)
+        return {"rows": [dict(row) for row in self.rows], "epoch": {"lr": self._lr, "seconds": seconds}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the checkpoint's rows back."""
+        """Takes the checkpoint's rows back; an epoch that was begun goes on with its clock."""
         self.rows = [dict(row) for row in state_dict["rows"]]
+        self._lr = state_dict["epoch"]["lr"]
+        self._epoch_started = time.perf_counter() - state_dict["epoch"]["seconds"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drops the rows past the checkpoint from the file."""
@@ -77,10 +80,14 @@ class History(Checkpoint):
             print(self._line(trainer), flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the best and the last epoch to ``result.json``."""
+        """After the last epoch."""
         if self.rows and trainer.is_global_zero:
-            best, last = ({k: v for k, v in row.items() if "/" not in k} for row in (self.best(), self.rows[-1]))
-            add_result(self.folder, {"best": best, "last": last})
+            self.write_result()
+
+    def write_result(self) -> None:
+        """Writes the best and the last epoch to ``result.json``."""
+        best, last = ({k: v for k, v in row.items() if "/" not in k} for row in (self.best(), self.rows[-1]))
+        add_result(self.folder, {"best": best, "last": last})
 
     def best(self) -> Row:
         """The row with the highest validation accuracy, the first of equals; the last row where there is none."""

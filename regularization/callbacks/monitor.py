@@ -44,12 +44,13 @@ class Monitor(Callback):
         self._shares: list[Tensor] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The decay accumulated so far."""
-        return {"accumulated": self._accumulated}
+        """The decay accumulated so far, and this epoch's looks at the gradients."""
+        return {"accumulated": self._accumulated, "shares": list(self._shares)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from there."""
         self._accumulated = state_dict["accumulated"]
+        self._shares = list(state_dict["shares"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Has every real step counted with the η and λ it was taken with, before the schedulers move on."""

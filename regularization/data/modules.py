@@ -73,6 +73,7 @@ class ImageData(LightningDataModule, ABC):
         self.train_set: tuple[Images, Tensor] | None = None
         self.val_set: tuple[Images, Tensor] | None = None
         self.test_set: tuple[Images, Tensor] | None = None
+        self._done = (0, 0)
 
     @abstractmethod
     def read(self, train: bool) -> Images:
@@ -88,8 +89,28 @@ class ImageData(LightningDataModule, ABC):
             self.train_set, self.val_set = self._split(self.read(train=True))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled batches of the training images."""
-        return _loader(self.train_set, self.batch_size, self.seed)
+        """Shuffled batches of the training images; after a restore in mid-epoch, first those that were left."""
+        return _loader(self.train_set, self.batch_size, self.seed, self._done)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch, and how many of its images were gone through, 0 at its end."""
+        assert self.trainer is not None
+        assert self.train_set is not None
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        in_epoch = epochs.processed < epochs.started
+        done = min(batches.processed * self.batch_size, len(self.train_set[1])) if in_epoch else 0
+        return {"epoch": epochs.processed, "images_done": done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on behind these images."""
+        self._done = (state_dict["epoch"], state_dict["images_done"])
+
+    def batches_done(self) -> int:
+        """The batches that the restored images make up, at the batch size of now: all but those that are left."""
+        assert self.train_set is not None
+        size = len(self.train_set[1])
+        return -(-size // self.batch_size) - -(-(size - min(self._done[1], size)) // self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches of the validation images in order."""
@@ -171,11 +192,13 @@ class Digits(ImageData):
         return read_digits(train)
 
 
-def _loader(part: tuple[Images, Tensor] | None, batch_size: int, seed: int | None = None) -> DataLoader[Any]:
+def _loader(
+    part: tuple[Images, Tensor] | None, batch_size: int, seed: int | None = None, done: tuple[int, int] = (0, 0)
+) -> DataLoader[Any]:
     assert part is not None, "setup() comes first"
     images, subset = part
     # batch_size=None: the sampler's index tensors go to Images.__getitem__ whole; nothing is collated.
-    order = Order(subset, batch_size, seed)
+    order = Order(subset, batch_size, seed, done)
     # A generator of its own: an iterator draws a number when it is made, and must not move the global stream.
     return DataLoader(images, sampler=order, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
 

@@ -19,12 +19,16 @@ class Order(Sampler[Tensor]):
         subset: Indices of the images to go through, int64 ``(N,)``.
         batch_size: Images a batch.
         seed: Seed of the shuffling; ``None`` keeps the order of ``subset``.
+        done: An epoch that is continued, and how many of its images were gone through before.
     """
 
-    def __init__(self, subset: Tensor, batch_size: int, seed: int | None = None) -> None:
+    def __init__(
+        self, subset: Tensor, batch_size: int, seed: int | None = None, done: tuple[int, int] = (0, 0)
+    ) -> None:
         self.subset = subset
         self.batch_size = batch_size
         self.seed = seed
+        self.done = done
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -40,7 +44,9 @@ class Order(Sampler[Tensor]):
 
     def __iter__(self) -> Iterator[Tensor]:
         # Runs when the first batch is asked for, after the trainer has said which epoch it is.
-        yield from torch.split(self.permutation(self.epoch), self.batch_size)
+        continued, done = self.done
+        if len(left := self.permutation(self.epoch)[done if self.epoch == continued else 0 :]):
+            yield from torch.split(left, self.batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.subset) // self.batch_size)

@@ -1,0 +1,133 @@
+"""When checkpoints are written: ``best.ckpt`` and ``last.ckpt``, and when a signal asks the run to stop."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+
+from regularization.checkpoints import BEST, LAST
+
+
+class Stopped(Exception):  # noqa: N818 - asked for from outside, no error
+    """The run was asked to stop by a signal, whose number it holds."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Best(ModelCheckpoint):
+    """Keeps ``best.ckpt``, the epoch with the highest ``val_accuracy``, also when the run folder was moved."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder,
+            filename=Path(BEST).stem,
+            monitor="val_accuracy",
+            mode="max",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the best score; Lightning drops it when the folder's path is not the one of before."""
+        path = str(Path(str(self.dirpath)) / BEST)
+        score = state_dict["best_model_score"] if Path(path).is_file() else None
+        here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
+        super().load_state_dict(state_dict | here | {"best_k_models": {} if score is None else {path: score}})
+
+
+class Last(Checkpoint):
+    """Keeps ``last.ckpt``: written after every epoch, within epochs by the clock or by steps, and on SIGINT or SIGTERM.
+
+    A signal ends the run after the optimizer step it is in, by ``Stopped``; a second one ends it at once. During
+    validation, what is written is the state before it, so that it is done again.
+
+    Args:
+        folder: Where the file goes.
+        minutes: Time between two writings, in minutes; None writes at the end of epochs only.
+        steps: Optimizer steps between two writings, or None.
+    """
+
+    def __init__(self, folder: Path, minutes: float | None = None, steps: int | None = None) -> None:
+        self._path = folder / LAST
+        self._minutes = float("inf") if minutes is None else minutes
+        self._steps = steps
+        self._signal: int | None = None
+        self._before_validation = self._current = False
+        self._written = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens to signals, whose former handlers Lightning puts back when it is done."""
+        self._written = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._note)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """From here on, what was written is not the newest state."""
+        self._current = False
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Between two optimizer steps, unless the epoch ends here, which writes anyway."""
+        loop = trainer.fit_loop.epoch_loop
+        if loop._should_accumulate():
+            return
+        assert trainer.fit_loop._data_fetcher is not None
+        self._before_validation = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        ending = loop._num_ready_batches_reached() and not self._before_validation
+        if self._signal is not None and not ending:
+            raise Stopped(self._signal)
+        if not ending and not self._before_validation and self._due(trainer):
+            self._write(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Leaves a validation that nobody can wait for."""
+        if self._signal is not None:
+            raise Stopped(self._signal)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What comes next is training, or the end of the epoch."""
+        self._before_validation = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After everyone else has seen the epoch's end."""
+        self._write(trainer)
+        if self._signal is not None:
+            raise Stopped(self._signal)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Writes what there is when a signal has stopped the run; after an error, what was written before is better."""
+        if isinstance(exception, Stopped) and not self._current:
+            self._write(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Has a run that was stopped at a validation begin with that validation."""
+        if self._before_validation:
+            progress = checkpoint["loops"]["fit_loop"]
+            for counts in (progress["epoch_loop.batch_progress"][part] for part in ("total", "current")):
+                counts["completed"] = counts["processed"]
+            # Lightning's sign for a validation that was left: one batch begun, none done.
+            begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+            for part in ("total", "current"):
+                progress["epoch_loop.val_loop.batch_progress"][part] = dict(begun)
+
+    def _note(self, number: int, *_: Any) -> None:
+        if self._signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._signal = number
+
+    def _due(self, trainer: Trainer) -> bool:
+        by_steps = self._steps is not None and trainer.global_step % self._steps == 0
+        return by_steps or time.monotonic() - self._written >= 60 * self._minutes
+
+    def _write(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self._path)
+        self._current = True
+        self._written = time.monotonic()

@@ -1,0 +1,155 @@
+"""Kills ``fit`` again and again, always goes on, and compares with the run that was left in peace.
+
+``pytest -m soak`` kills 20 times; SOAK_KILLS=200 does it that often.
+"""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import CONFIGS, rows_of
+
+KILLS = int(os.environ.get("SOAK_KILLS", 20))
+PHASES = ("starting", "training", "validation", "writing")
+NOISE = [f"--config={CONFIGS / 'with' / name}.yaml" for name in ("dropout", "mixup", "ema", "decay_schedule")]
+NETWORK = ["--model.network.width=4", "--model.network.dropout=0.2", "--trainer.accelerator=cpu"]
+# Small batches, so that validation takes its time.
+EVERY = ["--checkpoint.minutes=null", "--checkpoint.steps=5", "--data.eval_batch_size=8"]
+DIGITS = [f"--config={CONFIGS / 'quickstart.yaml'}", *NOISE, *NETWORK, *EVERY, "--trainer.max_epochs=12"]
+CIFAR = [f"--config={CONFIGS / 'cifar10.yaml'}", *NOISE, *NETWORK, *EVERY, "--trainer.max_epochs=8"]
+# 2,000 images to train, and a few of the others to validate.
+CIFAR += ["--data.val_size=48000", "--data.batch_size=50", "--trainer.limit_val_batches=30"]
+
+# A server forks the runs, so that each need not import torch again.
+processes = multiprocessing.get_context("forkserver")
+
+
+def fit(args: list[str], folder: Path, phase: "Synchronized[int]") -> None:
+    """Runs in a process of its own, and tells in ``phase`` what it is doing."""
+    from regularization.checkpoints import CheckpointFiles
+    from regularization.classifier import ImageClassifier
+    from regularization.cli import main
+
+    os.chdir(folder)
+    os.environ.pop("PL_GLOBAL_SEED", None)
+    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    torch.set_num_threads(1)
+
+    def telling(owner: type, method: str, now: str) -> None:
+        original = getattr(owner, method)
+
+        def told(*args: Any, **kwargs: Any) -> Any:
+            before, phase.value = phase.value, PHASES.index(now)
+            result = original(*args, **kwargs)
+            if now == "writing":
+                phase.value = before
+            return result
+
+        setattr(owner, method, told)
+
+    telling(ImageClassifier, "training_step", "training")
+    telling(ImageClassifier, "validation_step", "validation")
+    telling(CheckpointFiles, "save_checkpoint", "writing")
+    main(args)
+
+
+def start(args: list[str], folder: Path) -> tuple[Any, "Synchronized[int]"]:
+    phase = processes.Value("i", 0)
+    process = processes.Process(target=fit, args=(args, folder, phase))
+    process.start()
+    return process, phase
+
+
+def killed_in(args: list[str], folder: Path, wished: str, delay: float) -> str | None:
+    """Runs ``fit``, kills it ``delay`` seconds after its first step, in the next phase ``wished``; says which it was.
+
+    None when it came to its end before.
+    """
+    process, phase = start(args, folder)
+    while process.is_alive() and phase.value == 0:
+        time.sleep(0.002)
+    time.sleep(delay)
+    while process.is_alive() and phase.value != PHASES.index(wished):
+        time.sleep(0.0002)
+    process.kill()
+    process.join()
+    if process.exitcode == 0:
+        return None
+    assert process.exitcode == -signal.SIGKILL, (folder / "log.txt").read_text()
+    return PHASES[phase.value]
+
+
+def complete(args: list[str], folder: Path) -> None:
+    process, _ = start(args, folder)
+    process.join()
+    assert process.exitcode == 0, (folder / "log.txt").read_text()
+
+
+def result(folder: Path) -> Any:
+    """The newest run's checkpoints and rows, without clocks."""
+    run = max(folder.glob("runs/*/version_*"), key=lambda path: int(path.name.removeprefix("version_")))
+    kept = [torch.load(run / "checkpoints" / f"{kind}.ckpt", weights_only=True) for kind in ("last", "best")]
+    return plain([kept, rows_of(run)], run.absolute())
+
+
+def plain(value: Any, folder: Path) -> Any:
+    """``value`` with bytes for tensors, so that == compares bits, and without clocks and the run folder's name."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype, value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    if isinstance(value, dict):
+        return {str(key).replace(str(folder), ""): plain(item, folder) for key, item in value.items() if key != "seconds"}
+    if isinstance(value, list | tuple):
+        return [plain(item, folder) for item in value]
+    return value.replace(str(folder), "") if isinstance(value, str) else repr(value)
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """Where the two differ; an assertion on all of it would print megabytes."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [place for key in one for place in differences(one[key], other[key], f"{where}/{key}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [place for key, pair in enumerate(zip(one, other)) for place in differences(*pair, f"{where}/{key}")]
+    return [] if one == other else [f"{where}: {str(one)[:40]} != {str(other)[:40]}"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("data", ["digits", "cifar10"])
+def test_killed_and_continued_is_the_same_as_undisturbed(data: str, tmp_path: Path, request: Any) -> None:
+    args = ["fit", *(DIGITS if data == "digits" else [*CIFAR, f"--data.root={request.getfixturevalue('cifar_root')}"])]
+    peace, war = tmp_path / "peace", tmp_path / "war"
+    peace.mkdir()
+    complete(args, peace)
+    expected = result(peace)
+
+    chance = random.Random(KILLS)
+    kills: Counter[str] = Counter()
+    resumes = rounds = 0
+    while kills.total() < KILLS // 2:
+        rounds += 1
+        folder = war / str(rounds)
+        folder.mkdir(parents=True)
+        while True:
+            more = ["--ckpt_path=last"] if list(folder.rglob("last.ckpt")) else []
+            resumes += len(more)
+            if kills.total() == KILLS // 2:
+                complete([*args, *more], folder)
+                break
+            wished = PHASES[1 + kills.total() % 3]
+            phase = killed_in([*args, *more], folder, wished, chance.uniform(0.0, 0.8))
+            if phase is None:
+                break
+            kills[phase] += 1
+        assert differences(result(folder), expected) == []
+    print(f"\n{data}: {kills.total()} kills in {rounds} runs ({dict(kills)}), {resumes} resumes, 0 losses")
+    assert all(kills[phase] for phase in PHASES[1:])
