@@ -2,6 +2,7 @@
 
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +59,22 @@ def read(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def find(asked: str, root: Path, name: str) -> tuple[Path, Checkpoint]:
+def find(asked: str, newest_with: Callable[[str], Path]) -> tuple[Path, Checkpoint]:
     """The checkpoint that ``--ckpt_path`` means, and its content.
 
-    ``best`` and ``last`` are those of the newest run of ``name``. When its last one is damaged, its best one is taken,
-    which holds an epoch before; a warning says so.
+    ``best`` and ``last`` are those of a run. When its last one is damaged, its best one is taken, which holds an epoch
+    before; a warning says so.
+
+    Args:
+        asked: ``best``, ``last``, or the path of a file.
+        newest_with: Gives the newest run folder that has a file of this name among its checkpoints.
 
     Raises:
         Mistake: When there is none, or none that is whole.
     """
     if asked not in ("best", "last"):
         return Path(asked), read(Path(asked))
-    folder = runs.newest_with(root, name, f"{asked}.ckpt") / runs.CHECKPOINTS
+    folder = newest_with(f"{asked}.ckpt") / runs.CHECKPOINTS
     path = folder / f"{asked}.ckpt"
     try:
         return path, read(path)

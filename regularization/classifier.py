@@ -103,9 +103,9 @@ class ImageClassifier(LightningModule):
         self.train_scores.update(loss.detach(), logits.detach(), labels)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Adds the batch to the validation metrics."""
-        self._evaluate(self.val_scores, *batch)
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Adds the batch to the validation metrics, and returns its logits ``(B, num_classes)``."""
+        return self._evaluate(self.val_scores, *batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Adds the batch to the test metrics."""
@@ -214,9 +214,10 @@ class ImageClassifier(LightningModule):
             batches.ready = batches.started = batches.processed = data.batches_done()
         return int(batches.processed)
 
-    def _evaluate(self, scores: "Scores", images: Tensor, labels: Tensor) -> None:
-        logits = self(images)
+    def _evaluate(self, scores: "Scores", images: Tensor, labels: Tensor) -> Tensor:
+        logits: Tensor = self(images)
         scores.update(functional.cross_entropy(logits, labels), logits, labels)
+        return logits
 
     def _log_epoch(self, stage: str, scores: "Scores") -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in scores.compute().items()})

@@ -1,6 +1,5 @@
 """The commands ``fit``, ``validate`` and ``test``: LightningCLI with run folders, resuming and plain errors."""
 
-import inspect
 import json
 import logging
 import shutil
@@ -10,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -25,6 +23,7 @@ from regularization.callbacks.config import SavedConfig
 from regularization.callbacks.curves import Curves
 from regularization.callbacks.divergence import Divergence
 from regularization.callbacks.history import History
+from regularization.callbacks.logits import Logits
 from regularization.callbacks.monitor import Monitor
 from regularization.callbacks.progress import Progress
 from regularization.callbacks.saving import Best, Last, Stopped
@@ -32,7 +31,16 @@ from regularization.callbacks.tensorboard import Events
 from regularization.classifier import ImageClassifier
 from regularization.data.modules import ImageData
 from regularization.mistakes import Mistake, mistake_behind
-from regularization.parser import Parser, config_paths, kept_lambdas, load_yaml, read_config, with_combined
+from regularization.parser import (
+    Parser,
+    config_paths,
+    data_class,
+    kept_lambdas,
+    load_yaml,
+    read_config,
+    with_classes,
+    with_combined,
+)
 
 # Imported, their classes can be named without the module's path.
 SHORT_NAMES = (averaging, networks, penalties, schedules, weight_decay)
@@ -61,9 +69,17 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 class RegularizationCLI(LightningCLI):
-    """LightningCLI around ImageClassifier and any ImageData."""
+    """LightningCLI around ImageClassifier and any ImageData.
 
-    def __init__(self, args: list[str]) -> None:
+    Args:
+        args: The command and its options.
+        run: The run folder, instead of the next free one.
+        callbacks: For the trainer of ``fit``, besides those of the config.
+    """
+
+    def __init__(self, args: list[str], run: Path | None = None, callbacks: Sequence[Callback] = ()) -> None:
+        self.run = run
+        self._more_callbacks = callbacks
         super().__init__(
             ImageClassifier,
             ImageData,
@@ -115,12 +131,10 @@ class RegularizationCLI(LightningCLI):
         command = self.config["subcommand"]
         asked = self.config[command]
         self.name = runs.run_name(paths)
-        self.run: Path | None = None
         self.checkpoint: Path | None = None
         if asked.ckpt_path is not None:
-            root = Path(asked.trainer.default_root_dir or ".")
-            self.checkpoint, self.restored = checkpoints.find(asked.ckpt_path, root, self.name)
-            self.run = runs.run_of(self.checkpoint)
+            self.checkpoint, self.restored = checkpoints.find(asked.ckpt_path, self._newest_with)
+            self.run = self.run or runs.run_of(self.checkpoint)
             if not asked.trust:
                 trust.check_names(self.restored["config"], [*trust.strings(configs), *_values(args)], self.checkpoint)
             place = args.index(command) + 1
@@ -132,16 +146,21 @@ class RegularizationCLI(LightningCLI):
         chosen = self.config[command].model.optimizer
         self.doubts = list(kept_lambdas(chosen, dict(zip(paths, configs, strict=True)), args))
 
+    def _newest_with(self, checkpoint: str) -> Path:
+        """The run folder that last or best is looked for in."""
+        asked = self.config[self.config["subcommand"]]
+        return self.run or runs.newest_with(Path(asked.trainer.default_root_dir or "."), self.name, checkpoint)
+
     def _parse_ckpt_path(self) -> None:
         """Lightning lets a checkpoint's hyperparameters override the command line; see ``parse_arguments``."""
 
     def before_instantiate_classes(self) -> None:
         """Tells the network how many classes the data has."""
         config = self.config[self.subcommand]
-        num_classes = _data_class(config.data).num_classes
-        config.model.network = _with_classes(config.model.network, num_classes)
+        num_classes = data_class(config.data).num_classes
+        config.model.network = with_classes(config.model.network, num_classes)
         if config.model.mixing is not None:
-            config.model.mixing = _with_classes(config.model.mixing, num_classes)
+            config.model.mixing = with_classes(config.model.mixing, num_classes)
 
     def instantiate_classes(self) -> None:
         """Makes data, model and trainer; a value that a class of the config refuses is the user's mistake."""
@@ -185,10 +204,20 @@ class RegularizationCLI(LightningCLI):
         audit = Audit()
         self.monitor = Monitor(audit, self.history)
         self.curves = Curves(self.history)
+        named += self._more_callbacks
         # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
-        ours = [audit, self.monitor, *callbacks, *named, Divergence(), SavedConfig(run, asked), self.curves]
+        ours = [
+            audit,
+            self.monitor,
+            *callbacks,
+            *named,
+            Divergence(),
+            SavedConfig(run, asked),
+            self.curves,
+            Logits(run),
+        ]
         every = self._get(self.config_init, "checkpoint")
-        ours += [self.history, Best(kept), Last(kept, every.minutes, every.steps)]
+        ours += [Logits(run), self.history, Best(kept), Last(kept, every.minutes, every.steps)]
         logger = Events(run) if config["logger"] in (None, True) else config["logger"]
         return self._trainer({**config, "logger": logger}, ours)
 
@@ -205,11 +234,7 @@ class RegularizationCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Trains, and says what came out, also after Ctrl-C (exit code 130) or SIGTERM (143)."""
         assert self.run is not None
-        size = sum(parameter.numel() for parameter in self.model.network.parameters())
-        print(f"{type(self.model.network).__name__} with {size:,} parameters on {self.trainer.strategy.root_device}")
-        print(f"{self.datamodule.describe()}\nrun folder: {self.run}", flush=True)
-        for doubt in self.doubts:
-            warnings.warn(doubt, stacklevel=1)
+        self._announce()
         try:
             self.trainer.fit(**kwargs, weights_only=True)
         except (Mistake, MisconfigurationException):
@@ -247,13 +272,20 @@ class RegularizationCLI(LightningCLI):
         if self.run is not None and self.checkpoint is not None and stage == "test":
             runs.add_result(self.run, {"test": {"checkpoint": self.checkpoint.name, **scores}})
 
+    def _announce(self) -> None:
+        size = sum(parameter.numel() for parameter in self.model.network.parameters())
+        print(f"{type(self.model.network).__name__} with {size:,} parameters on {self.trainer.strategy.root_device}")
+        print(f"{self.datamodule.describe()}\nrun folder: {self.run}", flush=True)
+        for doubt in self.doubts:
+            warnings.warn(doubt, stacklevel=1)
+
     def _finish(self) -> None:
         """Completes a run of which every epoch is done: it may have been killed just after the last."""
         assert self.run is not None
         done, asked = len(self.history.rows), self.trainer.max_epochs
         print(f"nothing left to train: {done} epochs are done, --trainer.max_epochs is {asked}")
         if self.history.rows and not (self.run / runs.RESULT).is_file():
-            self.history.write_result()
+            self.history.on_train_end(self.trainer, self.model)
             self.curves.draw()
 
     def _outcome(self) -> str:
@@ -292,26 +324,3 @@ def _quieten() -> None:
 def _values(args: list[str]) -> list[str]:
     """What the arguments say, with or without the option before a =."""
     return [*args, *(arg.partition("=")[2] for arg in args)]
-
-
-def _data_class(config: Namespace) -> type[ImageData]:
-    module, _, name = config.class_path.rpartition(".")
-    found: type[ImageData] = getattr(sys.modules[module], name)
-    return found
-
-
-def _with_classes(part: Namespace, num_classes: int) -> Namespace:
-    """The config of a network, or a mixing, with ``num_classes`` where its class or function takes it.
-
-    Raises:
-        Mistake: When it takes no such argument.
-    """
-    module, _, name = part.class_path.rpartition(".")
-    accepted = inspect.signature(getattr(sys.modules[module], name)).parameters
-    if "num_classes" in part.init_args:
-        part.init_args.num_classes = num_classes
-    elif any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted.values()):
-        part.dict_kwargs = {**part.get("dict_kwargs", {}), "num_classes": num_classes}
-    else:
-        raise Mistake(f"{part.class_path} has no argument num_classes, so it can't fit the data")
-    return part

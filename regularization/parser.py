@@ -4,6 +4,7 @@ import copy
 import inspect
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +15,7 @@ from jsonargparse import Namespace, get_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 import regularization
+from regularization.data.modules import ImageData
 from regularization.mistakes import Mistake, mistake_behind, plain
 
 Config = dict[str, Any]
@@ -117,6 +119,30 @@ def kept_lambdas(optimizer: Namespace, configs: dict[Path, Config], args: list[s
         kept = (asked.get("init_args") or {}).get("weight_decay")
         if then and kept and then != now and kept == optimizer.init_args.get("weight_decay") and not named:
             yield f"weight_decay {kept} was chosen for {then} in {path.name}; {now} uses it otherwise"
+
+
+def data_class(config: Namespace) -> type[ImageData]:
+    """The class that the config of the data names."""
+    module, _, name = config.class_path.rpartition(".")
+    found: type[ImageData] = getattr(sys.modules[module], name)
+    return found
+
+
+def with_classes(part: Namespace, num_classes: int) -> Namespace:
+    """The config of a network, or a mixing, with ``num_classes`` where its class or function takes it.
+
+    Raises:
+        Mistake: When it takes no such argument.
+    """
+    module, _, name = part.class_path.rpartition(".")
+    accepted = inspect.signature(getattr(sys.modules[module], name)).parameters
+    if "num_classes" in part.init_args:
+        part.init_args.num_classes = num_classes
+    elif any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted.values()):
+        part.dict_kwargs = {**part.get("dict_kwargs", {}), "num_classes": num_classes}
+    else:
+        raise Mistake(f"{part.class_path} has no argument num_classes, so it can't fit the data")
+    return part
 
 
 def _option_names(parser: LightningArgumentParser) -> list[str]:

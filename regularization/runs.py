@@ -13,6 +13,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 CURVES = "curves.png"
 RESULT = "result.json"
+LOGITS = "val_logits.npz"
 CHECKPOINTS = "checkpoints"
 
 

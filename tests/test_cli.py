@@ -44,6 +44,7 @@ def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str
         "metrics.csv",
         "curves.png",
         "result.json",
+        "val_logits.npz",
         "checkpoints",
     }
     assert any("tfevents" in path.name for path in RUN.iterdir())

@@ -9,6 +9,7 @@ import yaml
 
 from regularization.classifier import ImageClassifier
 from regularization.cli import main
+from regularization.data.modules import ImageData
 from tests.conftest import Rows, rows_of
 from tests.test_cli import QUICK, RUN, Refused, interrupt_at
 
@@ -211,6 +212,34 @@ def test_an_epoch_that_max_steps_cut_short_counts_as_done(monkeypatch: pytest.Mo
     main(["fit", *constant, "--trainer.max_steps", "7"])
     main(["fit", *constant, "--trainer.max_steps", "-1", "--ckpt_path", "last"])
     assert seen == [*undisturbed[:7], *undisturbed[18:]]
+
+
+@pytest.mark.parametrize("batch_size", [64, 20, 300, 2000])
+def test_in_mid_epoch_the_batch_size_may_change(batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    transfer = ImageData.on_after_batch_transfer
+
+    def watched(self: ImageData, batch: Any, dataloader_idx: int) -> Any:
+        if self.trainer and self.trainer.training and self.trainer.current_epoch == 1:
+            seen.extend(batch[2].tolist())
+        return transfer(self, batch, dataloader_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(18 + 4, patch)
+        with pytest.raises(SystemExit):
+            main(["fit", *QUICK])
+    monkeypatch.setattr(ImageData, "on_after_batch_transfer", watched)
+    asked = ["--data.batch_size", str(batch_size), "--trainer.max_epochs", "3"]
+    main(["fit", *QUICK, *asked, "--ckpt_path", "last"])
+    left = 1149 - 5 * 64
+    del seen[: min(batch_size, 64)]  # which the audit looked at
+    assert len(set(seen)) == len(seen) == left
+    rows = rows_of(RUN)
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert [row["step"] - 18 - 5 for row in rows[1:]] == [
+        -(-left // batch_size),
+        -(-left // batch_size) - (-1149 // batch_size),
+    ]
 
 
 def test_a_schedule_of_lambda_taken_away_leaves_lambda_as_asked() -> None:

@@ -34,10 +34,10 @@ def test_versions_are_counted_not_sorted_as_text(tmp_path: Path) -> None:
         checkpoint.touch()
     (tmp_path / "x" / "version_11").mkdir()  # has nothing to continue from
     (tmp_path / "x" / "version_old").mkdir()
-    assert runs.newest_checkpoint(tmp_path, "x", "last").parts[-3] == "version_10"
+    assert runs.newest_with(tmp_path, "x", "last.ckpt").name == "version_10"
     assert runs.claim(tmp_path, "x").name == "version_12"
     with pytest.raises(Mistake, match="--ckpt_path best: no run in"):
-        runs.newest_checkpoint(tmp_path, "x", "best")
+        runs.newest_with(tmp_path, "x", "best.ckpt")
 
 
 def test_a_checkpoint_belongs_to_a_run_or_to_none(tmp_path: Path) -> None:

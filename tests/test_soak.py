@@ -108,7 +108,9 @@ def plain(value: Any, folder: Path) -> Any:
     if isinstance(value, torch.Tensor):
         return value.shape, value.dtype, value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     if isinstance(value, dict):
-        return {str(key).replace(str(folder), ""): plain(item, folder) for key, item in value.items() if key != "seconds"}
+        return {
+            str(key).replace(str(folder), ""): plain(item, folder) for key, item in value.items() if key != "seconds"
+        }
     if isinstance(value, list | tuple):
         return [plain(item, folder) for item in value]
     return value.replace(str(folder), "") if isinstance(value, str) else repr(value)
@@ -119,7 +121,11 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return [place for key in one for place in differences(one[key], other[key], f"{where}/{key}")]
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return [place for key, pair in enumerate(zip(one, other)) for place in differences(*pair, f"{where}/{key}")]
+        return [
+            place
+            for key, pair in enumerate(zip(one, other, strict=True))
+            for place in differences(*pair, f"{where}/{key}")
+        ]
     return [] if one == other else [f"{where}: {str(one)[:40]} != {str(other)[:40]}"]
 
 

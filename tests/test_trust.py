@@ -10,6 +10,7 @@ import torch
 
 from regularization import trust
 from regularization.cli import main
+from regularization.mistakes import Mistake
 from tests.test_cli import QUICK, RUN, Refused
 
 LAST = RUN / "checkpoints" / "last.ckpt"
@@ -122,7 +123,7 @@ def test_trust_runs_it_and_so_does_naming_it_oneself(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_what_a_trusted_package_imports_is_not_trusted(name: str) -> None:
-    with pytest.raises(trust.Mistake, match="wants to run"):
+    with pytest.raises(Mistake, match="wants to run"):
         trust.check_names({"deep": [{"inside": name}]}, [], "x.ckpt")
     trust.check_names({"deep": [{"inside": name}]}, [name], "x.ckpt")
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from regularization.classifier import ImageClassifier
 from regularization.runs import METRICS, add_result, write_text
 
 Row = dict[str, float]
@@ -82,12 +84,16 @@ class History(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the last epoch."""
         if self.rows and trainer.is_global_zero:
-            self.write_result()
+            self._write_result(trainer, pl_module)
 
-    def write_result(self) -> None:
-        """Writes the best and the last epoch to ``result.json``."""
+    def _write_result(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the best and the last epoch to ``result.json``, with λ and τ."""
+        assert isinstance(pl_module, ImageClassifier)
+        optimization = pl_module.optimization
+        tau = optimization.tau(trainer.optimizers[0], 0)
+        strength = {"weight_decay": optimization.asked_decay(0), "timescale_epochs": None if tau == math.inf else tau}
         best, last = ({k: v for k, v in row.items() if "/" not in k} for row in (self.best(), self.rows[-1]))
-        add_result(self.folder, {"best": best, "last": last})
+        add_result(self.folder, {"best": best, "last": last, **strength})
 
     def best(self) -> Row:
         """The row with the highest validation accuracy, the first of equals; the last row where there is none."""

@@ -1,0 +1,49 @@
+"""``val_logits.npz``: what the network said about every validation image, to compare runs without training again."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from regularization.data.modules import ImageData
+from regularization.runs import LOGITS, replacing
+
+
+class Logits(Callback):
+    """Writes the newest epoch's validation: ``logits`` float16 ``(N, C)``, ``labels`` and ``index`` int64 ``(N,)``.
+
+    ``index`` counts in the whole training set, so that runs with the same split are paired image by image.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._parts: list[Tensor] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts anew."""
+        self._parts.clear()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+    ) -> None:
+        """Keeps the batch's logits, on the device."""
+        self._parts.append(outputs.half())
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the epoch's checkpoint: whoever has that one has these too."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if self._parts and trainer.is_global_zero and isinstance(data, ImageData) and data.val_set is not None:
+            logits = torch.cat(self._parts).cpu()
+            self._parts.clear()
+            images, subset = data.val_set
+            index = subset[: len(logits)]
+            arrays = {"logits": logits, "labels": images.labels[index], "index": index}
+            with replacing(self._folder / LOGITS) as aside:
+                np.savez(aside, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
