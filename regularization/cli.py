@@ -6,6 +6,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,13 @@ TRAINER_DEFAULTS = {
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command in ``args``, by default the process's own; a mistake prints its lines and exits with 2."""
     _quieten()
+    words = list(sys.argv[1:] if args is None else args)
     try:
-        RegularizationCLI(list(sys.argv[1:] if args is None else args))
+        if words and words[0] in ("sweep", "report"):
+            command = import_module("regularization.study.command")
+            getattr(command, words[0])(words[1:])
+        else:
+            RegularizationCLI(words)
     except (Mistake, MisconfigurationException) as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -206,16 +212,7 @@ class RegularizationCLI(LightningCLI):
         self.curves = Curves(self.history)
         named += self._more_callbacks
         # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
-        ours = [
-            audit,
-            self.monitor,
-            *callbacks,
-            *named,
-            Divergence(),
-            SavedConfig(run, asked),
-            self.curves,
-            Logits(run),
-        ]
+        ours = [audit, self.monitor, *callbacks, *named, Divergence(), SavedConfig(run, asked), self.curves]
         every = self._get(self.config_init, "checkpoint")
         ours += [Logits(run), self.history, Best(kept), Last(kept, every.minutes, every.steps)]
         logger = Events(run) if config["logger"] in (None, True) else config["logger"]

@@ -1,7 +1,9 @@
 """The run folder, ``<root>/<config name>/version_N/``: named, claimed, found again, and its ``result.json``."""
 
+import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -115,6 +117,31 @@ def replacing(path: Path) -> Iterator[Path]:
             f"can't write {path}: {reason}. What was written before stands;\n"
             "once it can be written again, --ckpt_path last goes on from the last checkpoint."
         ) from error
+
+
+@contextmanager
+def held(folder: Path, seconds: float = 20.0) -> Iterator[None]:
+    """Keeps other processes out of the folder; waits for one that is about to end.
+
+    Raises:
+        Mistake: When another one is still there after ``seconds``.
+    """
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    until = time.monotonic() + seconds
+    try:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise Mistake(
+                        f"another process is at work in {folder}; --fresh starts a study of its own"
+                    ) from None
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(file)
 
 
 def _flush(path: Path) -> None:

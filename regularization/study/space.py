@@ -27,6 +27,7 @@ class Study:
 
     Args:
         base: The config, or configs, of ``fit`` that all arms share.
+        options: Options of ``fit`` that hold for all arms, with their values.
         vary: One option and its list of values, or two, of which all combinations are tried.
         arms: By name: a config, options with their values, or a list of these. An option with a list of values is
             tuned: each value is tried with ``search_seeds``, and the arm's best one goes on.
@@ -45,7 +46,8 @@ class Study:
         resample_split: Whether seeds also redraw which images are held out; by default with more than two seeds.
     """
 
-    base: str | list[str]
+    base: str | list[str] = ""
+    options: dict[str, Any] = field(default_factory=dict)
     vary: dict[str, list[Any]] = field(default_factory=dict)
     arms: dict[str, Any] = field(default_factory=dict)
     baseline: str | None = None
@@ -147,6 +149,8 @@ def check(study: Study) -> None:
     Raises:
         Mistake: Naming the option that can't be.
     """
+    if not study.base:
+        raise Mistake("a study needs a base: the config of fit that its arms share")
     if bool(study.vary) == bool(study.arms):
         raise Mistake("a study needs either vary or arms")
     if len(study.vary) > 2:
@@ -195,7 +199,7 @@ def varied(values: Values) -> Arm:
     short = {option.rpartition(".")[2]: value for option, value in values.items()}
     named = short if len(short) == len(values) else values
     name = ",".join(f"{option}={_text(value)}" for option, value in named.items())
-    return Arm(name, name, values, _typed(values))
+    return Arm(name, name, values, typed(values))
 
 
 def _written(name: str, content: Any, place: Path) -> list[Arm]:
@@ -214,11 +218,11 @@ def _written(name: str, content: Any, place: Path) -> list[Arm]:
     fixed = {option: value for option, value in values.items() if not _is_tuned(option, value)}
     tuned = {option: value for option, value in values.items() if _is_tuned(option, value)}
     if not tuned:
-        return [Arm(name, name, values, (*configs, *_typed(values)))]
+        return [Arm(name, name, values, (*configs, *typed(values)))]
     made = []
     for chosen in itertools.product(*tuned.values()):
         one = dict(zip(tuned, chosen, strict=True))
-        made.append(Arm(f"{name},{varied(one).name}", name, fixed | one, (*configs, *_typed(fixed | one))))
+        made.append(Arm(f"{name},{varied(one).name}", name, fixed | one, (*configs, *typed(fixed | one))))
     return made
 
 
@@ -232,7 +236,8 @@ def _is_tuned(option: str, value: Any) -> bool:
     return isinstance(value, list) and (bool(_STRENGTH.search(option)) or option.endswith(".lr"))
 
 
-def _typed(values: Values) -> tuple[str, ...]:
+def typed(values: Values) -> tuple[str, ...]:
+    """Options and their values, as one would type them."""
     return tuple(f"--{option}={_text(value)}" for option, value in values.items())
 
 

@@ -1,0 +1,113 @@
+"""Adaptive search by Optuna, the extra ``search``: proposes arms, and says which trials are not worth going on with."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from regularization import runs
+from regularization.mistakes import Mistake
+from regularization.study import results
+from regularization.study.space import Arm, Study, Trial, varied
+
+PROPOSALS = "proposals.json"
+# A rung lets the better third of its trials go on, to three times as many epochs.
+REDUCTION = 3
+
+
+def optuna() -> Any:
+    """The module, silent.
+
+    Raises:
+        Mistake: When it is not installed.
+    """
+    try:
+        import optuna as module
+    except ImportError as error:
+        raise Mistake("this search needs Optuna: pip install 'regularization[search]'") from error
+    module.logging.set_verbosity(module.logging.WARNING)
+    return module
+
+
+class Halving:
+    """Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943), asynchronous, by Optuna's pruner.
+
+    Rungs lie at a ninth, a third and all of the epochs. A trial that is not among the better third of those that
+    have reached a rung so far stops there.
+
+    Args:
+        epochs: Epochs of a whole trial.
+        done: Trials that ran before, to begin with what is known.
+    """
+
+    def __init__(self, epochs: int, done: Sequence[Trial] = ()) -> None:
+        module = optuna()
+        first = max(1, epochs // REDUCTION**2)
+        pruner = module.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
+        self._study = module.create_study(direction="maximize", pruner=pruner)
+        self._claimed: dict[str, Any] = {}
+        self.stopped: dict[str, int] = {}
+        for trial in done:
+            for row in results.read_rows(trial.folder):
+                if not self(trial, int(row["epoch"]), row["val_accuracy"]):
+                    break
+
+    def __call__(self, trial: Trial, epoch: int, accuracy: float) -> bool:
+        """Whether the trial goes on after ``epoch``, counted from 0, with this validation accuracy."""
+        claimed = self._claimed.setdefault(trial.name, None) or self._study.ask()
+        self._claimed[trial.name] = claimed
+        if not math.isnan(accuracy):
+            claimed.report(accuracy, epoch + 1)
+        if not claimed.should_prune():
+            return True
+        self.stopped[trial.name] = epoch
+        if trial.folder.is_dir():
+            runs.add_result(trial.folder, {"pruned": True})
+        return False
+
+
+class Proposals:
+    """Values of one option, proposed by Optuna's TPE (Bergstra et al. 2011) from the results so far.
+
+    Proposals are written down before they are tried: a search that is started again tries the same ones.
+
+    Args:
+        study: The study, whose axis gives the range: from its smallest to its largest positive value, on a log scale.
+        folder: The study's folder.
+    """
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        module = optuna()
+        assert study.axis is not None
+        self._option = study.axis
+        positive = [value for value in study.vary[self._option] if value > 0]
+        if len(set(positive)) < 2:
+            raise Mistake(f"search tpe needs a range: two values above 0 at least for vary.{self._option}")
+        self._range = module.distributions.FloatDistribution(min(positive), max(positive), log=True)
+        sampler = module.samplers.TPESampler(seed=0, constant_liar=True, n_startup_trials=5)
+        self._study = module.create_study(direction="maximize", sampler=sampler)
+        self._path = folder / PROPOSALS
+        self._values: list[float] = json.loads(self._path.read_text()) if self._path.is_file() else []
+        self._asked: list[Any] = []
+
+    def next(self) -> Arm:
+        """The next arm to try."""
+        place = len(self._asked)
+        if place < len(self._values):
+            self._study.enqueue_trial({self._option: self._values[place]})
+        trial = self._study.ask({self._option: self._range})
+        self._asked.append(trial)
+        value = float(f"{trial.params[self._option]:.3g}")
+        if place == len(self._values):
+            self._values.append(value)
+            runs.write_text(self._path, json.dumps(self._values) + "\n")
+        return varied({self._option: self._values[place]})
+
+    def tell(self, place: int, accuracy: float | None) -> None:
+        """What came of the arm that was proposed in this place; None when it failed."""
+        module = optuna()
+        if accuracy is None or math.isnan(accuracy):
+            self._study.tell(self._asked[place], state=module.trial.TrialState.FAIL)
+        else:
+            self._study.tell(self._asked[place], accuracy)

@@ -1,0 +1,133 @@
+"""A worker: a process that lives on for many trials and runs each as ``fit`` would, into its own folder."""
+
+import contextlib
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from regularization import runs
+from regularization.mistakes import Mistake
+from regularization.study.space import Trial
+
+LOG = "log.txt"
+
+
+class Report(Checkpoint):
+    """Tells the coordinator of each epoch, after it was kept, and stops the run when told so.
+
+    A ``Checkpoint`` callback, because Lightning runs those last.
+
+    Args:
+        connection: To the coordinator; messages are ``("epoch", epoch, epochs, val_accuracy)``.
+        waits: Whether the coordinator answers each with whether to go on.
+    """
+
+    def __init__(self, connection: Connection, waits: bool) -> None:
+        self._connection = connection
+        self._waits = waits
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tells where the run begins, or goes on."""
+        self._connection.send(("start", trainer.global_step))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tells the score; a run that is not worth going on with ends as if this epoch were its last."""
+        accuracy = float(trainer.callback_metrics.get("val_accuracy", float("nan")))
+        epochs = trainer.max_epochs or 0
+        self._connection.send(("epoch", trainer.current_epoch, epochs, trainer.global_step, accuracy))
+        if self._waits and trainer.current_epoch + 1 < epochs and not self._connection.recv():
+            trainer.should_stop = True
+
+
+def work(connection: Connection, threads: int, device: int | None) -> None:
+    """Runs the trials that come, until None does; answers each with ``("end", reason or None)``.
+
+    Args:
+        connection: To the coordinator.
+        threads: CPU threads of a trial: the last bits of its results depend on them.
+        device: The one GPU to use, or None.
+    """
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+    # Ctrl-C on the terminal is for the coordinator, which hands it on.
+    os.setpgrp()
+    _die_with_parent()
+    import torch
+
+    torch.set_num_threads(threads)
+    while (task := connection.recv()) is not None:
+        trial, waits = task
+        try:
+            # The worker of a coordinator that was killed may still be about to end.
+            with runs.held(trial.folder), _logging(trial.folder):
+                execute(trial, connection, waits)
+            connection.send(("end", None))
+        except BaseException as error:
+            if isinstance(error, SystemExit) and error.code in (130, 143):
+                # The whole study was asked to stop.
+                connection.send(("stopped", error.code))
+                return
+            connection.send(("end", _reason(error)))
+
+
+def execute(trial: Trial, connection: Connection, waits: bool) -> None:
+    """Trains the trial from where it is; what goes wrong is raised.
+
+    Raises:
+        Mistake: When its config can't be run, or its training fails.
+    """
+    from regularization.cli import RegularizationCLI
+
+    last = trial.folder / runs.CHECKPOINTS / "last.ckpt"
+    args = [*trial.args, *(["--ckpt_path=last"] if last.is_file() else [])]
+    RegularizationCLI(args, run=trial.folder, callbacks=[Report(connection, waits)])
+
+
+@contextlib.contextmanager
+def _logging(folder: Path) -> Iterator[None]:
+    """What the run would print goes to its own file, also what libraries write past Python."""
+    kept = [os.dup(1), os.dup(2)]
+    log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        yield
+    except BaseException as error:
+        if not isinstance(error, Mistake | SystemExit):
+            traceback.print_exc()
+        else:
+            print(f"error: {error}", file=sys.stderr)
+        raise
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number, former in enumerate(kept, start=1):
+            os.dup2(former, number)
+            os.close(former)
+        os.close(log)
+
+
+def _reason(error: BaseException) -> str:
+    said = " ".join(str(error).split())
+    return said if isinstance(error, Mistake) else f"{type(error).__name__}: {said}"
+
+
+def _die_with_parent() -> None:
+    """A coordinator that was killed must not leave a worker that writes into the folders of its successor."""
+
+    def watch() -> None:
+        parent: Any = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
