@@ -210,11 +210,10 @@ class RegularizationCLI(LightningCLI):
         audit = Audit()
         self.monitor = Monitor(audit, self.history)
         self.curves = Curves(self.history)
-        named += self._more_callbacks
         # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
         ours = [audit, self.monitor, *callbacks, *named, Divergence(), SavedConfig(run, asked), self.curves]
         every = self._get(self.config_init, "checkpoint")
-        ours += [Logits(run), self.history, Best(kept), Last(kept, every.minutes, every.steps)]
+        ours += [Logits(run), self.history, Best(kept), Last(kept, every.minutes, every.steps), *self._more_callbacks]
         logger = Events(run) if config["logger"] in (None, True) else config["logger"]
         return self._trainer({**config, "logger": logger}, ours)
 

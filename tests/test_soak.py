@@ -3,10 +3,13 @@
 ``pytest -m soak`` kills 20 times; SOAK_KILLS=200 does it that often.
 """
 
+import csv
 import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from multiprocessing.sharedctypes import Synchronized
@@ -159,3 +162,75 @@ def test_killed_and_continued_is_the_same_as_undisturbed(data: str, tmp_path: Pa
         assert differences(result(folder), expected) == []
     print(f"\n{data}: {kills.total()} kills in {rounds} runs ({dict(kills)}), {resumes} resumes, 0 losses")
     assert all(kills[phase] for phase in PHASES[1:])
+
+
+SWEEP = """
+base: configs/quickstart.yaml
+options: {model.network.width: 4, trainer.accelerator: cpu, trainer.max_epochs: 6, checkpoint.steps: 5}
+vary: {model.optimizer.weight_decay: [0, 1.0e-3, 1.0e-1]}
+seeds: 3
+"""
+
+
+def sweep(folder: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "regularization", "sweep", "--config", "study.yaml", "--workers=2", "--threads=1"]
+    with (folder / "said.txt").open("ab") as said:
+        return subprocess.Popen(command, cwd=folder, stdout=said, stderr=said)
+
+
+def events(folder: Path) -> list[tuple[str, str, int]]:
+    """What the study has logged: event, trial, step."""
+    path = folder / "runs/study/version_0/log.csv"
+    rows = list(csv.reader(path.open(newline=""))) if path.is_file() else []
+    return [(event, f"{arm} {seed}", int(step or 0)) for _, event, _, arm, seed, step in rows]
+
+
+def running(folder: Path) -> set[str]:
+    """The trials that have started and not ended."""
+    ended = {trial for event, trial, _ in events(folder) if event == "end"}
+    return {trial for event, trial, _ in events(folder) if event == "start"} - ended
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "runs/study/version_0/results.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.soak
+def test_a_sweep_killed_five_times_has_the_same_results(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("peace", "war")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "configs").symlink_to(CONFIGS)
+        (folder / "study.yaml").write_text(SWEEP)
+    assert sweep(folders[0]).wait() == 0, (folders[0] / "said.txt").read_text()
+
+    war = folders[1]
+    chance = random.Random(0)
+    inside = 0
+    for _ in range(5):
+        before = len(events(war))
+        process = sweep(war)
+        while len(events(war)) == before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.05, 1.0))
+        process.kill()
+        process.wait()
+        inside += bool(running(war))
+    assert sweep(war).wait() == 0, (war / "said.txt").read_text()
+    assert inside >= 3
+    assert table(war) == table(folders[0])
+    ends = Counter(trial for event, trial, _ in events(war) if event == "end")
+    assert set(ends.values()) == {1}, "no trial was completed twice"
+    assert len(ends) == 9
+    repeated = 0
+    reached: dict[str, int] = {}
+    for event, trial, step in events(war):
+        if event == "start" and trial in reached:
+            # It begins where its last checkpoint was written: every 5 steps and after every epoch of 18.
+            assert step >= reached[trial]
+            assert step % 5 == 0 or step % 18 == 0
+            repeated += 1
+        elif event == "epoch":
+            reached[trial] = step
+    print(f"\nsweep: 5 kills, {inside} inside a trial, {repeated} trials went on from a checkpoint, the same table")

@@ -7,8 +7,6 @@ import json
 import os
 import shlex
 import sys
-import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from regularization.mistakes import Mistake, nearest
 from regularization.parser import Parser, config_paths, read_config
 from regularization.study import results, space
 from regularization.study.answer import Answer, answer
+from regularization.study.planned import Planned
 from regularization.study.report import write_report
 from regularization.study.runner import Interrupted, Runner
 from regularization.study.search import Halving, Proposals
@@ -147,44 +146,6 @@ class Plan:
         about = {"study": dataclasses.asdict(self.study), "options": self.common, "threads": self.threads}
         named = {"baseline": None if self.baseline is None else self.baseline.name, "command": command}
         return yaml.safe_dump(about | named, sort_keys=False, allow_unicode=True)
-
-
-class Planned(RegularizationCLI):
-    """A trial up to its trainer, without a folder and without training."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """A trainer that writes nothing."""
-        config = self._get(self.config_init, "trainer")
-        return self._trainer({**config, "logger": False, "enable_checkpointing": False}, [])
-
-    def fit(self, **kwargs: Any) -> None:
-        """Nothing."""
-
-    def cost(self) -> tuple[int, float, int]:
-        """Optimizer steps, seconds and bytes of the trial, estimated from a few batches with this machine as it is."""
-        self.datamodule.prepare_data()
-        self.datamodule.setup("fit")
-        limit = self.trainer.limit_train_batches
-        batches = len(self.datamodule.train_dataloader())
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        epochs = self.trainer.max_epochs or 1
-        steps = batches * epochs // self.trainer.accumulate_grad_batches
-        parameters = list(self.model.network.parameters())
-        times = []
-        for images, labels in self._some_batches():
-            start = time.perf_counter()
-            loss = torch.nn.functional.cross_entropy(self.model(images), labels)
-            torch.autograd.backward(loss)
-            times.append(time.perf_counter() - start)
-        held = sum(parameter.nbytes for parameter in parameters)
-        images = len(self.datamodule.val_set[1]) if self.datamodule.val_set else 0
-        checked = images / self.datamodule.batch_size / 3 * epochs
-        # Weights and momentum, in best.ckpt and last.ckpt.
-        return steps, (batches * epochs + checked) * min(times), 4 * held
-
-    def _some_batches(self) -> list[Any]:
-        loader = iter(self.datamodule.train_dataloader())
-        return [self.datamodule.on_after_batch_transfer(next(loader), 0) for _ in range(min(4, len(loader)))]
 
 
 def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:
@@ -369,8 +330,6 @@ def _is_refit(result: results.Result) -> bool:
 def _close(found: Answer, everything: list[results.Result], study: Study, folder: Path, command: str) -> None:
     results.write_table(everything, folder / "results.csv")
     page = write_report(found, everything, study, folder, command)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
     for remark in found.remarks:
         print(remark)
     print(f"{found.sentence}\n{page}", file=sys.stdout, flush=True)

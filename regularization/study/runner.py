@@ -16,8 +16,10 @@ from typing import Any
 from regularization.study.space import Trial
 from regularization.study.worker import work
 
-# A fresh interpreter a worker: a forked one would inherit threads that no longer run, and a GPU it can't use.
-processes = multiprocessing.get_context("spawn")
+# Workers are forked from a server that has imported everything and done nothing: forked from here, they would inherit
+# threads that no longer run and a GPU that they can't use.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["regularization.cli"])
 LOG = "log.csv"
 
 

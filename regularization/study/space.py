@@ -242,7 +242,9 @@ def typed(values: Values) -> tuple[str, ...]:
 
 
 def _text(value: Any) -> str:
-    """As one would type it: JSON has no float without a point that YAML reads as one."""
+    if isinstance(value, str):
+        return value
+    # JSON writes 0.00001 as 1e-05, which YAML 1.1 would read as text; the parser's loader does not.
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else json.dumps(value)
 
 

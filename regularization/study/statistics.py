@@ -92,7 +92,10 @@ def power(seeds: int, difference: float, deviation: float) -> float:
         return 0.0
     shift = abs(difference) / (deviation * math.sqrt(2 / seeds))
     critical = stats.t.ppf(1 - ALPHA / 2, freedom)
-    return float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
+    if shift > critical + 10:
+        return 1.0  # where SciPy's series no longer converges
+    # The other tail is below its precision, NaN, for large shifts.
+    return float(stats.nct.sf(critical, freedom, shift) + np.nan_to_num(stats.nct.cdf(-critical, freedom, shift)))
 
 
 def seeds_needed(difference: float, deviation: float, most: int = 1000) -> int | None:

@@ -40,6 +40,8 @@ class LiveTable:
 
     def __call__(self, progress: dict[str, Progress]) -> None:
         """Shows the progress of now."""
+        if self._before is None:
+            self._before = _mean_share(progress)
         if self._live is not None:
             self._live.update(self.table(progress))
             return
@@ -67,13 +69,15 @@ class LiveTable:
         return table
 
     def _left(self, progress: dict[str, Progress]) -> str:
-        share = float(np.mean([_share(one) for one in progress.values()]))
-        if self._before is None:
-            self._before = share
-        gained = share - self._before
+        share = _mean_share(progress)
+        gained = share - (self._before or 0.0)
         if not gained or share == 1:
             return ""
         return f"{duration((time.monotonic() - self._started) / gained * (1 - share))} left"
+
+
+def _mean_share(progress: dict[str, Progress]) -> float:
+    return float(np.mean([_share(one) for one in progress.values()]))
 
 
 def _share(progress: Progress) -> float:

@@ -1,0 +1,220 @@
+"""The commands ``sweep`` and ``report`` as a user types them, on the digits."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from regularization.cli import main
+from regularization.study import results
+from tests.conftest import CONFIGS
+from tests.test_cli import Refused
+
+LAMBDA = "model.optimizer.weight_decay"
+OPTIONS = {
+    "model.network.width": 4,
+    "trainer.accelerator": "cpu",
+    "trainer.max_epochs": 2,
+    "trainer.limit_train_batches": 4,
+}
+STUDY = Path("runs/tiny/version_0")
+
+
+def write(**changes: Any) -> list[str]:
+    """The command for a small study."""
+    content = {"base": "configs/quickstart.yaml", "options": OPTIONS, "vary": {LAMBDA: [0, 1e-3, 1e-1]}, "seeds": 2}
+    Path("tiny.yaml").write_text(yaml.safe_dump({name: v for name, v in (content | changes).items() if v is not None}))
+    if not Path("configs").exists():
+        Path("configs").symlink_to(CONFIGS)
+    return ["sweep", "--config", "tiny.yaml", "--threads", "1"]
+
+
+def table(folder: Path = STUDY) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_a_study_from_its_config_to_its_report(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*write(), "--workers", "2"])
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"study: {STUDY}"
+    assert out[-1] == str(STUDY / "report.html")
+    assert "weight_decay=" in out[-2]
+    rows = table()
+    assert [(row["arm"], row["seed"]) for row in rows] == [
+        (f"weight_decay={value}", str(seed)) for value in ("0", "0.001", "0.1") for seed in (0, 1)
+    ]
+    page = (STUDY / "report.html").read_text()
+    assert out[-2].split(":")[0] in page
+    assert "http://" not in page.split("</script>")[-1]
+    assert (STUDY / "figure.png").read_bytes().startswith(b"\x89PNG")
+    tested = {row["arm"] for row in rows if row["test_accuracy"]}
+    assert len(tested) <= 2
+    assert "weight_decay=0" in tested
+    # What the table says is what the runs' own files say.
+    for row in rows:
+        folder = Path(row["folder"])
+        kept = json.loads((folder / "result.json").read_text())
+        assert float(row["val_accuracy"]) == kept["last"]["val_accuracy"]
+        assert yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"] == int(row["seed"])
+
+    # Asked for again, nothing is trained; the report is made anew.
+    log = (STUDY / "log.csv").read_text()
+    main(write())
+    assert (STUDY / "log.csv").read_text() == log
+    assert table() == rows
+    (STUDY / "report.html").unlink()
+    main(["report", str(STUDY)])
+    assert capsys.readouterr().out.splitlines()[-2] == out[-2]
+    assert (STUDY / "report.html").is_file()
+
+
+def test_a_trial_is_the_fit_one_could_type() -> None:
+    main(write(vary={LAMBDA: [1e-3]}, seeds=1))
+    (run,) = (STUDY / "final").glob("*/*")
+    typed = [f"--{option}={value}" for option, value in OPTIONS.items()]
+    typed += [f"--{LAMBDA}=1e-3", "--seed_everything=0"]
+    main(["fit", "--config", "configs/quickstart.yaml", *typed])
+    ours, theirs = (results.read_rows(folder) for folder in (run, Path("runs/quickstart/version_0")))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine | {"seconds": 0} == pytest.approx(other | {"seconds": 0}, rel=1e-3, abs=1e-6)
+
+
+def test_dry_run_lists_the_trials_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    command = write()
+    before = sorted(Path().iterdir())
+    main([*command, "--dry-run"])
+    out = capsys.readouterr().out.splitlines()
+    assert sum(" seed " in line for line in out) == 6
+    assert "6 trials of 8 steps" in out[-2]
+    assert "MB of disk" in out[-1]
+    assert sorted(Path().iterdir()) == before
+
+
+def test_a_failing_trial_does_not_end_the_study(capsys: pytest.CaptureFixture[str]) -> None:
+    # A learning rate that diverges at once.
+    arms = {"none": {LAMBDA: 0}, "wild": {"model.optimizer.lr": 1e20}}
+    main(write(vary=None, arms=arms, seeds=1))
+    out = capsys.readouterr().out
+    assert "wild seed 0: failed: training diverged" in out
+    assert "failed: wild seed 0: training diverged" in out
+    assert [row["arm"] for row in table()] == ["none"]
+    assert "training diverged" in (STUDY / "final" / "wild" / "seed_0" / "log.txt").read_text()
+
+
+def test_when_all_fail_there_is_no_report(refused: Refused) -> None:
+    command = write(options={**OPTIONS, "model.optimizer.lr": 1e20}, seeds=1)
+    with pytest.raises(SystemExit) as exit_:
+        main(command)
+    assert exit_.value.code == 2
+
+
+def test_tuned_arms_go_on_with_fresh_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    arms = {"none": {LAMBDA: 0}, "wd": {LAMBDA: [0, 1e-3, 1e-2]}}
+    main(write(vary=None, arms=arms, seeds=2, baseline="none"))
+    rows = table()
+    assert {row["stage"] for row in rows} == {"search", "final"}
+    assert {row["seed"] for row in rows if row["stage"] == "search"} == {"0"}
+    assert {row["seed"] for row in rows if row["stage"] == "final"} == {"1", "2"}
+    assert len({row["arm"] for row in rows if row["stage"] == "final"}) == 2
+    assert "chosen by a search and trained again with fresh seeds" in (STUDY / "report.html").read_text()
+
+
+@pytest.mark.parametrize("search", ["tpe", "halving"])
+def test_adaptive_searches(search: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("optuna")
+    options = {**OPTIONS, "trainer.max_epochs": 9 if search == "halving" else 1}
+    values = [0, 1e-4, 1e-3, 1e-2, 1e-1]
+    command = write(search=search, proposals=4, options=options, vary={LAMBDA: values}, seeds=2)
+    main(command)
+    searched = [row for row in table() if row["stage"] == "search"]
+    final = [row for row in table() if row["stage"] == "final"]
+    assert len(searched) == 5
+    assert {row["seed"] for row in final} == {"1", "2"}
+    assert "weight_decay=0" in {row["arm"] for row in final}
+    assert len(final) in (4, 6)
+    if search == "halving":
+        steps = sorted(int(row["steps"]) for row in searched)
+        assert steps[0] == 4, "someone was stopped at the first rung, a ninth of the epochs"
+        assert steps[-1] == 36
+    else:
+        assert len({row["arm"] for row in searched}) == 5
+    log = (STUDY / "log.csv").read_text()
+    main(command)
+    assert (STUDY / "log.csv").read_text() == log
+
+
+def test_refit_trains_on_all_images_and_tests_once(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*write(vary={LAMBDA: [0, 1e-3]}, seeds=2), "--refit"])
+    assert "refit on all training images: " in capsys.readouterr().out
+    kept = json.loads((STUDY / "refit" / "result.json").read_text())
+    assert "test_accuracy" in kept["test"]
+    assert "Digits: 1,437 images to train" in (STUDY / "refit" / "log.txt").read_text()
+    assert len(table()) == 4
+
+
+def test_report_compares_any_runs(capsys: pytest.CaptureFixture[str], refused: Refused) -> None:
+    write()
+    for name, overlay in (("plain", []), ("l1", ["--config", "configs/with/l1.yaml"])):
+        for seed in (0, 1):
+            options = [f"--{option}={value}" for option, value in OPTIONS.items()]
+            main(["fit", "--config", "configs/quickstart.yaml", *overlay, *options, f"--seed_everything={seed}"])
+        assert name
+    main(["report", "runs/quickstart", "runs/quickstart+l1", "--baseline", "quickstart", "--output", "."])
+    assert "quickstart+l1" in Path("report.html").read_text()
+    assert "there is no arm x, there are quickstart" in refused("report", "runs", "--baseline", "x")
+
+
+@pytest.mark.parametrize(
+    ("changes", "args", "message"),
+    [
+        (
+            {"vary": {"model.optimizer.weight_dekay": [0, 1]}},
+            [],
+            "unknown option weight_dekay (did you mean weight_decay",
+        ),
+        ({"vary": {LAMBDA: []}}, [], "the list is empty"),
+        ({"vary": {LAMBDA: ["a lot"]}}, [], "'a lot' is no number"),
+        ({"vary": {LAMBDA: [-1]}}, [], "λ must not be negative"),
+        ({"vary": {"model.optimizer.lr": [-1]}}, [], "arm lr=-1: "),
+        ({"varry": {}}, [], "a study has no option varry (did you mean vary"),
+        ({"base": "configs/none.yaml"}, [], "there is no config configs/none.yaml"),
+        ({"seeds": "many"}, [], "seeds"),
+        ({"search": "luck"}, [], "search: must be one of 'grid', 'halving', 'tpe', not luck"),
+        ({}, ["--data.val_size", "0"], "--data.val_size must be above 0"),
+        ({}, ["--modle.x", "1"], "unknown argument modle.x (did you mean model"),
+        ({}, ["--config", "other.yaml"], "sweep takes one --config"),
+    ],
+)
+def test_bad_studies(changes: dict[str, Any], args: list[str], message: str, refused: Refused) -> None:
+    assert message in refused(*write(**changes), *args)
+
+
+def test_a_study_is_not_mixed_with_another(refused: Refused) -> None:
+    main(write(vary={LAMBDA: [0]}, seeds=1))
+    said = refused(*write(vary={LAMBDA: [0]}, seeds=2))
+    assert "is a study with another seeds: 1, not 2" in said
+    assert "--fresh" in said
+    main([*write(vary={LAMBDA: [0]}, seeds=[5]), "--fresh"])
+    assert sorted(path.name for path in STUDY.parent.iterdir()) == ["version_0", "version_1"]
+
+
+def test_reports_over_nothing(refused: Refused) -> None:
+    assert "there is no folder absent" in refused("report", "absent")
+    Path("empty").mkdir()
+    assert "there are no finished runs with a validation in empty" in refused("report", "empty")
+
+
+def test_a_killed_study_goes_on_where_it_was() -> None:
+    command = write()
+    main(command)
+    expected = table()
+    # As if it was killed: one trial is gone, one has lost its end.
+    shutil.rmtree(STUDY / "final" / "weight_decay=0" / "seed_1")
+    (STUDY / "final" / "weight_decay=0.1" / "seed_0" / "result.json").unlink()
+    main(command)
+    assert table() == expected
