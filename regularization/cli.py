@@ -1,7 +1,6 @@
 """The commands ``fit``, ``validate`` and ``test``: LightningCLI with run folders, resuming and plain errors."""
 
 import json
-import logging
 import shutil
 import sys
 import warnings
@@ -42,6 +41,7 @@ from regularization.parser import (
     with_classes,
     with_combined,
 )
+from regularization.terminal import quieten
 
 # Imported, their classes can be named without the module's path.
 SHORT_NAMES = (averaging, networks, penalties, schedules, weight_decay)
@@ -59,7 +59,7 @@ TRAINER_DEFAULTS = {
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command in ``args``, by default the process's own; a mistake prints its lines and exits with 2."""
-    _quieten()
+    quieten()
     words = list(sys.argv[1:] if args is None else args)
     try:
         if words and words[0] in ("sweep", "report"):
@@ -299,22 +299,6 @@ class RegularizationCLI(LightningCLI):
         config.pop("trust", None)
         text: str = self._parser(self.subcommand).dump(config, skip_none=False)
         return text
-
-
-def _quieten() -> None:
-    """Keeps Lightning's announcements, which are not about the user's run, off the terminal."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Images are in memory already: worker processes would only copy them. Few batches an epoch are no mistake here.
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*number of training batches.*is smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
-    # Checkpoints are written at the end of epochs, and the order of an epoch is a function of its number.
-    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
-    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
-    # Scoring a checkpoint needs none of the callbacks that wrote it.
-    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
 
 
 def _values(args: list[str]) -> list[str]:

@@ -1,35 +1,22 @@
 """The commands ``sweep`` and ``report``."""
 
-import contextlib
 import dataclasses
-import io
 import json
-import os
 import shlex
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from regularization import runs
-from regularization.callbacks.history import duration
-from regularization.cli import RegularizationCLI
 from regularization.mistakes import Mistake, nearest
 from regularization.parser import Parser, config_paths, read_config
 from regularization.study import results, space
-from regularization.study.answer import Answer, answer
-from regularization.study.planned import Planned
-from regularization.study.report import write_report
-from regularization.study.runner import Interrupted, Runner
-from regularization.study.search import Halving, Proposals
-from regularization.study.space import Arm, Study, Trial
-from regularization.study.table import LiveTable
-
-STUDY = "study.yaml"
-REFIT = "refit"
+from regularization.study.answer import answer
+from regularization.study.plan import Plan
+from regularization.study.runner import Interrupted
+from regularization.study.space import Study
+from regularization.study.stages import REFIT, STUDY, close, run
 
 
 def sweep(args: list[str]) -> None:
@@ -47,7 +34,7 @@ def sweep(args: list[str]) -> None:
     folder = _folder(plan, Path(asked.folder), runs.run_name([place]), asked.fresh)
     with runs.held(folder):
         try:
-            _run(plan, folder, " ".join(map(shlex.quote, ["python", "-m", "regularization", "sweep", *args])))
+            run(plan, folder, " ".join(map(shlex.quote, ["python", "-m", "regularization", "sweep", *args])))
         except Interrupted as stopped:
             print(f"stopped by {stopped}; the same command goes on\n{folder}")
             raise SystemExit(128 + stopped.number) from None
@@ -73,79 +60,7 @@ def report(args: list[str]) -> None:
     if baseline is not None and baseline not in (known := {one.arm for one in final}):
         raise Mistake(f"--baseline: there is no arm {baseline}, there are {', '.join(sorted(known))}")
     place = Path(asked.output or folders[0])
-    _close(answer(final, study, baseline), found, study, place, about.get("command", ""))
-
-
-class Plan:
-    """A study with its arms, before anything is run.
-
-    Args:
-        study: What was asked.
-        arms: Its arms.
-        baseline: The arm that the others are compared with, or None.
-        common: Configs and options that all trials share.
-        asked: The options of the command.
-    """
-
-    def __init__(self, study: Study, arms: list[Arm], baseline: Arm | None, common: list[str], asked: Any) -> None:
-        self.study = study
-        self.arms = arms
-        self.baseline = baseline
-        self.common = common
-        devices = torch.cuda.device_count()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.workers = asked.workers or devices or 1
-        self.devices = devices
-        self.threads = asked.threads or max(1, cores // self.workers)
-        self.refit = asked.refit
-
-    def trials(self, stage: str, arms: Sequence[Arm], folder: Path) -> list[Trial]:
-        """The trials of a stage."""
-        seeds = self.study.seed_list() if stage == "final" else list(range(self.study.search_seeds))
-        return space.trials_of(self.study, arms, seeds, stage, self.common, folder)
-
-    def stage(self) -> str:
-        """The first one."""
-        return "search" if self.study.adaptive else "final"
-
-    def check(self) -> None:
-        """Parses every trial and makes its network, data and trainer, before the first one starts.
-
-        Raises:
-            Mistake: Naming the arm that can't be run.
-        """
-        self.first: Planned | None = None
-        for trial in self.trials(self.stage(), self.arms, Path()):
-            try:
-                planned = Planned(list(trial.args))
-            except Mistake as mistake:
-                raise Mistake(f"arm {trial.arm.name}: {mistake}") from None
-            if planned.datamodule.val_size == 0:
-                raise Mistake("a sweep chooses by held-out images: --data.val_size must be above 0")
-            self.first = self.first or planned
-            if trial.seed != self.trials(self.stage(), self.arms[:1], Path())[0].seed:
-                break  # the other seeds differ by nothing else
-
-    def describe(self) -> None:
-        """Prints the trials with their steps, and what time and disk they would take."""
-        assert self.first is not None
-        trials = self.trials(self.stage(), self.arms, Path(self.stage()))
-        for trial in trials:
-            print(f"{trial.folder.parent.parent.name}  {trial.name}  {' '.join(trial.arm.args)}")
-        steps, seconds, size = self.first.cost()
-        total = duration(seconds * len(trials) / self.workers)
-        print(f"{len(trials)} trials of {steps:,} steps, about {duration(seconds)} each and {total} in all")
-        print(
-            f"with {self.workers} workers of {self.threads} threads; about {size * len(trials) / 1e6:,.0f} MB of disk"
-        )
-        if self.study.adaptive:
-            print(f"then the finalists and the baseline with {len(self.study.seed_list())} fresh seeds")
-
-    def text(self, command: str) -> str:
-        """What makes the study what it is, as YAML."""
-        about = {"study": dataclasses.asdict(self.study), "options": self.common, "threads": self.threads}
-        named = {"baseline": None if self.baseline is None else self.baseline.name, "command": command}
-        return yaml.safe_dump(about | named, sort_keys=False, allow_unicode=True)
+    close(answer(final, study, baseline), found, study, place, about.get("command", ""))
 
 
 def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:
@@ -215,121 +130,5 @@ def _check_same(path: Path, plan: Plan) -> None:
         )
 
 
-def _run(plan: Plan, folder: Path, command: str) -> None:
-    runs.write_text(folder / STUDY, plan.text(command))
-    print(f"study: {folder}", flush=True)
-    assert plan.first is not None
-    plan.first.datamodule.prepare_data()
-    finalists = plan.arms
-    failed: dict[str, str] = {}
-    if plan.study.adaptive:
-        finalists, failed = _search(plan, folder)
-    trials = plan.trials("final", finalists, folder)
-    failed |= _train(plan, folder, trials)
-    for name, reason in failed.items():
-        print(f"failed: {name}: {reason}")
-    found = results.find([folder / "final"], plan.study.score)
-    baseline = plan.baseline.name if plan.baseline and plan.baseline in finalists else None
-    first = answer(found, plan.study, baseline)
-    _test(first, plan, trials)
-    if plan.refit:
-        _refit(plan, next(arm for arm in finalists if arm.name == first.chosen.name), folder)
-    everything = results.find([folder / "final", folder / "search"], plan.study.score)
-    found = [one for one in everything if one.stage == "final"]
-    _close(answer(found, plan.study, baseline), everything, plan.study, folder, command)
-
-
-def _train(plan: Plan, folder: Path, trials: list[Trial], judge: Callable[..., bool] | None = None) -> dict[str, str]:
-    table = LiveTable(trials)
-    with table.shown() as show:
-        return Runner(folder, plan.workers, plan.threads, plan.devices, judge, show).run(trials)
-
-
-def _search(plan: Plan, folder: Path) -> tuple[list[Arm], dict[str, str]]:
-    """Tries the arms, or those that are proposed; returns the finalists, the baseline among them, and failures."""
-    arms = list(plan.arms)
-    failed: dict[str, str] = {}
-    if plan.study.search == "tpe":
-        arms = [arm for arm in arms if arm.unregularized]
-        proposals = Proposals(plan.study, folder)
-        proposed: list[Arm] = []
-        while len(proposed) < plan.study.proposals:
-            batch = [proposals.next() for _ in range(min(plan.workers, plan.study.proposals - len(proposed)))]
-            failed |= _train(plan, folder, plan.trials("search", batch, folder))
-            for arm in batch:
-                proposals.tell(len(proposed), _score(plan, folder, arm))
-                proposed.append(arm)
-        arms += {arm.name: arm for arm in proposed}.values()
-    trials = plan.trials("search", arms, folder)
-    judge = None
-    if plan.study.search == "halving":
-        assert plan.first is not None
-        judge = Halving(plan.first.trainer.max_epochs or 1, [trial for trial in trials if trial.done])
-    failed |= _train(plan, folder, trials, judge)
-    return _finalists(plan, folder, arms), failed
-
-
-def _score(plan: Plan, folder: Path, arm: Arm) -> float | None:
-    """Mean validation accuracy of an arm in the search; None when it failed or was stopped early."""
-    found = [results.read(trial.folder, plan.study.score) for trial in plan.trials("search", [arm], folder)]
-    scores = [one.accuracy for one in found if one is not None and not one.pruned]
-    return sum(scores) / len(scores) if len(scores) == len(found) else None
-
-
-def _finalists(plan: Plan, folder: Path, arms: list[Arm]) -> list[Arm]:
-    """The best value of each tuned arm, or the best arms; with the baseline, in the order of the arms."""
-    scores = {arm.name: score for arm in arms if (score := _score(plan, folder, arm)) is not None}
-    if not scores:
-        raise Mistake(f"no trial of the search came to its end; see {folder}/search/*/*/log.txt")
-    ranked = sorted((arm for arm in arms if arm.name in scores), key=lambda arm: -scores[arm.name])
-    if plan.study.arms:
-        best: dict[str, Arm] = {}
-        for arm in ranked:
-            best.setdefault(arm.group, arm)
-        chosen = list(best.values())
-    else:
-        chosen = ranked[: plan.study.finalists]
-    if plan.baseline is not None and plan.baseline not in chosen:
-        group = [arm for arm in chosen if arm.group == plan.baseline.group]
-        plan.baseline = group[0] if group else plan.baseline
-        chosen += [] if group else [plan.baseline]
-    order = sorted(arms, key=lambda arm: list(arm.values.values())) if plan.study.axis else arms
-    return [arm for arm in order if arm in chosen]
-
-
-def _test(found: Answer, plan: Plan, trials: list[Trial]) -> None:
-    """Scores the test images, once: with the chosen arm and the baseline."""
-    named = {found.chosen.name, found.baseline.name if found.baseline else found.chosen.name}
-    torch.set_num_threads(plan.threads)
-    for trial in trials:
-        result = results.read(trial.folder, plan.study.score)
-        if trial.arm.name in named and result is not None and result.test_accuracy is None:
-            with contextlib.redirect_stdout(io.StringIO()):
-                RegularizationCLI(["test", f"--ckpt_path={plan.study.score}", *trial.args[1:]], run=trial.folder)
-
-
-def _refit(plan: Plan, arm: Arm, folder: Path) -> None:
-    """Trains the chosen arm once more, on training and validation images together, and tests that network once."""
-    seed = plan.study.seed_list()[0]
-    everything = ["--data.val_size=0", "--trainer.limit_val_batches=0"]
-    trial = Trial(
-        arm, seed, REFIT, ("fit", *plan.common, *arm.args, f"--seed_everything={seed}", *everything), folder / REFIT
-    )
-    failed = _train(plan, folder, [trial])
-    if failed:
-        raise Mistake(f"the refit failed: {failed[trial.name]}")
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        RegularizationCLI(["test", "--ckpt_path=last", *trial.args[1:]], run=trial.folder)
-    print(f"refit on all training images: {said.getvalue().strip()}")
-
-
 def _is_refit(result: results.Result) -> bool:
     return result.stage == REFIT
-
-
-def _close(found: Answer, everything: list[results.Result], study: Study, folder: Path, command: str) -> None:
-    results.write_table(everything, folder / "results.csv")
-    page = write_report(found, everything, study, folder, command)
-    for remark in found.remarks:
-        print(remark)
-    print(f"{found.sentence}\n{page}", file=sys.stdout, flush=True)

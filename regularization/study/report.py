@@ -73,7 +73,7 @@ def write_report(found: Answer, everything: Sequence[Result], study: Study, fold
         versions=_versions(),
         **_pictures(found),
         **_arms(found),
-        **_trials(everything, found),
+        **_trials(everything),
     )
     runs.write_text(folder / REPORT, page)
     return folder / REPORT
@@ -124,34 +124,42 @@ def _arms(found: Answer) -> dict[str, object]:
 
 
 def _arm_cells(arm: ArmSummary, found: Answer) -> list[Cell]:
-    versus = arm.versus
-    difference = Cell("–", "")
-    p = Cell("–", "")
-    if versus is not None:
-        interval = "" if math.isnan(versus.low) else f" ({points(versus.low)} to {points(versus.high)})"
-        difference = Cell(points(versus.difference) + interval, versus.difference)
-        p = Cell("–", "") if math.isnan(versus.p) else Cell(f"{versus.p:.2g}", versus.p)
     spread = "" if math.isnan(arm.half) else f" ± {100 * arm.half:.2f}"
-    tests = [one.test_accuracy for one in arm.results if one.test_accuracy is not None]
-    test = f"{percent(sum(tests) / len(tests))}" if tests else "–"
-    if len(tests) > 1:
-        test += f" ± {100 * statistics.half_width(tests):.2f}"
     decay = sum(one.decay for one in arm.results) / len(arm.results)
     return [
         Cell(arm.name, arm.name),
         Cell(percent(arm.mean) + spread, arm.mean),
-        difference,
-        p,
+        *_compared_cells(arm),
         *_paired_cells(arm, found),
         _share(arm.average("clean_accuracy")),
         *_from_logits(arm),
         Cell(f"{arm.timescale:.3g}", arm.timescale) if arm.timescale else Cell("–", ""),
         Cell(f"{decay:.2g}", decay),
-        Cell(test, sum(tests) / len(tests) if tests else ""),
-        Cell(str(len(arm.results)), len(arm.results)),
-        Cell(f"{sum(one.steps for one in arm.results):,}", sum(one.steps for one in arm.results)),
-        Cell(f"{sum(one.seconds for one in arm.results):,.0f}", sum(one.seconds for one in arm.results)),
+        _tested(arm),
+        _number(len(arm.results)),
+        _number(sum(one.steps for one in arm.results)),
+        _number(round(sum(one.seconds for one in arm.results))),
     ]
+
+
+def _compared_cells(arm: ArmSummary) -> list[Cell]:
+    if arm.versus is None:
+        return [Cell("–", "")] * 2
+    interval = "" if math.isnan(arm.versus.low) else f" ({points(arm.versus.low)} to {points(arm.versus.high)})"
+    p = Cell("–", "") if math.isnan(arm.versus.p) else Cell(f"{arm.versus.p:.2g}", arm.versus.p)
+    return [Cell(points(arm.versus.difference) + interval, arm.versus.difference), p]
+
+
+def _tested(arm: ArmSummary) -> Cell:
+    tests = [one.test_accuracy for one in arm.results if one.test_accuracy is not None]
+    if not tests:
+        return Cell("–", "")
+    mean = sum(tests) / len(tests)
+    return Cell(percent(mean) + (f" ± {100 * statistics.half_width(tests):.2f}" if len(tests) > 1 else ""), mean)
+
+
+def _number(value: int) -> Cell:
+    return Cell(f"{value:,}", value)
 
 
 def _paired_cells(arm: ArmSummary, found: Answer) -> list[Cell]:
@@ -199,7 +207,7 @@ def _pictures(found: Answer) -> dict[str, object]:
     return {"fixed": fixed, "broken": broken, "images_note": note}
 
 
-def _trials(everything: Sequence[Result], found: Answer) -> dict[str, object]:
+def _trials(everything: Sequence[Result]) -> dict[str, object]:
     columns = [
         "arm",
         "seed",
@@ -211,25 +219,26 @@ def _trials(everything: Sequence[Result], found: Answer) -> dict[str, object]:
         "test accuracy",
     ]
     columns += ["epochs", "steps", "seconds", "folder"]
-    rows = []
-    for one in everything:
-        test = _share(math.nan if one.test_accuracy is None else one.test_accuracy)
-        cells = [
-            Cell(one.arm, one.arm),
-            Cell(str(one.seed), one.seed),
-            Cell(one.stage + (" (stopped early)" if one.pruned else ""), one.stage),
-            _share(one.accuracy),
-            Cell(f"{one.row.get('val_loss', math.nan):.4f}", one.row.get("val_loss", "")),
-            _share(one.row.get("clean_accuracy", math.nan)),
-            _share(one.row.get("gap_accuracy", math.nan)),
-            test,
-            Cell(str(len(one.rows)), len(one.rows)),
-            Cell(f"{one.steps:,}", one.steps),
-            Cell(f"{one.seconds:,.1f}", one.seconds),
-            Cell(str(one.folder), str(one.folder)),
-        ]
-        rows.append(TableRow(cells))
+    rows = [TableRow(_trial_cells(one)) for one in everything]
     return {"trial_columns": columns, "trial_rows": rows}
+
+
+def _trial_cells(one: Result) -> list[Cell]:
+    loss = one.row.get("val_loss", math.nan)
+    return [
+        Cell(one.arm, one.arm),
+        _number(one.seed),
+        Cell(one.stage + (" (stopped early)" if one.pruned else ""), one.stage),
+        _share(one.accuracy),
+        Cell("–", "") if math.isnan(loss) else Cell(f"{loss:.4f}", loss),
+        _share(one.row.get("clean_accuracy", math.nan)),
+        _share(one.row.get("gap_accuracy", math.nan)),
+        _share(math.nan if one.test_accuracy is None else one.test_accuracy),
+        _number(len(one.rows)),
+        _number(one.steps),
+        Cell(f"{one.seconds:,.1f}", one.seconds),
+        Cell(str(one.folder), str(one.folder)),
+    ]
 
 
 def _speaks_for(study: Study, found: Answer) -> str:

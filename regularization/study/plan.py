@@ -1,0 +1,88 @@
+"""The plan of a study: its arms and trials, all parsed before the first one starts."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from regularization.callbacks.history import duration
+from regularization.mistakes import Mistake
+from regularization.study import space
+from regularization.study.planned import Planned
+from regularization.study.space import Arm, Study, Trial
+
+
+class Plan:
+    """A study with its arms, before anything is run.
+
+    Args:
+        study: What was asked.
+        arms: Its arms.
+        baseline: The arm that the others are compared with, or None.
+        common: Configs and options that all trials share.
+        asked: The options of the command.
+    """
+
+    def __init__(self, study: Study, arms: list[Arm], baseline: Arm | None, common: list[str], asked: Any) -> None:
+        self.study = study
+        self.arms = arms
+        self.baseline = baseline
+        self.common = common
+        devices = torch.cuda.device_count()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.workers = asked.workers or devices or 1
+        self.devices = devices
+        self.threads = asked.threads or max(1, cores // self.workers)
+        self.refit = asked.refit
+
+    def trials(self, stage: str, arms: Sequence[Arm], folder: Path) -> list[Trial]:
+        """The trials of a stage."""
+        seeds = self.study.seed_list() if stage == "final" else list(range(self.study.search_seeds))
+        return space.trials_of(self.study, arms, seeds, stage, self.common, folder)
+
+    def stage(self) -> str:
+        """The first one."""
+        return "search" if self.study.adaptive else "final"
+
+    def check(self) -> None:
+        """Parses every trial and makes its network, data and trainer, before the first one starts.
+
+        Raises:
+            Mistake: Naming the arm that can't be run.
+        """
+        self.first: Planned | None = None
+        for trial in self.trials(self.stage(), self.arms, Path()):
+            try:
+                planned = Planned(list(trial.args))
+            except Mistake as mistake:
+                raise Mistake(f"arm {trial.arm.name}: {mistake}") from None
+            if planned.datamodule.val_size == 0:
+                raise Mistake("a sweep chooses by held-out images: --data.val_size must be above 0")
+            self.first = self.first or planned
+            if trial.seed != self.trials(self.stage(), self.arms[:1], Path())[0].seed:
+                break  # the other seeds differ by nothing else
+
+    def describe(self) -> None:
+        """Prints the trials with their steps, and what time and disk they would take."""
+        assert self.first is not None
+        trials = self.trials(self.stage(), self.arms, Path(self.stage()))
+        for trial in trials:
+            print(f"{trial.folder.parent.parent.name}  {trial.name}  {' '.join(trial.arm.args)}")
+        steps, seconds, size = self.first.cost()
+        total = duration(seconds * len(trials) / self.workers)
+        print(f"{len(trials)} trials of {steps:,} steps, about {duration(seconds)} each and {total} in all")
+        print(
+            f"with {self.workers} workers of {self.threads} threads; about {size * len(trials) / 1e6:,.0f} MB of disk"
+        )
+        if self.study.adaptive:
+            print(f"then the finalists and the baseline with {len(self.study.seed_list())} fresh seeds")
+
+    def text(self, command: str) -> str:
+        """What makes the study what it is, as YAML."""
+        about = {"study": dataclasses.asdict(self.study), "options": self.common, "threads": self.threads}
+        named = {"baseline": None if self.baseline is None else self.baseline.name, "command": command}
+        return yaml.safe_dump(about | named, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,148 @@
+"""The stages of a study: search, final, test, refit, and the report at the end."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from regularization import runs
+from regularization.cli import RegularizationCLI
+from regularization.mistakes import Mistake
+from regularization.study import results
+from regularization.study.answer import Answer, answer
+from regularization.study.plan import Plan
+from regularization.study.report import write_report
+from regularization.study.runner import Runner
+from regularization.study.search import Halving, Proposals
+from regularization.study.space import Arm, Study, Trial
+from regularization.study.table import LiveTable
+
+STUDY = "study.yaml"
+REFIT = "refit"
+
+
+def run(plan: Plan, folder: Path, command: str) -> None:
+    """Runs what is not done of the study in ``folder``, and closes it; ``command`` is what was typed, for the record.
+
+    Raises:
+        Mistake: When no trial came to its end.
+    """
+    runs.write_text(folder / STUDY, plan.text(command))
+    print(f"study: {folder}", flush=True)
+    assert plan.first is not None
+    plan.first.datamodule.prepare_data()
+    finalists = plan.arms
+    failed: dict[str, str] = {}
+    if plan.study.adaptive:
+        finalists, failed = _search(plan, folder)
+        # The baseline may be a tuned arm, of which only now is known which value it has.
+        runs.write_text(folder / STUDY, plan.text(command))
+    trials = plan.trials("final", finalists, folder)
+    failed |= _train(plan, folder, trials)
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}")
+    found = results.find([folder / "final"], plan.study.score)
+    baseline = plan.baseline.name if plan.baseline and plan.baseline in finalists else None
+    first = answer(found, plan.study, baseline)
+    _test(first, plan, trials)
+    if plan.refit:
+        _refit(plan, next(arm for arm in finalists if arm.name == first.chosen.name), folder)
+    everything = results.find([folder / "final", folder / "search"], plan.study.score)
+    found = [one for one in everything if one.stage == "final"]
+    close(answer(found, plan.study, baseline), everything, plan.study, folder, command)
+
+
+def _train(plan: Plan, folder: Path, trials: list[Trial], judge: Callable[..., bool] | None = None) -> dict[str, str]:
+    table = LiveTable(trials)
+    with table.shown() as show:
+        return Runner(folder, plan.workers, plan.threads, plan.devices, judge, show).run(trials)
+
+
+def _search(plan: Plan, folder: Path) -> tuple[list[Arm], dict[str, str]]:
+    """Tries the arms, or those that are proposed; returns the finalists, the baseline among them, and failures."""
+    arms = list(plan.arms)
+    failed: dict[str, str] = {}
+    if plan.study.search == "tpe":
+        arms = [arm for arm in arms if arm.unregularized]
+        proposals = Proposals(plan.study, folder)
+        proposed: list[Arm] = []
+        while len(proposed) < plan.study.proposals:
+            batch = [proposals.next() for _ in range(min(plan.workers, plan.study.proposals - len(proposed)))]
+            failed |= _train(plan, folder, plan.trials("search", batch, folder))
+            for arm in batch:
+                proposals.tell(len(proposed), _score(plan, folder, arm))
+                proposed.append(arm)
+        arms += {arm.name: arm for arm in proposed}.values()
+    trials = plan.trials("search", arms, folder)
+    judge = None
+    if plan.study.search == "halving":
+        assert plan.first is not None
+        judge = Halving(plan.first.trainer.max_epochs or 1, [trial for trial in trials if trial.done])
+    failed |= _train(plan, folder, trials, judge)
+    return _finalists(plan, folder, arms), failed
+
+
+def _score(plan: Plan, folder: Path, arm: Arm) -> float | None:
+    """Mean validation accuracy of an arm in the search; None when it failed or was stopped early."""
+    found = [results.read(trial.folder, plan.study.score) for trial in plan.trials("search", [arm], folder)]
+    scores = [one.accuracy for one in found if one is not None and not one.pruned]
+    return sum(scores) / len(scores) if len(scores) == len(found) else None
+
+
+def _finalists(plan: Plan, folder: Path, arms: list[Arm]) -> list[Arm]:
+    """The best value of each tuned arm, or the best arms; with the baseline, in the order of the arms."""
+    scores = {arm.name: score for arm in arms if (score := _score(plan, folder, arm)) is not None}
+    if not scores:
+        raise Mistake(f"no trial of the search came to its end; see {folder}/search/*/*/log.txt")
+    ranked = sorted((arm for arm in arms if arm.name in scores), key=lambda arm: -scores[arm.name])
+    if plan.study.arms:
+        best: dict[str, Arm] = {}
+        for arm in ranked:
+            best.setdefault(arm.group, arm)
+        chosen = list(best.values())
+    else:
+        chosen = ranked[: plan.study.finalists]
+    if plan.baseline is not None and plan.baseline not in chosen:
+        group = [arm for arm in chosen if arm.group == plan.baseline.group]
+        plan.baseline = group[0] if group else plan.baseline
+        chosen += [] if group else [plan.baseline]
+    order = sorted(arms, key=lambda arm: list(arm.values.values())) if plan.study.axis else arms
+    return [arm for arm in order if arm in chosen]
+
+
+def _test(found: Answer, plan: Plan, trials: list[Trial]) -> None:
+    """Scores the test images, once: with the chosen arm and the baseline."""
+    named = {found.chosen.name, found.baseline.name if found.baseline else found.chosen.name}
+    torch.set_num_threads(plan.threads)
+    for trial in trials:
+        result = results.read(trial.folder, plan.study.score)
+        if trial.arm.name in named and result is not None and result.test_accuracy is None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                RegularizationCLI(["test", f"--ckpt_path={plan.study.score}", *trial.args[1:]], run=trial.folder)
+
+
+def _refit(plan: Plan, arm: Arm, folder: Path) -> None:
+    """Trains the chosen arm once more, on training and validation images together, and tests that network once."""
+    seed = plan.study.seed_list()[0]
+    everything = ["--data.val_size=0", "--trainer.limit_val_batches=0"]
+    trial = Trial(
+        arm, seed, REFIT, ("fit", *plan.common, *arm.args, f"--seed_everything={seed}", *everything), folder / REFIT
+    )
+    failed = _train(plan, folder, [trial])
+    if failed:
+        raise Mistake(f"the refit failed: {failed[trial.name]}")
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        RegularizationCLI(["test", "--ckpt_path=last", *trial.args[1:]], run=trial.folder)
+    print(f"refit on all training images: {said.getvalue().strip()}")
+
+
+def close(found: Answer, everything: Sequence[results.Result], study: Study, folder: Path, command: str) -> None:
+    """Writes table, report and picture, and says the sentence."""
+    results.write_table(everything, folder / "results.csv")
+    page = write_report(found, everything, study, folder, command)
+    for remark in found.remarks:
+        print(remark)
+    print(f"{found.sentence}\n{page}", file=sys.stdout, flush=True)

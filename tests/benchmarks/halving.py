@@ -1,0 +1,66 @@
+"""What successive halving saves and misses: ``python -m tests.benchmarks.halving STUDY`` for a finished grid.
+
+Runs are functions of their seed, so what a stopped trial would have shown is in the grid's own curves: the search is
+played again on them, in 20 random orders, each with one of the seeds for all arms.
+"""
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from regularization.study import results, statistics
+from regularization.study.results import Result
+from regularization.study.search import Halving
+from regularization.study.space import Arm, Trial
+
+ORDERS = 20
+
+
+def search(arms: list[Result]) -> tuple[str, int]:
+    """The arm that the search would choose from these runs, in this order, and the steps it would take."""
+    epochs = max(len(one.rows) for one in arms)
+    judge = Halving(epochs)
+    steps, left = 0, {}
+    for one in arms:
+        trial = Trial(Arm(one.arm, one.arm, {}, ()), one.seed, "search", (), Path("nowhere"))
+        last = one.rows[-1]
+        for row in one.rows:
+            if (
+                row is not one.rows[-1]
+                and "val_accuracy" in row
+                and not judge(trial, int(row["epoch"]), row["val_accuracy"])
+            ):
+                last = row
+                break
+        else:
+            left[one.arm] = one.accuracy
+        steps += int(last["step"])
+    return max(left, key=lambda name: left[name]), steps
+
+
+def main(folder: Path) -> None:
+    """Prints the share of the steps, and how often the choice lies within one standard error of the grid's best."""
+    grid = results.by_arm(results.find([folder / "final"]))
+    names = list(grid)
+    good = {
+        names[place] for place in statistics.within_one_standard_error([[o.accuracy for o in grid[n]] for n in names])
+    }
+    chance = random.Random(0)
+    shares, hits = [], []
+    for _ in range(ORDERS):
+        seed = chance.randrange(len(grid[names[0]]))
+        arms = [grid[name][seed] for name in names]
+        chance.shuffle(arms)
+        chosen, steps = search(arms)
+        shares.append(steps / sum(one.steps for one in arms))
+        hits.append(chosen in good)
+        print(f"seed {seed}: {chosen}, {shares[-1]:.0%} of the steps{'' if hits[-1] else ', missed'}")
+    print(f"within one standard error of the grid's best: {', '.join(sorted(good))}")
+    share = f"{np.mean(shares):.1%} of the grid's with one seed (most {max(shares):.0%})"
+    print(f"steps: {share}; hits: {sum(hits)} of {ORDERS}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
