@@ -1,4 +1,17 @@
-"""The fault table: each fault is done to a run for real; what the user sees, and what is kept."""
+"""The fault table: each fault is done to a run for real.
+
+| fault | what the user sees | what is kept |
+| --- | --- | --- |
+| disk full, or read-only | can't write FILE: reason (exit 2) | last.ckpt, rows so far; continued when there is room |
+| run folder gone | can't write FILE: its folder is gone (exit 2) | nothing: it is gone, and not made again |
+| SIGINT, SIGTERM | stopped by SIGINT in epoch E, step S (130, 143) | that step: continued to the same bits |
+| a second signal | nothing, at once | the last checkpoint |
+| SIGKILL (test_soak.py) | nothing | the last checkpoint: continued to the same bits |
+| last.ckpt cut short, or a bit flipped | warning: damaged; going on from best.ckpt, epoch E | an epoch before |
+| every checkpoint damaged | not a whole checkpoint, or the checksum of its part P is wrong (exit 2) | – |
+| NaN in loss, gradient, weights, validation | training diverged: what, step, lr, λ, advice (exit 2) | last good one |
+| killed after the last epoch | nothing left to train | result.json and curves are completed |
+"""
 
 import os
 import random

@@ -89,7 +89,7 @@ def answer(results: Sequence[Result], study: Study, baseline: str | None) -> Ans
         study: What was asked.
         baseline: The arm to compare with, or None.
     """
-    arms = _summaries(by_arm(results), baseline, study.paired)
+    arms = _summaries(by_arm(sorted(results, key=lambda one: _place(one, study))), baseline, study.paired)
     base = next((arm for arm in arms if arm.name == baseline), None)
     best = max(arms, key=lambda arm: arm.mean)
     alike = _alike(arms, best, ordered=study.axis is not None)
@@ -97,6 +97,14 @@ def answer(results: Sequence[Result], study: Study, baseline: str | None) -> Ans
     needed = _seeds_needed(arms, base, best, chosen)
     said = _sentence(study, base, best, chosen, alike, needed)
     return Answer(arms, base, chosen, best, alike, needed, said, _remarks(study, arms, alike))
+
+
+def _place(result: Result, study: Study) -> list[float]:
+    """What arms are ordered by: their values along the axes, or their places in the study's config."""
+    if study.vary:
+        return [float(result.values[option]) for option in study.vary]
+    names = list(study.arms)
+    return [float(names.index(result.group) if result.group in names else len(names))]
 
 
 def _summaries(runs: dict[str, list[Result]], baseline: str | None, paired: bool) -> list[ArmSummary]:

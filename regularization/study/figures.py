@@ -122,7 +122,9 @@ def forest(found: Answer) -> go.Figure:
         hovertemplate="%{y}: %{x:.2%}<extra></extra>",
     )
     if found.baseline is not None:
-        figure.add_vline(found.baseline.mean, line_dash="dash", annotation_text=found.baseline.name)
+        figure.add_vline(
+            found.baseline.mean, line_dash="dash", line_color="#8a949e", annotation_text=found.baseline.name
+        )
     figure.update_xaxes(title="validation accuracy", tickformat=".1%")
     return _laid_out(figure, height=max(320, 60 * len(arms) + 160))
 

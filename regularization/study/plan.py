@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,10 @@ class Plan:
             Mistake: Naming the arm that can't be run.
         """
         self.first: Planned | None = None
+        tries = Counter(arm.group for arm in self.arms if arm != self.baseline)
+        if self.study.arms and len(set(tries.values())) > 1:
+            said = ", ".join(f"{group} {count}" for group, count in tries.items())
+            warnings.warn(f"arms don't have an equal chance, their numbers of tries differ: {said}", stacklevel=2)
         for trial in self.trials(self.stage(), self.arms, Path()):
             try:
                 planned = Planned(list(trial.args))

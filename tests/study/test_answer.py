@@ -124,3 +124,12 @@ def test_without_a_baseline_something_is_recommended(arms: int) -> None:
     found = answer(results, Study(base="x", arms={"x": None}), None)
     assert found.chosen.name == "a"
     assert found.sentence.startswith("a is recommended: 80.50% validation accuracy")
+
+
+def test_arms_are_in_the_order_of_their_values_not_of_their_names() -> None:
+    values = [0, 1e-5, 1e-4, 1e-1]
+    results = [result for value in values[::-1] for result in made(f"{value:g}", [0.8, 0.81], values={LAMBDA: value})]
+    found = answer(sorted(results, key=lambda one: one.arm), Study(base="x", vary={LAMBDA: values}), "0")
+    assert [arm.name for arm in found.arms] == ["0", "1e-05", "0.0001", "0.1"]
+    named = made("b", [0.8, 0.81]) + made("a", [0.8, 0.81])
+    assert [arm.name for arm in answer(named, Study(base="x", arms={"b": None, "a": None}), "b").arms] == ["b", "a"]
