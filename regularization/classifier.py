@@ -5,7 +5,7 @@ import os
 from typing import Any, Literal
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class ImageClassifier(LightningModule):
         self.regularizer = Regularizer(self.network, penalties)
         self.optimization = Optimization(self.network, optimizer, lr_scheduler, decay, decay_schedule, timescale_epochs)
         self._then: resume.Settings | None = None
-        self._validated = False  # in the current epoch
+        self.validated = False  # in the current epoch
         self.config: dict[str, Any] = {}  # What the command line was asked for; it travels in the checkpoint.
         self.train_scores = Scores()
         self.val_scores = Scores(calibration=True)
@@ -84,7 +84,7 @@ class ImageClassifier(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """An epoch has no validation metrics until it was validated."""
-        self._validated = False
+        self.validated = False
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout, stochastic depth and mixing draw from a stream that is the batch's own, as order and crops do.
@@ -116,7 +116,7 @@ class ImageClassifier(LightningModule):
         self._log_epoch("train", self.train_scores)
         self.log_dict({f"penalty/{name}": value for name, value in self.regularizer.values(*self._course()).items()})
         for config in self.trainer.lr_scheduler_configs:
-            stale = str(config.monitor).startswith("val_") and not self._validated
+            stale = str(config.monitor).startswith("val_") and not self.validated
             if isinstance(config.scheduler, ReduceLROnPlateau) and not stale:
                 config.scheduler.step(self._watched(str(config.monitor)))
 
@@ -130,7 +130,7 @@ class ImageClassifier(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics."""
-        self._validated = True
+        self.validated = True
         self._log_epoch("val", self.val_scores)
 
     def on_test_epoch_end(self) -> None:
@@ -157,6 +157,7 @@ class ImageClassifier(LightningModule):
         config = LRSchedulerConfigType(scheduler=scheduler, interval=self.optimization.interval(scheduler))
         if isinstance(scheduler, ReduceLROnPlateau):
             config["monitor"] = getattr(scheduler, "monitor", "val_loss")
+            config["strict"] = False  # it is ours to look for the metric, see on_train_epoch_end
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def configure_gradient_clipping(
@@ -203,6 +204,8 @@ class ImageClassifier(LightningModule):
         epochs: Any = self.trainer.fit_loop.epoch_progress.current
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         if epochs.processed == epochs.started:
+            if self._then is not None and self.trainer.fit_loop.restarting:
+                _begin_next_epoch(self.trainer)
             if batches.ready != self.trainer.num_training_batches:
                 # An epoch that max_steps cut short, or whose batches had another size, counts as done all the same;
                 # Lightning would begin the next one where it was cut.
@@ -244,6 +247,17 @@ class ImageClassifier(LightningModule):
     def _course(self) -> tuple[float, float]:
         """(time, learning rate's share of its highest), what λ's schedules depend on."""
         return self.optimization.course(self.trainer.global_step, self.trainer.optimizers[0])
+
+
+def _begin_next_epoch(trainer: Trainer) -> None:
+    """With max_steps set, Lightning would enter the epoch that the checkpoint has finished, and end it once more."""
+    loop = trainer.fit_loop
+    for part in (loop.epoch_progress.total, loop.epoch_progress.current):
+        part.completed = part.processed  # type: ignore[attr-defined]
+    loop._restarting = False
+    loop.reset_restart_stage()
+    loop.epoch_loop.restarting = False
+    loop.epoch_loop.reset_restart_stage()
 
 
 class Scores:

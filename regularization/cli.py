@@ -1,10 +1,10 @@
 """The commands ``fit``, ``validate`` and ``test``: LightningCLI with run folders, resuming and plain errors."""
 
-import json
 import shutil
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from regularization.data.modules import ImageData
 from regularization.mistakes import Mistake, mistake_behind
 from regularization.parser import (
     Parser,
+    as_text,
     config_paths,
     data_class,
     kept_lambdas,
@@ -86,6 +87,11 @@ class RegularizationCLI(LightningCLI):
     def __init__(self, args: list[str], run: Path | None = None, callbacks: Sequence[Callback] = ()) -> None:
         self.run = run
         self._more_callbacks = callbacks
+        self._guard = ExitStack()
+        with self._guard:
+            self._start(args)
+
+    def _start(self, args: list[str]) -> None:
         super().__init__(
             ImageClassifier,
             ImageData,
@@ -142,9 +148,10 @@ class RegularizationCLI(LightningCLI):
             self.checkpoint, self.restored = checkpoints.find(asked.ckpt_path, self._newest_with)
             self.run = self.run or runs.run_of(self.checkpoint)
             if not asked.trust:
-                trust.check_names(self.restored["config"], [*trust.strings(configs), *_values(args)], self.checkpoint)
+                # What the user has named himself, in his configs or on the command line, was parsed above.
+                self._guard.enter_context(trust.guarded(trust.named(self.config)))
             place = args.index(command) + 1
-            based = [*args[:place], "--config", json.dumps(self.restored["config"]), *args[place:]]
+            based = [*args[:place], "--config", as_text(self.restored["config"]), *args[place:]]
             self.config = parser.parse_args(with_combined(based, [self.restored["config"], *configs]))
             self.config[command].ckpt_path = str(self.checkpoint)
         elif command != "fit":
@@ -171,7 +178,8 @@ class RegularizationCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Makes data, model and trainer; a value that a class of the config refuses is the user's mistake."""
         try:
-            self.config_init = self.parser.instantiate(self.config)
+            with self._guard:
+                self.config_init = self.parser.instantiate(self.config)
         except (TypeError, ValueError) as error:
             raise mistake_behind(error) or Mistake(" ".join(str(error).split())) from error
         self.datamodule = self._get(self.config_init, "data")
@@ -240,6 +248,10 @@ class RegularizationCLI(LightningCLI):
             elif (kept := self.run / runs.CHECKPOINTS / checkpoints.LAST).is_file():
                 print(f"kept: {kept}", flush=True)
             raise
+        except RuntimeError as error:
+            if "Early stopping conditioned on metric" not in str(error):
+                raise
+            raise Mistake(f"callbacks: {' '.join(str(error).split())}") from error
         except Stopped as stopped:
             where = f"{stopped} in epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
             print(f"stopped by {where}; {self._outcome()}\ncontinue: --ckpt_path last")
@@ -299,8 +311,3 @@ class RegularizationCLI(LightningCLI):
         config.pop("trust", None)
         text: str = self._parser(self.subcommand).dump(config, skip_none=False)
         return text
-
-
-def _values(args: list[str]) -> list[str]:
-    """What the arguments say, with or without the option before a =."""
-    return [*args, *(arg.partition("=")[2] for arg in args)]

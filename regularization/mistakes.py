@@ -58,6 +58,10 @@ _SAYINGS: dict[str, Callable[[re.Match[str], Sequence[str]], str]] = {
     r"Expected a typing.Literal\[(.+?)\]. Got value: (.*)": lambda found, _: (
         f"must be one of {found[1]}, not {found[2]}"
     ),
+    r"Importing '(.+?)' is not allowed": lambda found, _: (
+        f"the checkpoint wants to run {found[1]}, which belongs neither to this program nor to torch, torchvision or "
+        "timm.\nIf you trust whoever made the checkpoint, add --trust, or name the class in your own config"
+    ),
     r"Expected an? (\w+)\b(?!-| import).*?(?:Got|Given) value: (.*)": lambda found, _: (
         f"must be {found[1]}, not {found[2]}"
     ),

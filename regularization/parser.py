@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -52,11 +53,11 @@ def with_combined(args: list[str], configs: Sequence[Config]) -> list[str]:
         _merge(combined, {"model": {"penalties": model.pop("penalties", None) or {}}})
         _merge(combined, {"callbacks": config.get("callbacks") or {}})
         rest = {key: value for key, value in config.items() if key != "callbacks"} | {"model": model}
-        named[place] = ("--config=" if args[place].startswith("--config=") else "") + json.dumps(rest)
+        named[place] = ("--config=" if args[place].startswith("--config=") else "") + as_text(rest)
     if not combined or not (combined["model"]["penalties"] or combined["callbacks"]):
         return args
     end = _config_places(args)[-1] + 1
-    return [*named[:end], "--config", json.dumps(combined), *named[end:]]
+    return [*named[:end], "--config", as_text(combined), *named[end:]]
 
 
 def _check_dicts(config: Config) -> None:
@@ -102,6 +103,22 @@ def read_config(path: Path) -> Config:
     if not isinstance(content, dict):
         raise Mistake(f"{path} has no options in it: a config is lines of 'name: value'")
     return content
+
+
+def as_text(config: Config) -> str:
+    """``config`` as JSON, with YAML's names for the numbers that JSON does not have."""
+    names = {math.inf: "\0.inf", -math.inf: "\0-.inf"}
+
+    def marked(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: marked(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [marked(item) for item in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return names.get(value, "\0.nan")
+        return value
+
+    return re.sub(r'"\\u0000(-?\.(?:inf|nan))"', r"\1", json.dumps(marked(config)))
 
 
 def load_yaml(text: str) -> Any:

@@ -101,7 +101,7 @@ def test_a_disk_that_takes_nothing_more(fault: str, disk: Path, capsys: pytest.C
     with pytest.MonkeyPatch.context() as patch:
         do_at(9, strike, patch)
         said = stopped(capsys)
-    assert f"can't write {RUN}/metrics.csv: " in said
+    assert f"can't write {RUN}/" in said
     assert ("No space left on device" if fault == "full disk" else "Read-only file system") in said
     assert LAST.read_bytes() == kept[0]
     assert len(rows_of(RUN)) == 2
@@ -157,13 +157,109 @@ def test_signals_end_a_run_that_goes_on_exactly(two_threads: None, capsys: pytes
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def in_validation(number: int, patch: pytest.MonkeyPatch) -> None:
+PLATEAU = [
+    "--model.lr_scheduler",
+    "lightning.pytorch.cli.ReduceLROnPlateau",
+    "--model.lr_scheduler.monitor",
+    "val_loss",
+]
+FULL = ["--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "2"]
+
+
+@pytest.mark.parametrize(
+    ("where", "options"),
+    [
+        (17, []),  # the last batch of the first epoch: nothing of it is left
+        (16, []),
+        (20, ["--trainer.val_check_interval", "7"]),
+        (25, ["--trainer.val_check_interval", "7"]),
+        (34, ["--trainer.val_check_interval", "7"]),  # the newest validation was in the middle of this epoch
+        (4, ["--trainer.accumulate_grad_batches", "4"]),
+        (10, ["--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "3"]),
+        ("validation", ["--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "3"]),
+        (30, ["--trainer.max_steps", "31"]),
+        (20, ["--trainer.max_steps", "25", "--trainer.max_epochs", "-1"]),
+        (
+            20,
+            [
+                "--model.lr_scheduler",
+                "lightning.pytorch.cli.ReduceLROnPlateau",
+                "--model.lr_scheduler.monitor",
+                "val_loss",
+            ],
+        ),
+        (40, ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "4"]),
+        (20, ["--trainer.limit_val_batches", "0"]),
+    ],
+)
+def test_stopped_anywhere_goes_on_exactly(where: int | str, options: list[str], two_threads: None) -> None:
+    args = [*SHORT, *FULL, *options]
+    main(["fit", *args])
+    kept = [path for path in (LAST, BEST) if path.exists()]
+    expected = plain([*map(checkpoints.read, kept), rows_of(RUN)], RUN.parent)
+    shutil.rmtree(RUN)
+    with pytest.MonkeyPatch.context() as patch:
+        if isinstance(where, int):
+            do_at(where, lambda: signal.raise_signal(signal.SIGTERM), patch)
+        else:
+            in_validation(signal.SIGTERM, patch, step=1)
+        with pytest.raises(SystemExit) as exit_:
+            main(["fit", *args])
+    assert exit_.value.code == 143
+    main(["fit", *args, "--ckpt_path", "last"])
+    assert differences(plain([*map(checkpoints.read, kept), rows_of(RUN)], RUN.parent), expected) == []
+
+
+class Killed(BaseException):
+    """Nothing is written any more."""
+
+
+@pytest.mark.parametrize("limit", [["45", "--trainer.max_epochs", "-1"], ["99"]])
+def test_killed_with_max_steps(limit: list[str]) -> None:
+    args = ["fit", *SHORT, *FULL, "--trainer.max_steps", *limit]
+    main(args)
+    expected = plain(rows_of(RUN), RUN)
+    shutil.rmtree(RUN)
+
+    def kill() -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        do_at(21, kill, patch)
+        with pytest.raises(Killed):
+            main(args)
+    main([*args, "--ckpt_path", "last"])
+    assert plain(rows_of(RUN), RUN) == expected
+
+
+def test_a_run_that_was_stopped_early_is_over(capsys: pytest.CaptureFixture[str]) -> None:
+    early = ["--callbacks.es", "lightning.pytorch.callbacks.EarlyStopping", "--callbacks.es.monitor", "val_loss"]
+    early += ["--callbacks.es.patience", "1", "--callbacks.es.min_delta", "99"]
+    main(["fit", *SHORT, *early])
+    assert len(rows_of(RUN)) == 2
+    main(["fit", *SHORT, *early, "--ckpt_path", "last"])
+    assert len(rows_of(RUN)) == 2
+    assert "nothing left to train" in capsys.readouterr().out
+    main(["fit", *SHORT, *early, "--callbacks.es.patience", "2", "--ckpt_path", "last"])
+    assert len(rows_of(RUN)) == 3
+    early[3] = "val_los"
+    assert "callbacks: Early stopping conditioned on metric `val_los`" in stopped(capsys, *early)
+
+
+def test_numbers_that_json_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("endless.yaml").write_text("trainer: {gradient_clip_val: .inf}")
+    main(["fit", *SHORT, "--config", "endless.yaml"])
+    (last,) = Path("runs").rglob("last.ckpt")
+    main(["validate", "--ckpt_path", str(last)])
+
+
+def in_validation(number: int, patch: pytest.MonkeyPatch, step: int = 12) -> None:
     validate = ImageClassifier.validation_step
 
-    def disturbed(self: ImageClassifier, batch: Any, batch_idx: int) -> None:
-        if self.trainer.global_step == 12 and batch_idx == 1:
+    def disturbed(self: ImageClassifier, batch: Any, batch_idx: int) -> Any:
+        if self.trainer.global_step == step and batch_idx == 1:
             signal.raise_signal(number)
-        validate(self, batch, batch_idx)
+        return validate(self, batch, batch_idx)
 
     patch.setattr(ImageClassifier, "validation_step", disturbed)
 
@@ -258,10 +354,10 @@ def test_divergence(
                 first.data[0] = float("inf")
         return loss
 
-    def spoiled_validation(self: ImageClassifier, *args: Any) -> None:
+    def spoiled_validation(self: ImageClassifier, *args: Any) -> Any:
         if option == "validation" and self.trainer.global_step == 8:
             next(self.network.parameters()).data[0] = float("nan")
-        validate(self, *args)
+        return validate(self, *args)
 
     monkeypatch.setattr(ImageClassifier, "training_step", spoiled)
     monkeypatch.setattr(ImageClassifier, "validation_step", spoiled_validation)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from regularization.classifier import ImageClassifier
+from regularization.data.modules import ImageData
 from regularization.invariance import scale_invariant
 from regularization.penalties import L2, GroupLasso, MaxNorm
 from regularization.weight_decay import kind
@@ -127,7 +128,10 @@ def warnings_of(lines: list[Line], classifier: ImageClassifier, planned: float |
 
 
 def _measure(trainer: Trainer, classifier: ImageClassifier) -> dict[str, Tensor]:
-    batch = next(iter(trainer.train_dataloader))  # type: ignore[arg-type]
+    data = getattr(trainer, "datamodule", None)
+    # Not the training batches: in a run that is continued, few of the epoch's may be left.
+    loader: Any = data.clean_dataloader() if isinstance(data, ImageData) else trainer.train_dataloader
+    batch = next(iter(loader))
     batch = [part[:SAMPLE] for part in batch]
     images, labels = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
     return scale_invariant(classifier.network, images.to(classifier.dtype), labels) if len(labels) >= 8 else {}

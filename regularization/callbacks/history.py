@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
@@ -14,6 +15,7 @@ from regularization.classifier import ImageClassifier
 from regularization.runs import METRICS, add_result, write_text
 
 Row = dict[str, float]
+VALIDATION = ("val_", "clean_")
 FIRST = ["epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"]
 
 
@@ -33,6 +35,7 @@ class History(Checkpoint):
         self.rows: list[Row] = []
         self.started = False
         self._validated = False
+        self._seen: Row = {}
         self._lr = float("nan")
         self._epoch_started = self._run_started = 0.0
         self._first_epoch = 0
@@ -40,11 +43,16 @@ class History(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         """The rows, as plain numbers, and what is known of the next one."""
         seconds = round(time.perf_counter() - self._epoch_started, 3)
-        return {"rows": [dict(row) for row in self.rows], "epoch": {"lr": self._lr, "seconds": seconds}}
+        return {
+            "rows": [dict(row) for row in self.rows],
+            "epoch": {"lr": self._lr, "seconds": seconds, "validation": dict(self._seen), "validated": self._validated},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the checkpoint's rows back; an epoch that was begun goes on with its clock."""
         self.rows = [dict(row) for row in state_dict["rows"]]
+        self._seen = dict(state_dict["epoch"]["validation"])
+        self._validated = state_dict["epoch"]["validated"]
         self._lr = state_dict["epoch"]["lr"]
         self._epoch_started = time.perf_counter() - state_dict["epoch"]["seconds"]
 
@@ -53,6 +61,12 @@ class History(Checkpoint):
         self.started = True
         self._run_started = time.perf_counter()
         self._first_epoch = trainer.current_epoch
+        if self._seen:
+            # Whoever watches a metric sees the newest one until the next validation.
+            restored = {name: torch.tensor(value) for name, value in self._seen.items()}
+            trainer._logger_connector._callback_metrics.update(restored)
+        assert isinstance(pl_module, ImageClassifier)
+        pl_module.validated = self._validated
         if self.rows and trainer.is_global_zero:
             self._write()
 
@@ -63,17 +77,18 @@ class History(Checkpoint):
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that the epoch has validation metrics."""
+        """Notes that the epoch has validation metrics, and which."""
         self._validated = True
+        self._seen = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(VALIDATION)
+        }
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the epoch's row, writes the file, prints the line."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if not self._validated:
             # Lightning keeps the values of the last validation, which may be some epochs ago.
-            metrics = {
-                name: value for name, value in metrics.items() if not name.startswith(("val_", "clean_", "gap_"))
-            }
+            metrics = {name: value for name, value in metrics.items() if not name.startswith((*VALIDATION, "gap_"))}
         seconds = round(time.perf_counter() - self._epoch_started, 3)
         row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics}
         self.rows.append(row | {"lr": self._lr, "seconds": seconds})

@@ -36,7 +36,7 @@ class Logits(Callback):
         """Keeps the batch's logits, on the device."""
         self._parts.append(outputs.half())
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the epoch's checkpoint: whoever has that one has these too."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self._parts and trainer.is_global_zero and isinstance(data, ImageData) and data.val_set is not None:

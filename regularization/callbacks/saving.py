@@ -35,11 +35,14 @@ class Best(ModelCheckpoint):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the best score; Lightning drops it when the folder's path is not the one of before."""
+        """Restores the scores; Lightning drops them when the folder's path is not the one of before."""
+        self.current_score = state_dict["current_score"]
+        if not state_dict["best_model_path"]:
+            return super().load_state_dict(state_dict | {"dirpath": self.dirpath})
         path = str(Path(str(self.dirpath)) / BEST)
         score = state_dict["best_model_score"] if Path(path).is_file() else None
         here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
-        super().load_state_dict(state_dict | here | {"best_k_models": {} if score is None else {path: score}})
+        return super().load_state_dict(state_dict | here | {"best_k_models": {} if score is None else {path: score}})
 
 
 class Last(Checkpoint):
@@ -60,11 +63,15 @@ class Last(Checkpoint):
         self._steps = steps
         self._signal: int | None = None
         self._before_validation = self._current = False
-        self._written = 0.0
+        self._written, self._step = 0.0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens to signals, whose former handlers Lightning puts back when it is done."""
-        self._written = time.monotonic()
+        self._written, self._step = time.monotonic(), trainer.global_step
+        if trainer.received_sigterm:
+            # It came before there was anything to write.
+            self._signal = signal.SIGTERM
+            trainer._signal_connector.received_sigterm = False
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._note)
@@ -80,15 +87,15 @@ class Last(Checkpoint):
             return
         assert trainer.fit_loop._data_fetcher is not None
         self._before_validation = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-        ending = loop._num_ready_batches_reached() and not self._before_validation
+        ending = loop._is_training_done and not self._before_validation
         if self._signal is not None and not ending:
             raise Stopped(self._signal)
         if not ending and not self._before_validation and self._due(trainer):
             self._write(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Leaves a validation that nobody can wait for."""
-        if self._signal is not None:
+        """Leaves a validation that nobody can wait for; not where gradients wait for the rest of their batch."""
+        if self._signal is not None and not trainer.fit_loop.epoch_loop._should_accumulate():
             raise Stopped(self._signal)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,7 +114,8 @@ class Last(Checkpoint):
             self._write(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Has a run that was stopped at a validation begin with that validation."""
+        """Has a run that was stopped at a validation begin with that validation; notes a run that is over."""
+        checkpoint["should_stop"] = trainer.should_stop
         if self._before_validation:
             progress = checkpoint["loops"]["fit_loop"]
             for counts in (progress["epoch_loop.batch_progress"][part] for part in ("total", "current")):
@@ -117,6 +125,11 @@ class Last(Checkpoint):
             for part in ("total", "current"):
                 progress["epoch_loop.val_loop.batch_progress"][part] = dict(begun)
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A run that was stopped early is over, unless something else is asked of it now."""
+        same = checkpoint["config"] == getattr(pl_module, "config", None)
+        trainer.should_stop = same and checkpoint.get("should_stop", False)
+
     def _note(self, number: int, *_: Any) -> None:
         if self._signal is not None:
             signal.signal(number, signal.SIG_DFL)
@@ -124,10 +137,10 @@ class Last(Checkpoint):
         self._signal = number
 
     def _due(self, trainer: Trainer) -> bool:
-        by_steps = self._steps is not None and trainer.global_step % self._steps == 0
+        by_steps = self._steps is not None and trainer.global_step // self._steps > self._step // self._steps
         return by_steps or time.monotonic() - self._written >= 60 * self._minutes
 
     def _write(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self._path)
         self._current = True
-        self._written = time.monotonic()
+        self._written, self._step = time.monotonic(), trainer.global_step

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger as FabricTensorBoardLogger
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -26,6 +27,14 @@ class Events(TensorBoardLogger):
         self._folder = folder
         # The writer's thread hands its errors on to whoever writes next, and would print a traceback besides.
         threading.excepthook = _without_file_errors
+
+    @property
+    def experiment(self) -> Any:
+        """The writer, made when it is first asked for."""
+        try:
+            return super().experiment
+        except OSError as error:
+            raise Mistake(f"can't write into the run folder {self._folder}: {error.strerror or error}") from error
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Hands the metrics to the writer."""

@@ -99,7 +99,11 @@ class ImageData(LightningDataModule, ABC):
         epochs: Any = self.trainer.fit_loop.epoch_progress.current
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         in_epoch = epochs.processed < epochs.started
-        done = min(batches.processed * self.batch_size, len(self.train_set[1])) if in_epoch else 0
+        done = batches.processed * self.batch_size if in_epoch else 0
+        if in_epoch and epochs.processed == self._done[0]:
+            # What was gone through before may have been counted in batches of another size.
+            done = self._done[1] + (batches.processed - self.batches_done()) * self.batch_size
+        done = min(done, len(self.train_set[1]))
         return {"epoch": epochs.processed, "images_done": done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

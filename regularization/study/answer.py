@@ -1,7 +1,7 @@
 """The answer of a study: which arm to use, what may be claimed against the baseline, and one sentence that says so."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,6 +39,11 @@ class ArmSummary:
     def accuracies(self) -> list[float]:
         """Validation accuracy by seed."""
         return [result.accuracy for result in self.results]
+
+    @property
+    def unregularized(self) -> bool:
+        """Whether it is known to have no regularization."""
+        return self.results[0].unregularized
 
     @property
     def timescale(self) -> float | None:
@@ -81,22 +86,27 @@ class Answer:
         return next(arm for arm in self.arms if arm.name == name)
 
 
-def answer(results: Sequence[Result], study: Study, baseline: str | None) -> Answer:
+def answer(
+    results: Sequence[Result], study: Study, baseline: str | None, failed: Mapping[str, list[str]] | None = None
+) -> Answer:
     """Draws the conclusions from the runs of the final.
 
     Args:
         results: Finished runs, of one arm at least.
         study: What was asked.
         baseline: The arm to compare with, or None.
+        failed: Why trials failed, by arm: an arm that can't be relied on to train is not recommended.
     """
+    failed = failed or {}
     arms = _summaries(by_arm(sorted(results, key=lambda one: _place(one, study))), baseline, study.paired)
     base = next((arm for arm in arms if arm.name == baseline), None)
-    best = max(arms, key=lambda arm: arm.mean)
-    alike = _alike(arms, best, ordered=study.axis is not None)
-    chosen = _choose(arms, best, alike, study)
-    needed = _seeds_needed(arms, base, best, chosen)
-    said = _sentence(study, base, best, chosen, alike, needed)
-    return Answer(arms, base, chosen, best, alike, needed, said, _remarks(study, arms, alike))
+    whole = [arm for arm in arms if arm.name not in failed] or arms
+    best = max(whole, key=lambda arm: arm.mean)
+    alike = _alike(whole, best, ordered=study.axis is not None)
+    chosen = _choose(whole, best, alike, study)
+    needed = None if study.paired else _seeds_needed(arms, base, chosen)
+    said = _sentence(base, chosen, alike, needed)
+    return Answer(arms, base, chosen, best, alike, needed, said, _remarks(study, arms, alike, failed))
 
 
 def _place(result: Result, study: Study) -> list[float]:
@@ -108,12 +118,10 @@ def _place(result: Result, study: Study) -> list[float]:
 
 
 def _summaries(runs: dict[str, list[Result]], baseline: str | None, paired: bool) -> list[ArmSummary]:
-    compared = (
-        {name: _compare(own, runs[baseline], paired) for name, own in runs.items() if baseline in runs}
-        if (baseline)
-        else {}
-    )
-    compared.pop(baseline or "", None)
+    others = [name for name in runs if name != baseline] if baseline in runs else []
+    # So that all the intervals together hold in 95 of 100 studies.
+    alpha = ALPHA / max(1, len(others))
+    compared = {name: _compare(runs[name], runs[baseline or ""], paired, alpha) for name in others}
     corrected = statistics.holm([one.p for one in compared.values()])
     versus = {name: replace(one, p=p) for (name, one), p in zip(compared.items(), corrected, strict=True)}
     arms = []
@@ -124,13 +132,13 @@ def _summaries(runs: dict[str, list[Result]], baseline: str | None, paired: bool
     return arms
 
 
-def _compare(own: list[Result], others: list[Result], paired: bool) -> Comparison:
+def _compare(own: list[Result], others: list[Result], paired: bool, alpha: float) -> Comparison:
     if paired:
         theirs = {result.seed: result.accuracy for result in others}
         pairs = [(result.accuracy, theirs[result.seed]) for result in own if result.seed in theirs]
         if pairs:
-            return statistics.paired(*zip(*pairs, strict=True))
-    return statistics.welch([one.accuracy for one in own], [one.accuracy for one in others])
+            return statistics.paired([one for one, _ in pairs], [other for _, other in pairs], alpha)
+    return statistics.welch([one.accuracy for one in own], [one.accuracy for one in others], alpha)
 
 
 def _effect(own: list[Result], baseline: list[Result] | None) -> str:
@@ -163,21 +171,21 @@ def _choose(arms: list[ArmSummary], best: ArmSummary, alike: list[str], study: S
         return best
     candidates = [arm for arm in arms if arm.name in alike]
     if study.choose == "strongest":
-        return candidates[-1]
+        # A longer timescale is a weaker λ.
+        return candidates[0 if study.axis.endswith("timescale_epochs") else -1]
     middle = (len(candidates) - 1) / 2
     pair = (candidates[math.floor(middle)], candidates[math.ceil(middle)])
     return max(pair, key=lambda arm: arm.mean)
 
 
-def _seeds_needed(arms: list[ArmSummary], base: ArmSummary | None, best: ArmSummary, chosen: ArmSummary) -> int | None:
-    """For the difference as it was measured; against the baseline, or between the two best arms."""
+def _seeds_needed(arms: list[ArmSummary], base: ArmSummary | None, chosen: ArmSummary) -> int | None:
+    """For the difference as it was measured, and as many comparisons; from the baseline, or between the two best."""
     pair = (chosen, base) if base is not None and base is not chosen else _leaders(arms)
     if pair is None or (pair[0].versus is not None and pair[1] is base and pair[0].versus.p < ALPHA):
         return None
     deviation = statistics.pooled_deviation([arm.accuracies for arm in pair])
-    if math.isnan(deviation):
-        return None
-    return statistics.seeds_needed(pair[0].mean - pair[1].mean, deviation)
+    comparisons = max(1, sum(arm.versus is not None for arm in arms))
+    return statistics.seeds_needed(pair[0].mean - pair[1].mean, deviation, ALPHA / comparisons)
 
 
 def _leaders(arms: list[ArmSummary]) -> tuple[ArmSummary, ArmSummary] | None:
@@ -185,35 +193,33 @@ def _leaders(arms: list[ArmSummary]) -> tuple[ArmSummary, ArmSummary] | None:
     return (ranked[0], ranked[1]) if len(ranked) > 1 else None
 
 
-def _sentence(
-    study: Study, base: ArmSummary | None, best: ArmSummary, chosen: ArmSummary, alike: list[str], needed: int | None
-) -> str:
-    what = _named(chosen)
+def _sentence(base: ArmSummary | None, chosen: ArmSummary, alike: list[str], needed: int | None) -> str:
     reached = f"{percent(chosen.mean)} validation accuracy"
     if base is None:
         others = [name for name in alike if name != chosen.name]
         apart = f"; can't be told from it: {', '.join(others)}" if others else ""
-        return f"{what} is recommended: {reached}{apart}."
+        return f"{_named(chosen)} is recommended: {reached}{apart}."
     if chosen is base:
-        return (
-            f"Regularization does not help here: {what} reaches {reached}, and no other arm was better beyond chance."
-        )
+        said = "Regularization does not help here: " if base.unregularized else ""
+        return f"{said}{_named(chosen)} reaches {reached}, and no other arm was better beyond chance."
     assert chosen.versus is not None
-    if len(chosen.results) < 2 or len(base.results) < 2:
-        return (
-            f"{what} reaches {reached}, {base.name} {percent(base.mean)}; with one seed an arm nothing can be claimed."
-        )
-    interval = f"95% interval {points(chosen.versus.low)} to {points(chosen.versus.high)}"
-    p = f"p = {chosen.versus.p:.2g}"
-    if chosen.versus.p < ALPHA:
-        verb = "helps" if chosen.versus.difference > 0 else "hurts"
-        gain = f"{points(chosen.versus.difference)} points against {base.name}"
-        return f"Regularization {verb}: {what} reaches {reached}, {gain} ({interval}, {p})."
+    if math.isnan(chosen.versus.p):
+        why = "with one seed an arm" if min(len(chosen.results), len(base.results)) < 2 else "without any spread"
+        return f"{_named(chosen)} reaches {reached}, {base.name} {percent(base.mean)}; {why} nothing can be claimed."
+    return _compared(base, chosen, chosen.versus, reached, needed)
+
+
+def _compared(base: ArmSummary, chosen: ArmSummary, versus: Comparison, reached: str, needed: int | None) -> str:
+    """What may be claimed of the chosen arm; of regularization itself only where the baseline has none."""
+    sure = f"95% interval {points(versus.low)} to {points(versus.high)}, p = {versus.p:.2g}, corrected"
+    if versus.p < ALPHA:
+        gain = f"{points(versus.difference)} points against {base.name}"
+        better = "helps" if versus.difference > 0 else "hurts"
+        said = f"Regularization {better}: " if base.unregularized and not chosen.unregularized else ""
+        return f"{said}{_named(chosen)} reaches {reached}, {gain} ({sure})."
     more = f" About {needed} seeds an arm would show a difference of this size." if needed else ""
-    gain = (
-        f"{percent(base.mean)} for {base.name} (difference {points(chosen.versus.difference)} points, {interval}, {p})"
-    )
-    return f"No effect could be shown: {what} reaches {reached} against {gain}.{more}"
+    gain = f"{percent(base.mean)} for {base.name} (difference {points(versus.difference)} points, {sure})"
+    return f"No effect could be shown: {_named(chosen)} reaches {reached} against {gain}.{more}"
 
 
 def _named(arm: ArmSummary) -> str:
@@ -221,8 +227,8 @@ def _named(arm: ArmSummary) -> str:
     return f"{arm.name} (τ = {tau:.3g} epochs)" if tau else arm.name
 
 
-def _remarks(study: Study, arms: list[ArmSummary], alike: list[str]) -> list[str]:
-    remarks = []
+def _remarks(study: Study, arms: list[ArmSummary], alike: list[str], failed: Mapping[str, list[str]]) -> list[str]:
+    remarks = [f"not recommended, {name} failed: {'; '.join(reasons)}" for name, reasons in failed.items()]
     for effect in ("hardly acts", "underfits"):
         names = [arm.name for arm in arms if arm.effect == effect]
         if names:

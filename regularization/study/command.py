@@ -57,10 +57,13 @@ def report(args: list[str]) -> None:
     found = [one for one in results.find(folders, study.score) if not _is_refit(one)]
     final = [one for one in found if one.stage == "final"] or found
     baseline = asked.baseline or about.get("baseline")
-    if baseline is not None and baseline not in (known := {one.arm for one in final}):
+    known = {one.arm for one in final}
+    if asked.baseline is None and baseline not in known:
+        baseline = None
+    if baseline is not None and baseline not in known:
         raise Mistake(f"--baseline: there is no arm {baseline}, there are {', '.join(sorted(known))}")
     place = Path(asked.output or folders[0])
-    close(answer(final, study, baseline), found, study, place, about.get("command", ""))
+    close(answer(final, study, baseline, results.failures(folders)), found, study, place, about.get("command", ""))
 
 
 def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:
@@ -117,9 +120,15 @@ def _folder(plan: Plan, root: Path, name: str, fresh: bool) -> Path:
 
 def _check_same(path: Path, plan: Plan) -> None:
     then, now = yaml.safe_load(path.read_text()), yaml.safe_load(plan.text(""))
-    for part in ("study", "options", "threads"):
+    for part in ("study", "options", "threads", "configs"):
         if then[part] == now[part]:
             continue
+        if part == "configs":
+            changed = [name for name in now[part] if then[part].get(name) != now[part][name]]
+            raise Mistake(
+                f"{path.parent} is a study with another content of {', '.join(changed)}.\n"
+                "Put it back to go on with it, or add --fresh to start another."
+            )
         what, before, after = part, then[part], now[part]
         if isinstance(before, dict):
             what = next(key for key in now[part] if before.get(key) != after[key])

@@ -1,6 +1,7 @@
 """The plan of a study: its arms and trials, all parsed before the first one starts."""
 
 import dataclasses
+import hashlib
 import os
 import warnings
 from collections import Counter
@@ -13,6 +14,7 @@ import yaml
 
 from regularization.callbacks.history import duration
 from regularization.mistakes import Mistake
+from regularization.parser import config_paths
 from regularization.study import space
 from regularization.study.planned import Planned
 from regularization.study.space import Arm, Study, Trial
@@ -68,6 +70,9 @@ class Plan:
                 raise Mistake(f"arm {trial.arm.name}: {mistake}") from None
             if planned.datamodule.val_size == 0:
                 raise Mistake("a sweep chooses by held-out images: --data.val_size must be above 0")
+            every = planned.trainer.check_val_every_n_epoch or 1
+            if self.study.score == "last" and (planned.trainer.max_epochs or every) % every:
+                raise Mistake(f"the last epoch is not validated: --trainer.max_epochs must be a multiple of {every}")
             self.first = self.first or planned
             if trial.seed != self.trials(self.stage(), self.arms[:1], Path())[0].seed:
                 break  # the other seeds differ by nothing else
@@ -90,5 +95,8 @@ class Plan:
     def text(self, command: str) -> str:
         """What makes the study what it is, as YAML."""
         about = {"study": dataclasses.asdict(self.study), "options": self.common, "threads": self.threads}
+        words = [word for arm in self.arms for word in arm.args]
+        configs = {path: path.read_bytes() for path in config_paths([*self.common, *words])}
+        about["configs"] = {str(path): hashlib.sha256(text).hexdigest()[:16] for path, text in configs.items()}
         named = {"baseline": None if self.baseline is None else self.baseline.name, "command": command}
         return yaml.safe_dump(about | named, sort_keys=False, allow_unicode=True)

@@ -248,6 +248,10 @@ def _trial_cells(one: Result) -> list[Cell]:
 
 
 def _speaks_for(study: Study, found: Answer) -> str:
+    if not study.base:
+        return (
+            "These runs were not planned as one study: the intervals take them for seeds that differ by chance alone."
+        )
     what = "initialization and the order of images"
     split = (
         ", and which images are held out: the intervals speak for training anew on other draws of these images"

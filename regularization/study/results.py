@@ -4,7 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from regularization import runs
 from regularization.mistakes import Mistake
-from regularization.study.space import TRIAL
+from regularization.study.space import FAILED, PRUNED, TRIAL, unregularized
 
 Row = dict[str, float]
 
@@ -36,6 +36,7 @@ class Result:
         timescale: τ in epochs, None where there is none.
         test_accuracy: Where it was scored.
         pruned: Whether a search stopped it early.
+        unregularized: Whether its arm is known to have no regularization.
     """
 
     arm: str
@@ -51,6 +52,7 @@ class Result:
     timescale: float | None
     test_accuracy: float | None
     pruned: bool
+    unregularized: bool = False
 
     @property
     def seconds(self) -> float:
@@ -100,14 +102,15 @@ def read(folder: Path, score: str = "last") -> Result | None:
         weight_decay=kept.get("weight_decay", math.nan),
         timescale=kept.get("timescale_epochs"),
         test_accuracy=kept.get("test", {}).get("test_accuracy"),
-        pruned=kept.get("pruned", False),
+        pruned=(folder / PRUNED).is_file(),
     )
 
 
 def _about(folder: Path) -> dict[str, Any]:
     if (folder / TRIAL).is_file():
         kept = json.loads((folder / TRIAL).read_text())
-        return {name: kept[name] for name in ("arm", "group", "values", "seed", "stage")}
+        kept.setdefault("unregularized", unregularized(kept["values"]))
+        return {name: kept[name] for name in ("arm", "group", "values", "seed", "stage", "unregularized")}
     # A run by ``fit``: its config's name is its arm.
     from regularization.parser import read_config
 
@@ -133,7 +136,42 @@ def find(folders: Iterable[Path], score: str = "last") -> list[Result]:
     results = [result for folder in found if (result := read(folder, score)) is not None]
     if not results:
         raise Mistake(f"there are no finished runs with a validation in {', '.join(map(str, folders))}")
-    return results
+    return _told_apart(results)
+
+
+def _told_apart(results: list[Result]) -> list[Result]:
+    """Runs by ``fit`` of the same name are one arm only where nothing but their seeds differs."""
+    settings: dict[str, dict[str, str]] = {}
+    keys = {}
+    for one in results:
+        if not (one.folder / TRIAL).is_file():
+            keys[one.folder] = _without_seeds(one.folder)
+            settings.setdefault(one.arm, {}).setdefault(keys[one.folder], f"{one.arm}/{one.folder.name}")
+    apart = {name: arms for name, arms in settings.items() if len(arms) > 1}
+    names = {one.folder: apart[one.arm][keys[one.folder]] for one in results if one.arm in apart and one.folder in keys}
+    return [
+        replace(one, arm=names[one.folder], group=names[one.folder]) if one.folder in names else one for one in results
+    ]
+
+
+def _without_seeds(folder: Path) -> str:
+    from regularization.parser import read_config
+
+    config = read_config(folder / runs.CONFIG)
+    config.pop("seed_everything", None)
+    for seed in ("seed", "split_seed"):
+        config["data"].get("init_args", {}).pop(seed, None)
+    return json.dumps(config, sort_keys=True, default=str)
+
+
+def failures(folders: Iterable[Path]) -> dict[str, list[str]]:
+    """Why trials of the final failed, by arm."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(path for folder in folders for path in folder.rglob(FAILED)):
+        about = _about(path.parent)
+        if about["stage"] == "final":
+            found.setdefault(about["arm"], []).append(f"seed {about['seed']}: {path.read_text().strip()}")
+    return found
 
 
 def by_arm(results: Sequence[Result]) -> dict[str, list[Result]]:

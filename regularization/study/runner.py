@@ -13,7 +13,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from regularization.study.space import Trial
+from regularization import runs
+from regularization.study.space import FAILED, Trial
 from regularization.study.worker import work
 
 # Workers are forked from a server that has imported everything and done nothing: forked from here, they would inherit
@@ -109,15 +110,18 @@ class Runner:
         return {name: one.reason for name, one in self.progress.items() if one.state == "failed"}
 
     def _serve(self, pending: list[Trial]) -> None:
-        for worker in self._workers:
-            self._assign(worker, pending)
+        for worker in list(self._workers):
+            try:
+                self._assign(worker, pending)
+            except OSError:
+                self._replace(worker, pending)
         while any(worker.trial for worker in self._workers):
             busy = [worker for worker in self._workers if worker.trial]
             for ready in wait([worker.connection for worker in busy], timeout=1):
                 worker = next(one for one in busy if one.connection is ready)
                 try:
                     self._hear(worker, worker.connection.recv(), pending)
-                except (EOFError, ConnectionResetError):
+                except (EOFError, OSError):
                     self._replace(worker, pending)
             self._show(self.progress)
 
@@ -144,6 +148,10 @@ class Runner:
         now = self.progress[trial.name]
         now.state = "done" if reason is None else "failed"
         now.reason = reason or ""
+        if reason is None:
+            (trial.folder / FAILED).unlink(missing_ok=True)
+        else:
+            runs.write_text(trial.folder / FAILED, reason + "\n")
         self._log("end" if reason is None else "failed", trial, "")
 
     def _assign(self, worker: Worker, pending: list[Trial]) -> None:
@@ -152,6 +160,8 @@ class Runner:
             worker.trial.plan()
             self.progress[worker.trial.name].state = "running"
             worker.connection.send((worker.trial, self._judge is not None))
+            if self._signal is not None and worker.process.is_alive():
+                worker.process.terminate()  # it came between, and was handed on to the others
 
     def _replace(self, worker: Worker, pending: list[Trial]) -> None:
         """A worker that died takes its trial's failure with it, and another one takes its place."""

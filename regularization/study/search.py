@@ -38,33 +38,28 @@ class Halving:
 
     Args:
         epochs: Epochs of a whole trial.
-        done: Trials that ran before, to begin with what is known.
+        known: Trials that ran before, or in part, to begin with what is known.
     """
 
-    def __init__(self, epochs: int, done: Sequence[Trial] = ()) -> None:
+    def __init__(self, epochs: int, known: Sequence[Trial] = ()) -> None:
         module = optuna()
         first = max(1, epochs // REDUCTION**2)
         pruner = module.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
         self._study = module.create_study(direction="maximize", pruner=pruner)
         self._claimed: dict[str, Any] = {}
-        self.stopped: dict[str, int] = {}
-        for trial in done:
+        for trial in known:
             for row in results.read_rows(trial.folder):
-                if not self(trial, int(row["epoch"]), row["val_accuracy"]):
-                    break
+                if row["epoch"] + 1 < epochs:
+                    self(trial, int(row["epoch"]), row.get("val_accuracy", math.nan))
 
     def __call__(self, trial: Trial, epoch: int, accuracy: float) -> bool:
-        """Whether the trial goes on after ``epoch``, counted from 0, with this validation accuracy."""
-        claimed = self._claimed.setdefault(trial.name, None) or self._study.ask()
-        self._claimed[trial.name] = claimed
-        if not math.isnan(accuracy):
-            claimed.report(accuracy, epoch + 1)
-        if not claimed.should_prune():
+        """Whether the trial goes on after ``epoch``, counted from 0; with NaN, an epoch without validation, it does."""
+        if math.isnan(accuracy):
             return True
-        self.stopped[trial.name] = epoch
-        if trial.folder.is_dir():
-            runs.add_result(trial.folder, {"pruned": True})
-        return False
+        if trial.name not in self._claimed:
+            self._claimed[trial.name] = self._study.ask()
+        self._claimed[trial.name].report(accuracy, epoch + 1)
+        return not self._claimed[trial.name].should_prune()
 
 
 class Proposals:
@@ -85,8 +80,7 @@ class Proposals:
         if len(set(positive)) < 2:
             raise Mistake(f"search tpe needs a range: two values above 0 at least for vary.{self._option}")
         self._range = module.distributions.FloatDistribution(min(positive), max(positive), log=True)
-        sampler = module.samplers.TPESampler(seed=0, constant_liar=True, n_startup_trials=5)
-        self._study = module.create_study(direction="maximize", sampler=sampler)
+        self._study = module.create_study(direction="maximize")
         self._path = folder / PROPOSALS
         self._values: list[float] = json.loads(self._path.read_text()) if self._path.is_file() else []
         self._asked: list[Any] = []
@@ -94,6 +88,9 @@ class Proposals:
     def next(self) -> Arm:
         """The next arm to try."""
         place = len(self._asked)
+        # Seeded by the place, so that a search that is started again does not draw the same numbers again.
+        sampler = optuna().samplers.TPESampler(seed=place, constant_liar=True, n_startup_trials=5)
+        self._study.sampler = sampler
         if place < len(self._values):
             self._study.enqueue_trial({self._option: self._values[place]})
         trial = self._study.ask({self._option: self._range})

@@ -13,7 +13,10 @@ from regularization import runs
 from regularization.mistakes import Mistake
 
 Values = dict[str, Any]
+# Files in a trial's folder: what it is, that a search stopped it early, why it failed.
 TRIAL = "trial.json"
+PRUNED = "stopped_early"
+FAILED = "failed.txt"
 # Options of which 0 means no regularization at all.
 _STRENGTH = re.compile(r"(^|\.)(weight_decay|strength|dropout|stochastic_depth|label_smoothing|cutout)$")
 
@@ -102,9 +105,14 @@ class Arm:
 
     @property
     def unregularized(self) -> bool:
-        """Whether every regularization that it sets is 0."""
-        strengths = [value for option, value in self.values.items() if _STRENGTH.search(option)]
-        return bool(strengths) and not any(strengths)
+        """Whether every regularization that it sets is 0; what its configs set is not known here."""
+        return "--config" not in self.args and unregularized(self.values)
+
+
+def unregularized(values: Values) -> bool:
+    """Whether the options name a regularization, and every one that they name is 0."""
+    strengths = [value for option, value in values.items() if _STRENGTH.search(option)]
+    return bool(strengths) and not any(strengths)
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,8 @@ class Trial:
     def plan(self) -> None:
         """Makes its folder, which says from then on what it is."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        about = {"arm": self.arm.name, "group": self.arm.group, "values": self.arm.values}
+        about: dict[str, Any] = {"arm": self.arm.name, "group": self.arm.group, "values": self.arm.values}
+        about |= {"unregularized": self.arm.unregularized}
         text = json.dumps({**about, "seed": self.seed, "stage": self.stage, "args": self.args}, indent=2)
         runs.write_text(self.folder / TRIAL, text + "\n")
 
@@ -160,6 +169,8 @@ def check(study: Study) -> None:
     seeds = study.seed_list()
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise Mistake(f"seeds must be a number of at least 1, or a list of different ones, not {study.seeds}")
+    if study.adaptive and isinstance(study.seeds, list) and min(seeds) < study.search_seeds:
+        raise Mistake(f"seeds: the search uses 0 to {study.search_seeds - 1}; list others, to judge on fresh ones")
     if study.search != "grid" and not study.axis:
         raise Mistake(f"search {study.search} needs vary with one option")
     if min(study.search_seeds, study.finalists, study.proposals) < 1:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from regularization.study.table import LiveTable
 
 STUDY = "study.yaml"
 REFIT = "refit"
+TESTED = "tested.json"
 
 
 def run(plan: Plan, folder: Path, command: str) -> None:
@@ -45,14 +47,23 @@ def run(plan: Plan, folder: Path, command: str) -> None:
     for name, reason in failed.items():
         print(f"failed: {name}: {reason}")
     found = results.find([folder / "final"], plan.study.score)
-    baseline = plan.baseline.name if plan.baseline and plan.baseline in finalists else None
-    first = answer(found, plan.study, baseline)
-    _test(first, plan, trials)
-    if plan.refit:
-        _refit(plan, next(arm for arm in finalists if arm.name == first.chosen.name), folder)
+    lost = results.failures([folder])
+    baseline = _baseline(plan, finalists, found)
+    first = answer(found, plan.study, baseline, lost)
+    _test(first, plan, trials, folder)
     everything = results.find([folder / "final", folder / "search"], plan.study.score)
     found = [one for one in everything if one.stage == "final"]
-    close(answer(found, plan.study, baseline), everything, plan.study, folder, command)
+    close(answer(found, plan.study, baseline, lost), everything, plan.study, folder, command)
+    if plan.refit:
+        _refit(plan, next(arm for arm in finalists if arm.name == first.chosen.name), folder)
+
+
+def _baseline(plan: Plan, finalists: list[Arm], found: Sequence[results.Result]) -> str | None:
+    """The baseline's name; with two axes the best of the arms without regularization, whatever else they differ in."""
+    if plan.study.baseline is None and len(plan.study.vary) == 2:
+        free = {name: own for name, own in results.by_arm(found).items() if own[0].unregularized}
+        return max(free, key=lambda name: sum(one.accuracy for one in free[name]) / len(free[name]), default=None)
+    return plan.baseline.name if plan.baseline is not None and plan.baseline in finalists else None
 
 
 def _train(plan: Plan, folder: Path, trials: list[Trial], judge: Callable[..., bool] | None = None) -> dict[str, str]:
@@ -71,7 +82,9 @@ def _search(plan: Plan, folder: Path) -> tuple[list[Arm], dict[str, str]]:
         proposed: list[Arm] = []
         while len(proposed) < plan.study.proposals:
             batch = [proposals.next() for _ in range(min(plan.workers, plan.study.proposals - len(proposed)))]
-            failed |= _train(plan, folder, plan.trials("search", batch, folder))
+            failed |= _train(
+                plan, folder, plan.trials("search", list({arm.name: arm for arm in batch}.values()), folder)
+            )
             for arm in batch:
                 proposals.tell(len(proposed), _score(plan, folder, arm))
                 proposed.append(arm)
@@ -80,7 +93,8 @@ def _search(plan: Plan, folder: Path) -> tuple[list[Arm], dict[str, str]]:
     judge = None
     if plan.study.search == "halving":
         assert plan.first is not None
-        judge = Halving(plan.first.trainer.max_epochs or 1, [trial for trial in trials if trial.done])
+        begun = [trial for trial in trials if (trial.folder / runs.METRICS).is_file()]
+        judge = Halving(plan.first.trainer.max_epochs or 1, begun)
     failed |= _train(plan, folder, trials, judge)
     return _finalists(plan, folder, arms), failed
 
@@ -106,16 +120,20 @@ def _finalists(plan: Plan, folder: Path, arms: list[Arm]) -> list[Arm]:
     else:
         chosen = ranked[: plan.study.finalists]
     if plan.baseline is not None and plan.baseline not in chosen:
-        group = [arm for arm in chosen if arm.group == plan.baseline.group]
+        # A baseline that was named is tuned like the others; the one without regularization stays what it is.
+        group = [arm for arm in chosen if arm.group == plan.baseline.group and plan.study.baseline is not None]
         plan.baseline = group[0] if group else plan.baseline
         chosen += [] if group else [plan.baseline]
     order = sorted(arms, key=lambda arm: list(arm.values.values())) if plan.study.axis else arms
     return [arm for arm in order if arm in chosen]
 
 
-def _test(found: Answer, plan: Plan, trials: list[Trial]) -> None:
-    """Scores the test images, once: with the chosen arm and the baseline."""
-    named = {found.chosen.name, found.baseline.name if found.baseline else found.chosen.name}
+def _test(found: Answer, plan: Plan, trials: list[Trial], folder: Path) -> None:
+    """Scores the test images, once: with the chosen arm and the baseline, and never with another arm later."""
+    named = sorted({found.chosen.name, found.baseline.name if found.baseline else found.chosen.name})
+    if not (folder / TESTED).is_file():
+        runs.write_text(folder / TESTED, json.dumps(named) + "\n")
+    named = json.loads((folder / TESTED).read_text())
     torch.set_num_threads(plan.threads)
     for trial in trials:
         result = results.read(trial.folder, plan.study.score)
@@ -127,16 +145,16 @@ def _test(found: Answer, plan: Plan, trials: list[Trial]) -> None:
 def _refit(plan: Plan, arm: Arm, folder: Path) -> None:
     """Trains the chosen arm once more, on training and validation images together, and tests that network once."""
     seed = plan.study.seed_list()[0]
-    everything = ["--data.val_size=0", "--trainer.limit_val_batches=0"]
-    trial = Trial(
-        arm, seed, REFIT, ("fit", *plan.common, *arm.args, f"--seed_everything={seed}", *everything), folder / REFIT
-    )
-    failed = _train(plan, folder, [trial])
-    if failed:
+    everything = [f"--seed_everything={seed}", "--data.val_size=0", "--trainer.limit_val_batches=0"]
+    trial = Trial(arm, seed, REFIT, ("fit", *plan.common, *arm.args, *everything), folder / REFIT / arm.name)
+    if failed := _train(plan, folder, [trial]):
         raise Mistake(f"the refit failed: {failed[trial.name]}")
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        RegularizationCLI(["test", "--ckpt_path=last", *trial.args[1:]], run=trial.folder)
-    print(f"refit on all training images: {said.getvalue().strip()}")
+    kept = json.loads((trial.folder / runs.RESULT).read_text())
+    if "test" not in kept:
+        with contextlib.redirect_stdout(io.StringIO()):
+            RegularizationCLI(["test", "--ckpt_path=last", *trial.args[1:]], run=trial.folder)
+        kept = json.loads((trial.folder / runs.RESULT).read_text())
+    print(f"refit on all training images: test accuracy {kept['test']['test_accuracy']:.4f}\n{trial.folder}")
 
 
 def close(found: Answer, everything: Sequence[results.Result], study: Study, folder: Path, command: str) -> None:

@@ -10,14 +10,14 @@ from scipy import stats
 
 Floats = Sequence[float] | NDArray[np.floating]
 Bools = NDArray[np.bool_]
-LEVEL = 0.95
-ALPHA = 1 - LEVEL
+ALPHA = 0.05
+SPREAD = 1e-12  # a standard error below it is none
 POWER = 0.8
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A difference of two means with its 95% interval and two-sided p value.
+    """A difference of two means with its interval and two-sided p value.
 
     Attributes:
         difference: Mean of the first minus mean of the second.
@@ -39,37 +39,37 @@ def standard_error(values: Floats) -> float:
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
-def half_width(values: Floats) -> float:
-    """Half of the mean's 95% t-interval; NaN for a single value."""
-    return float(stats.t.ppf(0.5 + LEVEL / 2, max(1, len(values) - 1)) * standard_error(values))
+def half_width(values: Floats, alpha: float = ALPHA) -> float:
+    """Half of the mean's t-interval at level 1 − ``alpha``; NaN for a single value."""
+    return float(stats.t.ppf(1 - alpha / 2, max(1, len(values) - 1)) * standard_error(values))
 
 
-def welch(first: Floats, second: Floats) -> Comparison:
+def welch(first: Floats, second: Floats, alpha: float = ALPHA) -> Comparison:
     """Difference of the means of two samples whose variances may differ (Welch 1947, Biometrika 34).
 
-    Without variance in either, p is 1 for equal means and else 0. With a single value in one, everything but the
-    difference is unknown (NaN).
+    Interval and p are unknown (NaN) with a single value in one, or where neither varies: that a handful of counts
+    happen to be equal is no sign of certainty.
     """
     difference = float(np.mean(first) - np.mean(second))
-    if min(len(first), len(second)) < 2:
+    if min(len(first), len(second)) < 2 or standard_error(first) + standard_error(second) < SPREAD:
         return Comparison(difference, math.nan, math.nan, math.nan)
-    if standard_error(first) == standard_error(second) == 0:
-        return Comparison(difference, difference, difference, float(difference == 0))
     test = stats.ttest_ind(first, second, equal_var=False)
-    interval = test.confidence_interval(LEVEL)
+    interval = test.confidence_interval(1 - alpha)
     return Comparison(difference, float(interval.low), float(interval.high), float(test.pvalue))
 
 
-def paired(first: Floats, second: Floats) -> Comparison:
-    """Mean of the differences pair by pair, with Student's interval and test, and the pairs' correlation."""
+def paired(first: Floats, second: Floats, alpha: float = ALPHA) -> Comparison:
+    """Mean of the differences pair by pair, with Student's interval and test, and the pairs' correlation.
+
+    Interval and p are unknown (NaN) with a single pair, or where all differences are the same.
+    """
     differences = np.asarray(first) - np.asarray(second)
-    mean, half = float(differences.mean()), half_width(differences)
-    if len(differences) < 2:
+    mean, half = float(differences.mean()), half_width(differences, alpha)
+    if len(differences) < 2 or standard_error(differences) < SPREAD:
         return Comparison(mean, math.nan, math.nan, math.nan)
     varies = bool(np.std(first) > 0 and np.std(second) > 0)
     correlation = float(np.corrcoef(first, second)[0, 1]) if varies else math.nan
-    p = float(stats.ttest_1samp(differences, 0).pvalue) if half else float(mean == 0)
-    return Comparison(mean, mean - half, mean + half, p, correlation)
+    return Comparison(mean, mean - half, mean + half, float(stats.ttest_1samp(differences, 0).pvalue), correlation)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -82,8 +82,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def power(seeds: int, difference: float, deviation: float) -> float:
-    """Chance that a two-sided t-test at 5% between two arms of ``seeds`` each shows a true ``difference``.
+def power(seeds: int, difference: float, deviation: float, alpha: float = ALPHA) -> float:
+    """Chance that a two-sided t-test at level ``alpha`` between two arms of ``seeds`` each shows a true ``difference``.
 
     From the noncentral t distribution with 2n − 2 degrees of freedom and noncentrality δ/(σ√(2/n)).
     """
@@ -91,23 +91,22 @@ def power(seeds: int, difference: float, deviation: float) -> float:
     if freedom < 1:
         return 0.0
     shift = abs(difference) / (deviation * math.sqrt(2 / seeds))
-    critical = stats.t.ppf(1 - ALPHA / 2, freedom)
+    critical = stats.t.ppf(1 - alpha / 2, freedom)
     if shift > critical + 10:
         return 1.0  # where SciPy's series no longer converges
     # The other tail is below its precision, NaN, for large shifts.
     return float(stats.nct.sf(critical, freedom, shift) + np.nan_to_num(stats.nct.cdf(-critical, freedom, shift)))
 
 
-def seeds_needed(difference: float, deviation: float, most: int = 1000) -> int | None:
-    """The smallest number of seeds an arm with power of at least 80%; None when ``most`` are too few."""
-    if deviation == 0:
-        return 2
-    if not abs(difference) > 0 or power(most, difference, deviation) < POWER:
+def seeds_needed(difference: float, deviation: float, alpha: float = ALPHA, most: int = 1000) -> int | None:
+    """The smallest number of seeds an arm with power of at least 80%; None when ``most`` are too few, or unknown."""
+    if not abs(difference) > 0 or not deviation > 0 or power(most, difference, deviation, alpha) < POWER:
         return None
     low, high = 1, most
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(middle, difference, deviation) >= POWER else (middle, high)
+        enough = power(middle, difference, deviation, alpha) >= POWER
+        low, high = (low, middle) if enough else (middle, high)
     return high
 
 

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from regularization import runs
 from regularization.mistakes import Mistake
-from regularization.study.space import Trial
+from regularization.study.space import PRUNED, Trial
 
 LOG = "log.txt"
 
@@ -29,11 +29,18 @@ class Report(Checkpoint):
     Args:
         connection: To the coordinator; messages are ``("epoch", epoch, epochs, val_accuracy)``.
         waits: Whether the coordinator answers each with whether to go on.
+        folder: The run folder, where a run that was stopped early is marked.
     """
 
-    def __init__(self, connection: Connection, waits: bool) -> None:
+    def __init__(self, connection: Connection, waits: bool, folder: Path) -> None:
         self._connection = connection
         self._waits = waits
+        self._folder = folder
+        self._validated = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that the epoch has a score."""
+        self._validated = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tells where the run begins, or goes on."""
@@ -41,10 +48,13 @@ class Report(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tells the score; a run that is not worth going on with ends as if this epoch were its last."""
-        accuracy = float(trainer.callback_metrics.get("val_accuracy", float("nan")))
+        # Lightning keeps the accuracy of the last validation, which may be some epochs ago.
+        accuracy = float(trainer.callback_metrics["val_accuracy"]) if self._validated else float("nan")
+        self._validated = False
         epochs = trainer.max_epochs or 0
         self._connection.send(("epoch", trainer.current_epoch, epochs, trainer.global_step, accuracy))
         if self._waits and trainer.current_epoch + 1 < epochs and not self._connection.recv():
+            (self._folder / PRUNED).touch()
             trainer.should_stop = True
 
 
@@ -57,7 +67,8 @@ def work(connection: Connection, threads: int, device: int | None) -> None:
         device: The one GPU to use, or None.
     """
     if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[device] if visible[0] else str(device)
     # Ctrl-C on the terminal is for the coordinator, which hands it on.
     os.setpgrp()
     _die_with_parent()
@@ -89,7 +100,7 @@ def execute(trial: Trial, connection: Connection, waits: bool) -> None:
 
     last = trial.folder / runs.CHECKPOINTS / "last.ckpt"
     args = [*trial.args, *(["--ckpt_path=last"] if last.is_file() else [])]
-    RegularizationCLI(args, run=trial.folder, callbacks=[Report(connection, waits)])
+    RegularizationCLI(args, run=trial.folder, callbacks=[Report(connection, waits, trial.folder)])
 
 
 @contextlib.contextmanager

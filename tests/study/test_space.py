@@ -105,6 +105,7 @@ def test_values_are_typed_as_the_parser_reads_them(value: Any) -> None:
         ({"seeds": [1, 1]}, "seeds must be"),
         ({"vary": {}, "arms": {"x": None}, "search": "halving"}, "search halving needs vary with one option"),
         ({"proposals": 0}, "must be at least 1"),
+        ({"search": "halving", "seeds": [0, 1]}, "seeds: the search uses 0 to 0"),
     ],
 )
 def test_what_cannot_be(changes: dict[str, Any], message: str) -> None:

@@ -46,13 +46,13 @@ def test_paired_is_scipys_and_tells_the_correlation() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_degenerate_samples() -> None:
-    assert statistics.welch([0.5, 0.5], [0.5, 0.5]).p == 1
-    assert statistics.welch([0.5, 0.5], [0.1, 0.1]).p == 0
+    # Counts that happen to be equal are no sign of certainty.
+    assert math.isnan(statistics.welch([0.5, 0.5], [0.1, 0.1]).p)
+    assert math.isnan(statistics.paired([0.5, 0.6], [0.4, 0.5]).p)
     one = statistics.welch([0.5], [0.4, 0.3])
     assert one.difference == pytest.approx(0.15)
     assert math.isnan(one.p)
     assert math.isnan(statistics.half_width([0.5]))
-    assert statistics.paired([0.5, 0.5], [0.5, 0.5]).p == 1
 
 
 def test_holm() -> None:
@@ -80,7 +80,7 @@ def test_the_number_of_seeds_is_the_smallest_and_simulation_agrees(difference: f
 def test_seeds_needed_at_its_ends() -> None:
     assert statistics.seeds_needed(0.0, 0.01) is None
     assert statistics.seeds_needed(1e-9, 0.01) is None
-    assert statistics.seeds_needed(0.5, 0.0) == 2
+    assert statistics.seeds_needed(0.5, 0.0) is None
     assert statistics.seeds_needed(0.5, 1e-9) == 2
 
 

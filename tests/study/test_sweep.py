@@ -102,6 +102,7 @@ def test_a_failing_trial_does_not_end_the_study(capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "wild seed 0: failed: training diverged" in out
     assert "failed: wild seed 0: training diverged" in out
+    assert "not recommended, wild failed: seed 0: training diverged" in out
     assert [row["arm"] for row in table()] == ["none"]
     assert "training diverged" in (STUDY / "final" / "wild" / "seed_0" / "log.txt").read_text()
 
@@ -151,9 +152,9 @@ def test_adaptive_searches(search: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_refit_trains_on_all_images_and_tests_once(capsys: pytest.CaptureFixture[str]) -> None:
     main([*write(vary={LAMBDA: [0, 1e-3]}, seeds=2), "--refit"])
     assert "refit on all training images: " in capsys.readouterr().out
-    kept = json.loads((STUDY / "refit" / "result.json").read_text())
-    assert "test_accuracy" in kept["test"]
-    assert "Digits: 1,437 images to train" in (STUDY / "refit" / "log.txt").read_text()
+    (run,) = (STUDY / "refit").iterdir()
+    assert "test_accuracy" in json.loads((run / "result.json").read_text())["test"]
+    assert "Digits: 1,437 images to train" in (run / "log.txt").read_text()
     assert len(table()) == 4
 
 
@@ -201,6 +202,42 @@ def test_a_study_is_not_mixed_with_another(refused: Refused) -> None:
     assert "--fresh" in said
     main([*write(vary={LAMBDA: [0]}, seeds=[5]), "--fresh"])
     assert sorted(path.name for path in STUDY.parent.iterdir()) == ["version_0", "version_1"]
+
+
+def test_a_config_that_was_changed_in_between_is_noticed(refused: Refused) -> None:
+    overlay = Path("mine.yaml")
+    overlay.write_text("model: {label_smoothing: 0.1}")
+    command = write(vary=None, arms={"mine": "mine.yaml"}, seeds=1)
+    main(command)
+    overlay.write_text("model: {label_smoothing: 0.2}")
+    assert "is a study with another content of mine.yaml" in refused(*command)
+
+
+def test_a_last_epoch_without_validation_is_refused(refused: Refused) -> None:
+    command = write(options={**OPTIONS, "trainer.check_val_every_n_epoch": 3})
+    assert "--trainer.max_epochs must be a multiple of 3" in refused(*command)
+
+
+def test_runs_of_one_name_with_other_options_are_other_arms(capsys: pytest.CaptureFixture[str]) -> None:
+    write()
+    options = [f"--{option}={value}" for option, value in OPTIONS.items()]
+    for strength, seed in ((0, 0), (0, 1), (0.1, 0)):
+        main(
+            [
+                "fit",
+                "--config",
+                "configs/quickstart.yaml",
+                *options,
+                f"--{LAMBDA}={strength}",
+                f"--seed_everything={seed}",
+            ]
+        )
+    main(["report", "runs/quickstart"])
+    assert [row["arm"] for row in table(Path("runs/quickstart"))] == [
+        "quickstart/version_0",
+        "quickstart/version_0",
+        "quickstart/version_2",
+    ]
 
 
 def test_reports_over_nothing(refused: Refused) -> None:
