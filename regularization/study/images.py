@@ -111,5 +111,6 @@ def _shown(data: ImageData, place: int, paired: Paired) -> Shown:
     Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, "PNG")
     label = int(images.labels[place])
     name = images.classes[label]
-    how = "in all seeds" if abs(paired.images[place]) == 1 else f"in {abs(paired.images[place]):.0%} of the seeds"
-    return Shown(f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", f"{name}, {how}")
+    share = abs(paired.images[place])
+    how = "" if share == 1 else f", in {share:.0%} of its seeds"
+    return Shown(f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", f"{name}{how}")
