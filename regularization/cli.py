@@ -47,6 +47,9 @@ from regularization.terminal import quieten
 # Imported, their classes can be named without the module's path.
 SHORT_NAMES = (averaging, networks, penalties, schedules, weight_decay)
 
+DESCRIPTION = f"""{regularization.__doc__} Besides the commands below: sweep trains the arms of a study and answers with
+a report, and report makes that page again or compares any runs; each has its own --help."""
+
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
     "devices": 1,
@@ -97,7 +100,7 @@ class RegularizationCLI(LightningCLI):
             ImageData,
             subclass_mode_data=True,
             parser_class=Parser,
-            parser_kwargs={"prog": "regularization", "description": regularization.__doc__},
+            parser_kwargs={"prog": "regularization", "description": DESCRIPTION},
             seed_everything_default=0,
             save_config_callback=None,
             auto_configure_optimizers=False,
