@@ -28,6 +28,7 @@ import pytest
 import torch
 
 from regularization import checkpoints
+from regularization.callbacks.audit import Audit
 from regularization.callbacks.divergence import Divergence
 from regularization.classifier import ImageClassifier
 from regularization.cli import main
@@ -208,6 +209,21 @@ def test_stopped_anywhere_goes_on_exactly(where: int | str, options: list[str], 
     assert exit_.value.code == 143
     main(["fit", *args, "--ckpt_path", "last"])
     assert differences(plain([*map(checkpoints.read, kept), rows_of(RUN)], RUN.parent), expected) == []
+
+
+def test_a_signal_before_the_first_step_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = Audit.on_train_start
+
+    def disturbed(self: Audit, *args: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        look(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Audit, "on_train_start", disturbed)
+        with pytest.raises(SystemExit) as exit_:
+            main(["fit", *SHORT])
+    assert exit_.value.code == 143
+    assert checkpoints.read(LAST)["global_step"] == 1
 
 
 class Killed(BaseException):
