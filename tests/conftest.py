@@ -12,6 +12,9 @@ from regularization.cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
+# Tests run in several processes, and with networks that are too small for several threads.
+torch.set_num_threads(1)
+
 Rows = list[dict[str, float]]
 
 
