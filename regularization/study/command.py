@@ -68,7 +68,8 @@ def report(args: list[str]) -> None:
 
 def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:
     """The study; the options of the command; those of ``fit``, as they were typed; and the study's config."""
-    parser = Parser(prog="regularization sweep", description=Study.__doc__)
+    about = (Study.__doc__ or "").partition("Args:")[0] + "The study itself is given by --config."
+    parser = Parser(prog="regularization sweep", description=about)
     parser.add_argument("--workers", type=int | None, default=None, help="Processes at a time; one a GPU, else one.")
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads of a worker; shared out evenly.")
     parser.add_argument("--folder", type=str, default="runs", help="Where the study's folder goes.")
