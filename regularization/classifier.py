@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import BinaryCalibrationError, MulticlassAccuracy
 
 from regularization import resume
 from regularization.data.augment import mix
@@ -23,6 +21,7 @@ from regularization.optimization import Optimization
 from regularization.penalties import Penalty
 from regularization.regularizer import Regularizer
 from regularization.schedules import StrengthSchedule
+from regularization.scores import Scores
 from regularization.weight_decay import Decay
 
 
@@ -217,12 +216,12 @@ class ImageClassifier(LightningModule):
             batches.ready = batches.started = batches.processed = data.batches_done()
         return int(batches.processed)
 
-    def _evaluate(self, scores: "Scores", images: Tensor, labels: Tensor) -> Tensor:
+    def _evaluate(self, scores: Scores, images: Tensor, labels: Tensor) -> Tensor:
         logits: Tensor = self(images)
         scores.update(functional.cross_entropy(logits, labels), logits, labels)
         return logits
 
-    def _log_epoch(self, stage: str, scores: "Scores") -> None:
+    def _log_epoch(self, stage: str, scores: Scores) -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in scores.compute().items()})
 
     def _watched(self, name: str) -> Tensor:
@@ -258,55 +257,3 @@ def _begin_next_epoch(trainer: Trainer) -> None:
     loop.reset_restart_stage()
     loop.epoch_loop.restarting = False
     loop.epoch_loop.reset_restart_stage()
-
-
-class Scores:
-    """Loss and accuracy of an epoch: sums that stay on the device, so that no step waits for them.
-
-    No nn.Module: in 16-bit precision Lightning converts a module's metrics too, and their sums would stop growing.
-
-    Args:
-        calibration: Also the expected calibration error (Guo et al. 2017, arXiv:1706.04599): the mean distance of
-            confidence and accuracy over 15 bins of confidence.
-    """
-
-    def __init__(self, calibration: bool = False) -> None:
-        # "disable": looking for NaN would make the host wait for the device at every step. In torchmetrics 1.9 it
-        # also switches weights off, so a batch's loss is entered once for each of its images.
-        self.metrics: dict[str, Metric] = {
-            "loss": MeanMetric(nan_strategy="disable"),
-            "accuracy": MulticlassAccuracy(average="micro", validate_args=False),
-        }
-        if calibration:
-            # Whether the most likely class is right, as a yes or no with the confidence as its probability.
-            self.metrics["calibration_error"] = BinaryCalibrationError(15, "l1", validate_args=False)
-        for metric in self.metrics.values():
-            metric.persistent(True)
-
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Adds a batch: its mean loss, logits ``(B, C)`` and labels ``(B,)``."""
-        for metric in self.metrics.values():
-            metric.to(labels.device)
-        self.metrics["loss"].update(loss.float().expand(len(labels)))
-        self.metrics["accuracy"].update(logits, labels)
-        if "calibration_error" in self.metrics:
-            confidence, guess = logits.float().softmax(dim=1).max(dim=1)
-            self.metrics["calibration_error"].update(confidence, (guess == labels).long())
-
-    def state_dict(self) -> dict[str, Any]:
-        """The sums so far."""
-        return {name: dict(metric.state_dict()) for name, metric in self.metrics.items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from these sums."""
-        for name, sums in state.items():
-            self.metrics[name].load_state_dict(sums)
-            # So that it may be computed though nothing more was added.
-            self.metrics[name]._update_count = 1
-
-    def compute(self) -> dict[str, Tensor]:
-        """The means over all images since the last call, which starts anew."""
-        means = {name: metric.compute() for name, metric in self.metrics.items()}
-        for metric in self.metrics.values():
-            metric.reset()
-        return means

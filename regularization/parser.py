@@ -105,6 +105,18 @@ def read_config(path: Path) -> Config:
     return content
 
 
+def find_config(name: str, place: Path) -> Path:
+    """The config ``name``, relative to the current folder, or to one that the config ``place`` lies in.
+
+    Raises:
+        Mistake: When there is none.
+    """
+    for folder in (Path(), *place.absolute().parents):
+        if (folder / name).is_file():
+            return folder / name
+    raise Mistake(f"there is no config {name}, neither here nor beside {place}")
+
+
 def as_text(config: Config) -> str:
     """``config`` as JSON, with YAML's names for the numbers that JSON does not have."""
     names = {math.inf: "\0.inf", -math.inf: "\0-.inf"}

@@ -12,9 +12,9 @@ from torch.nn import functional as F  # noqa: N812
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
 from regularization import Digits, ImageClassifier, SmallResNet, WarmupDecay
-from regularization.classifier import Scores
 from regularization.data.augment import mix
 from regularization.mistakes import Mistake
+from regularization.scores import Scores
 
 Make = Callable[..., Any]
 

@@ -12,8 +12,9 @@ from torch.optim import SGD, Optimizer
 
 from regularization.callbacks.audit import Audit
 from regularization.callbacks.history import History
-from regularization.classifier import ImageClassifier, Scores
+from regularization.classifier import ImageClassifier
 from regularization.penalties import filters
+from regularization.scores import Scores
 from regularization.weight_decay import decay_per_step, is_decoupled, momentum_gain
 
 EVERY = 100  # optimizer steps between two looks at the gradients, of which every epoch has one at least

@@ -64,7 +64,6 @@ class Answer:
         arms: All arms in their order.
         baseline: The arm compared with, or None.
         chosen: The recommendation.
-        best: The arm with the highest mean.
         alike: Names of the arms that can't be told from the best.
         seeds_needed: Seeds an arm that would tell the chosen arm from the baseline (or the two best arms apart); None
             when they were told apart, or when no number of seeds up to 1,000 would.
@@ -75,15 +74,10 @@ class Answer:
     arms: list[ArmSummary]
     baseline: ArmSummary | None
     chosen: ArmSummary
-    best: ArmSummary
     alike: list[str]
     seeds_needed: int | None
     sentence: str
     remarks: list[str]
-
-    def arm(self, name: str) -> ArmSummary:
-        """The arm of this name."""
-        return next(arm for arm in self.arms if arm.name == name)
 
 
 def answer(
@@ -106,7 +100,7 @@ def answer(
     chosen = _choose(whole, best, alike, study)
     needed = None if study.paired else _seeds_needed(arms, base, chosen)
     said = _sentence(base, chosen, alike, needed)
-    return Answer(arms, base, chosen, best, alike, needed, said, _remarks(study, arms, alike, failed))
+    return Answer(arms, base, chosen, alike, needed, said, _remarks(study, arms, alike, failed))
 
 
 def _place(result: Result, study: Study) -> list[float]:

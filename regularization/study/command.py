@@ -9,12 +9,12 @@ from typing import Any
 import yaml
 
 from regularization import runs
+from regularization.callbacks.saving import Stopped
 from regularization.mistakes import Mistake, nearest
-from regularization.parser import Parser, config_paths, read_config
+from regularization.parser import Parser, config_paths, find_config, read_config
 from regularization.study import results, space
 from regularization.study.answer import answer
 from regularization.study.plan import Plan
-from regularization.study.runner import Interrupted
 from regularization.study.space import Study
 from regularization.study.stages import REFIT, STUDY, close, run
 
@@ -25,7 +25,7 @@ def sweep(args: list[str]) -> None:
     space.check(study)
     arms = space.arms_of(study, place)
     bases = [study.base] if isinstance(study.base, str) else study.base
-    configs = [word for name in bases for word in ("--config", str(space.find_config(name, place)))]
+    configs = [word for name in bases for word in ("--config", str(find_config(name, place)))]
     common = [*configs, *space.typed(study.options), *common]
     plan = Plan(study, arms, space.baseline_of(study, arms), common, asked)
     plan.check()
@@ -35,7 +35,7 @@ def sweep(args: list[str]) -> None:
     with runs.held(folder):
         try:
             run(plan, folder, " ".join(map(shlex.quote, ["python", "-m", "regularization", "sweep", *args])))
-        except Interrupted as stopped:
+        except Stopped as stopped:
             print(f"stopped by {stopped}; the same command goes on\n{folder}")
             raise SystemExit(128 + stopped.number) from None
 

@@ -133,7 +133,7 @@ def over_epochs(found: Answer, metric: str, title: str, share: bool = True) -> g
     """Mean over seeds of a metric in each epoch, an arm a line."""
     figure = go.Figure()
     for number, arm in enumerate(found.arms):
-        epochs, means = _means([[*result.rows] for result in arm.results], metric)
+        epochs, means = _means([result.rows for result in arm.results], metric)
         if epochs:
             color = COLORS[number % len(COLORS)]
             figure.add_scatter(x=epochs, y=means, name=arm.name, mode="lines", line={"color": color})

@@ -63,7 +63,8 @@ class Plan:
         if self.study.arms and len(set(tries.values())) > 1:
             said = ", ".join(f"{group} {count}" for group, count in tries.items())
             warnings.warn(f"arms don't have an equal chance, their numbers of tries differ: {said}", stacklevel=2)
-        for trial in self.trials(self.stage(), self.arms, Path()):
+        # Seeds are in the outer loop, and differ by nothing that could be refused.
+        for trial in self.trials(self.stage(), self.arms, Path())[: len(self.arms)]:
             try:
                 planned = Planned(list(trial.args))
             except Mistake as mistake:
@@ -74,8 +75,6 @@ class Plan:
             if self.study.score == "last" and (planned.trainer.max_epochs or every) % every:
                 raise Mistake(f"the last epoch is not validated: --trainer.max_epochs must be a multiple of {every}")
             self.first = self.first or planned
-            if trial.seed != self.trials(self.stage(), self.arms[:1], Path())[0].seed:
-                break  # the other seeds differ by nothing else
 
     def describe(self) -> None:
         """Prints the trials with their steps, and what time and disk they would take."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from regularization import runs
+from regularization.callbacks.saving import Stopped
 from regularization.study.space import FAILED, Trial
 from regularization.study.worker import work
 
@@ -22,14 +23,6 @@ from regularization.study.worker import work
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["regularization.cli"])
 LOG = "log.csv"
-
-
-class Interrupted(Exception):  # noqa: N818 - asked for from outside, no error
-    """The study was asked to stop by a signal, whose number it holds."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 @dataclass
@@ -95,7 +88,7 @@ class Runner:
         """Runs those that are not done; returns the reasons of those that failed, by name.
 
         Raises:
-            Interrupted: After a SIGINT or SIGTERM, when the workers have written their checkpoints.
+            Stopped: After a SIGINT or SIGTERM, when the workers have written their checkpoints.
         """
         self.progress = {trial.name: Progress("done" if trial.done else "waiting") for trial in trials}
         pending = [trial for trial in trials if not trial.done]
@@ -106,7 +99,7 @@ class Runner:
             finally:
                 self._dismiss()
         if self._signal is not None:
-            raise Interrupted(self._signal)
+            raise Stopped(self._signal)
         return {name: one.reason for name, one in self.progress.items() if one.state == "failed"}
 
     def _serve(self, pending: list[Trial]) -> None:

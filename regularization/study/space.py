@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from regularization import runs
 from regularization.mistakes import Mistake
+from regularization.parser import find_config
 
 Values = dict[str, Any]
 # Files in a trial's folder: what it is, that a search stopped it early, why it failed.
@@ -257,18 +258,6 @@ def _text(value: Any) -> str:
         return value
     # JSON writes 0.00001 as 1e-05, which YAML 1.1 would read as text; the parser's loader does not.
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else json.dumps(value)
-
-
-def find_config(name: str, place: Path) -> Path:
-    """The config ``name``, relative to the current folder, or to one that the study's config ``place`` lies in.
-
-    Raises:
-        Mistake: When there is none.
-    """
-    for folder in (Path(), *place.absolute().parents):
-        if (folder / name).is_file():
-            return folder / name
-    raise Mistake(f"there is no config {name}, neither here nor beside {place}")
 
 
 def trials_of(

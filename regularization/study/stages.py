@@ -40,8 +40,6 @@ def run(plan: Plan, folder: Path, command: str) -> None:
     failed: dict[str, str] = {}
     if plan.study.adaptive:
         finalists, failed = _search(plan, folder)
-        # The baseline may be a tuned arm, of which only now is known which value it has.
-        runs.write_text(folder / STUDY, plan.text(command))
     trials = plan.trials("final", finalists, folder)
     failed |= _train(plan, folder, trials)
     for name, reason in failed.items():
@@ -49,6 +47,9 @@ def run(plan: Plan, folder: Path, command: str) -> None:
     found = results.find([folder / "final"], plan.study.score)
     lost = results.failures([folder])
     baseline = _baseline(plan, finalists, found)
+    # Which arm that is may be known only now; a report that is made again compares with the same one.
+    plan.baseline = next((arm for arm in finalists if arm.name == baseline), None)
+    runs.write_text(folder / STUDY, plan.text(command))
     first = answer(found, plan.study, baseline, lost)
     _test(first, plan, trials, folder)
     everything = results.find([folder / "final", folder / "search"], plan.study.score)

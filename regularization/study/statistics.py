@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import log_softmax, softmax
+from torchmetrics.functional.classification import binary_calibration_error
 
 Floats = Sequence[float] | NDArray[np.floating]
 Bools = NDArray[np.bool_]
@@ -162,24 +165,13 @@ def _redrawn(gains: NDArray[np.int8], generator: np.random.Generator) -> float:
     return float(better - worse) / len(gains)
 
 
-def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Probabilities ``(N, C)``."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponents = np.exp(shifted)
-    result: NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
-    return result
-
-
 def negative_log_likelihood(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """Mean of −log p(label), in nats."""
-    chosen = softmax(logits)[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).mean())
+    return float(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean())
 
 
 def calibration_error(logits: NDArray[np.floating], labels: NDArray[np.int64], bins: int = 15) -> float:
     """Expected calibration error: mean distance of confidence and accuracy in bins of confidence (arXiv:1706.04599)."""
-    probabilities = softmax(logits)
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    sums = np.bincount(place, right.astype(float) - confidence, bins)
-    return float(np.abs(sums).sum() / len(labels))
+    confidence = torch.from_numpy(softmax(logits.astype(np.float64), axis=1).max(axis=1))
+    right = torch.from_numpy(logits.argmax(axis=1) == labels).long()
+    return float(binary_calibration_error(confidence, right, bins))

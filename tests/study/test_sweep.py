@@ -73,6 +73,16 @@ def test_a_study_from_its_config_to_its_report(capsys: pytest.CaptureFixture[str
     assert (STUDY / "report.html").is_file()
 
 
+def test_two_axes_are_compared_with_the_best_arm_without_regularization(capsys: pytest.CaptureFixture[str]) -> None:
+    # With the smaller learning rate nothing is learned, so that its λ = 0 is no baseline.
+    main(write(vary={"model.optimizer.lr": [1e-9, 0.1], LAMBDA: [0, 1e-3]}))
+    said = capsys.readouterr().out.splitlines()[-2]
+    assert "lr=1e-09,weight_decay=0" not in said
+    assert yaml.safe_load((STUDY / "study.yaml").read_text())["baseline"] == "lr=0.1,weight_decay=0"
+    main(["report", str(STUDY)])
+    assert capsys.readouterr().out.splitlines()[-2] == said
+
+
 def test_a_trial_is_the_fit_one_could_type() -> None:
     main(write(vary={LAMBDA: [1e-3]}, seeds=1))
     (run,) = (STUDY / "final").glob("*/*")
