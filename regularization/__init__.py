@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from regularization.callbacks.averaging import EMA as EMA
     from regularization.classifier import ImageClassifier as ImageClassifier
+    from regularization.data.folder import ImageFolder as ImageFolder
     from regularization.data.modules import CIFAR10 as CIFAR10
     from regularization.data.modules import CIFAR100 as CIFAR100
     from regularization.data.modules import Digits as Digits
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
     from regularization.schedules import Steps as Steps
     from regularization.schedules import StrengthSchedule as StrengthSchedule
     from regularization.schedules import WarmupDecay as WarmupDecay
+    from regularization.trained import Trained as Trained
+    from regularization.trained import load as load
     from regularization.weight_decay import SGDW as SGDW
 
 # Public name → module. They are imported when first used: torch and lightning take seconds.
 _HOMES = {
     "EMA": "callbacks.averaging",
     "ImageClassifier": "classifier",
+    "ImageFolder": "data.folder",
     "CIFAR10": "data.modules",
     "CIFAR100": "data.modules",
     "Digits": "data.modules",
@@ -56,6 +60,8 @@ _HOMES = {
     "Steps": "schedules",
     "StrengthSchedule": "schedules",
     "WarmupDecay": "schedules",
+    "Trained": "trained",
+    "load": "trained",
     "SGDW": "weight_decay",
 }
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from regularization.data.modules import ImageData
 from regularization.mistakes import Mistake, nearest
 from regularization.optimization import Optimization
 from regularization.penalties import Penalty
+from regularization.pretrained import load_weights
 from regularization.regularizer import Regularizer
 from regularization.schedules import StrengthSchedule
 from regularization.scores import Scores
@@ -42,6 +44,7 @@ class ImageClassifier(LightningModule):
         label_smoothing: Share of the target that is spread over all classes in training (arXiv:1512.00567).
         mixing: Mixes the images and labels of a training batch: torchvision's ``v2.MixUp`` or ``v2.CutMix``.
         memory_format: How images and kernels lie in memory; channels_last is the faster one for convolutions.
+        weights: A file of weights to begin with, torchvision's or timm's for instance; the last layer may be another.
 
     Raises:
         Mistake: When a value can't be, a negative λ for instance, or a penalty's pattern matches nothing.
@@ -59,8 +62,10 @@ class ImageClassifier(LightningModule):
         label_smoothing: float = 0.0,
         mixing: nn.Module | None = None,
         memory_format: Literal["channels_last", "contiguous"] = "channels_last",
+        weights: Path | None = None,
     ) -> None:
         super().__init__()
+        self.new_tensors = load_weights(network, weights) if weights is not None else []
         self._memory_format = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
         self.network = network.to(memory_format=self._memory_format)
         self._label_smoothing = label_smoothing
@@ -177,6 +182,8 @@ class ImageClassifier(LightningModule):
         """Adds the whole config, and what it asked of the optimizer, to tell on resuming what was changed since."""
         checkpoint["config"] = self.config
         checkpoint["settings"] = self.optimization.asked
+        if isinstance(data := getattr(self.trainer, "datamodule", None), ImageData):
+            checkpoint["serving"] = data.serving()
         checkpoint["regularizer"] = self.regularizer.state_dict()
         checkpoint["train_scores"] = self.train_scores.state_dict()
 

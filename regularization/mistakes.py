@@ -46,12 +46,6 @@ _SAYINGS: dict[str, Callable[[re.Match[str], Sequence[str]], str]] = {
     r"unrecognized arguments: -*([^\s=]+)": lambda found, names: (
         f"unknown argument {found[1]}{nearest(found[1], names)}"
     ),
-    r"invalid choice: '(.+?)' \(choose from (.+)\)": lambda found, _: (
-        f"no command {found[1]}, there are {found[2]}, sweep, report"
-    ),
-    r'expected "subcommand" to be one of {(.+?)}': lambda found, _: (
-        f"name a command: {found[1]},sweep,report (--help explains them)"
-    ),
     r"module '(.+?)' has no attribute '(.+?)'": lambda found, _: (
         f"{found[1]} has no {found[2]}{nearest(found[2], dir(import_module(found[1])))}"
     ),

@@ -44,7 +44,7 @@ def test_trains_like_a_loop_written_out() -> None:
         losses, right = [], 0
         order = subset[torch.randperm(len(subset), generator=torch.Generator().manual_seed(mix(3, epoch)))]
         for index in torch.split(order, 100):
-            logits = network((images.pixels[index].float() / 255 - 0.5) / 0.5)
+            logits = network((images[index][0].float() / 255 - 0.5) / 0.5)
             loss = F.cross_entropy(logits, images.labels[index])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

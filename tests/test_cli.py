@@ -172,7 +172,7 @@ def test_overrides_without_a_config(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_config_opens_with_the_command_that_runs_it(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = config.read_text().splitlines()[0]
-    assert command == f"# python -m regularization fit --config configs/{config.name}"
+    assert command.split(" --data.root")[0] == f"# python -m regularization fit --config configs/{config.name}"
     with pytest.raises(SystemExit) as exit_:
         main(["fit", "--config", str(config), "--print_config"])
     assert exit_.value.code == 0
@@ -216,8 +216,8 @@ def test_bad_configs(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "name a command: fit,validate,test"),
-        (["fti"], "no command fti"),
+        ([], "name a command: fit, validate, test"),
+        (["fti"], "there is no command fti (did you mean fit?)"),
         (["fit", "--modle.x", "1"], "unknown argument modle.x"),
         (["fit", "--data.roott", "x"], "unknown option roott (did you mean root"),
         (["fit", "--model.optimizer", "SDG"], "no class is called SDG (did you mean SGD"),

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from regularization import cli
+from regularization import cli, experiment
 
 Config = dict[str, Any]
 
@@ -21,7 +21,7 @@ CASES = 50
 pytestmark = pytest.mark.slow
 
 
-class Parsed(cli.RegularizationCLI):
+class Parsed(experiment.Experiment):
     """Everything up to the trainer, without a run folder and without training."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
@@ -115,7 +115,7 @@ def run(config: Config, folder: Path) -> None:
 @settings(max_examples=3 * CASES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(config=VALID)
 def test_valid_configs_are_instantiated(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "RegularizationCLI", Parsed)
+    monkeypatch.setattr(experiment, "Experiment", Parsed)
     run(config, tmp_path)
 
 
@@ -123,7 +123,7 @@ def test_valid_configs_are_instantiated(config: Config, tmp_path: Path, monkeypa
 def test_mistakes_get_a_line(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "RegularizationCLI", Parsed)
+    monkeypatch.setattr(experiment, "Experiment", Parsed)
 
     @settings(max_examples=CASES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(config=VALID, mistake=MISTAKES[kind])

@@ -52,25 +52,30 @@ class Augment(nn.Module):
         crop_padding: Pixels of padding on each side, so that an image is shifted by up to that many; 0: no crop.
         cutout: Side of the blackened square in pixels; its centre is anywhere, so it may stick out. 0: none.
         seed: Seed of the draws.
+        crop: Side in pixels of the square that is cut out, at a random place; ``None`` cuts what there was before the
+            padding.
     """
 
-    def __init__(self, flip: bool = False, crop_padding: int = 0, cutout: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, flip: bool = False, crop_padding: int = 0, cutout: int = 0, seed: int = 0, crop: int | None = None
+    ) -> None:
         super().__init__()
         self.flip = flip
         self.crop_padding = crop_padding
         self.cutout = cutout
         self.seed = seed
+        self.crop = crop
 
     def forward(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Augmented ``pixels``, uint8 ``(B, 3, H, W)``, of the images at ``index``, int64 ``(B,)``, in ``epoch``."""
-        if self.flip or self.crop_padding:
+        if self.flip or self.crop_padding or self.crop:
             pixels = self._flip_and_crop(pixels, index, epoch)
         if self.cutout:
             pixels = self._cut_out(pixels, index, epoch)
         return pixels
 
     def _flip_and_crop(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
-        height, width = pixels.shape[-2:]
+        height, width = (self.crop, self.crop) if self.crop else pixels.shape[-2:]
         rows = torch.arange(height, device=pixels.device).expand(len(index), -1)
         columns = torch.arange(width, device=pixels.device).expand(len(index), -1)
         if self.flip:
@@ -78,8 +83,8 @@ class Augment(nn.Module):
             columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
         if self.crop_padding:
             pixels = functional.pad(pixels, (self.crop_padding,) * 4)
-            rows = rows + self._offset(index, epoch, 1)
-            columns = columns + self._offset(index, epoch, 2)
+        rows = rows + self._offset(index, epoch, 1, pixels.shape[-2] - height)
+        columns = columns + self._offset(index, epoch, 2, pixels.shape[-1] - width)
         image = torch.arange(len(index), device=pixels.device)[:, None, None]
         # Channels come out last and are moved to their place: one gather for flip and crop together.
         return pixels[image, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
@@ -96,9 +101,9 @@ class Augment(nn.Module):
         start = centre - self.cutout // 2
         return (pixel >= start) & (pixel < start + self.cutout)
 
-    def _offset(self, index: Tensor, epoch: int, draw: int) -> Tensor:
-        places = 2 * self.crop_padding + 1
-        return (uniform(index, self.seed, epoch, draw) * places).long()[:, None]
+    def _offset(self, index: Tensor, epoch: int, draw: int, most: int) -> Tensor:
+        """A whole number from 0 to ``most`` for each image, int64 ``(B, 1)``."""
+        return (uniform(index, self.seed, epoch, draw) * (most + 1)).long()[:, None]
 
 
 def _signed(number: int) -> int:

@@ -8,17 +8,21 @@ from typing import Any
 
 import torch
 import torchvision.datasets
+from jsonargparse import Namespace
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from regularization.data.augment import Augment
+from regularization.data.files import Files
 from regularization.data.order import Order
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images, download_cifar, read_cifar, read_digits, stratified_split
 from regularization.mistakes import Mistake
 
 RGB = tuple[float, float, float]
+# Images, and those of them that are meant, int64 ``(N,)``.
+Part = tuple[Images | Files, Tensor]
 
 
 class ImageData(LightningDataModule, ABC):
@@ -31,8 +35,9 @@ class ImageData(LightningDataModule, ABC):
             proportion. 0 validates on the test set, as the seed did; the test set is then no longer a test.
         split_seed: Seed of that split, apart from all other seeds, so that runs can be compared.
         image_size: Height and width the images are resized to, in pixels; null keeps their own.
-        mean: Mean of the channels that is subtracted, on the scale 0 to 1.
-        std: Standard deviation of the channels that is divided by, on the scale 0 to 1.
+        mean: Mean of the channels that is subtracted, on the scale 0 to 1; null for 0.5, or what the weights were
+            trained with that ``model.weights`` names.
+        std: Standard deviation of the channels that is divided by, likewise.
         flip: Mirror training images left to right with probability 1/2.
         crop_padding: Shift training images by up to this many pixels (padded with black); 0 does not.
         cutout: Side in pixels of a square that is blackened in each training image; 0 does not.
@@ -48,8 +53,8 @@ class ImageData(LightningDataModule, ABC):
         val_size: int | float = 0.1,
         split_seed: int = 0,
         image_size: int | None = None,
-        mean: RGB = (0.5, 0.5, 0.5),
-        std: RGB = (0.5, 0.5, 0.5),
+        mean: RGB | None = None,
+        std: RGB | None = None,
         flip: bool = False,
         crop_padding: int = 0,
         cutout: int = 0,
@@ -62,22 +67,39 @@ class ImageData(LightningDataModule, ABC):
         _check(crop_padding >= 0, f"--data.crop_padding must not be negative, not {crop_padding}")
         _check(cutout >= 0, f"--data.cutout must not be negative, not {cutout}")
         _check(image_size is None or image_size > 0, f"--data.image_size must be at least 1, not {image_size}")
+        mean, std = mean or (0.5, 0.5, 0.5), std or (0.5, 0.5, 0.5)
         _check(min(std) > 0, f"--data.std must be positive, not {std}")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
+        self.image_size = image_size
         self.split_seed = split_seed
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = Augment(flip, crop_padding, cutout, self.seed)
-        self.preprocess = Preprocess(image_size, mean, std)
-        self.train_set: tuple[Images, Tensor] | None = None
-        self.val_set: tuple[Images, Tensor] | None = None
-        self.test_set: tuple[Images, Tensor] | None = None
+        self.preprocess = self.train_preprocess = Preprocess(image_size, mean, std)
+        self.train_set: Part | None = None
+        self.val_set: Part | None = None
+        self.test_set: Part | None = None
         self._done = (0, 0)
 
+    @classmethod
+    def count_classes(cls, options: Namespace) -> int:
+        """How many classes the data with these ``options`` has, before any of it is read."""
+        return cls.num_classes
+
     @abstractmethod
-    def read(self, train: bool) -> Images:
+    def read(self, train: bool) -> Images | Files:
         """The whole training or test set."""
+
+    def serving(self) -> dict[str, Any]:
+        """What must be known to use a network that was trained on this: names of classes, arguments of Preprocess."""
+        part = self.train_set or self.test_set
+        assert part is not None, "setup() comes first"
+        height, width = part[0].shape
+        return {
+            "classes": list(part[0].classes),
+            "preprocess": self.preprocess.settings(height if height == width else None),
+        }
 
     def setup(self, stage: str) -> None:
         """Reads what ``stage`` (fit, validate, test, predict) needs and has not been read, and splits it."""
@@ -136,6 +158,7 @@ class ImageData(LightningDataModule, ABC):
         pixels, labels, index = batch
         if self.trainer is not None and self.trainer.training:
             pixels = self.augment(pixels, index, self.trainer.current_epoch)
+            return self.train_preprocess.to(pixels.device)(pixels), labels
         return self.preprocess.to(pixels.device)(pixels), labels
 
     def describe(self) -> str:
@@ -143,7 +166,7 @@ class ImageData(LightningDataModule, ABC):
         val = "the test set" if self.val_size == 0 else f"{_count(self.val_set):,}"
         return f"{type(self).__name__}: {_count(self.train_set):,} images to train, {val} to validate"
 
-    def _split(self, images: Images) -> tuple[tuple[Images, Tensor], tuple[Images, Tensor]]:
+    def _split(self, images: Images | Files) -> tuple[Part, Part]:
         if self.val_size == 0:
             assert self.test_set is not None
             warnings.warn("val_size is 0: validating on the test set, which is then no longer a test", stacklevel=2)
@@ -197,17 +220,24 @@ class Digits(ImageData):
 
 
 def _loader(
-    part: tuple[Images, Tensor] | None, batch_size: int, seed: int | None = None, done: tuple[int, int] = (0, 0)
+    part: Part | None, batch_size: int, seed: int | None = None, done: tuple[int, int] = (0, 0)
 ) -> DataLoader[Any]:
     assert part is not None, "setup() comes first"
     images, subset = part
     # batch_size=None: the sampler's index tensors go to Images.__getitem__ whole; nothing is collated.
     order = Order(subset, batch_size, seed, done)
     # A generator of its own: an iterator draws a number when it is made, and must not move the global stream.
-    return DataLoader(images, sampler=order, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
+    return DataLoader(
+        images,  # type: ignore[arg-type]
+        sampler=order,
+        batch_size=None,
+        generator=torch.Generator(),
+        num_workers=images.workers,
+        persistent_workers=images.workers > 0,
+    )
 
 
-def _count(part: tuple[Images, Tensor] | None) -> int:
+def _count(part: Part | None) -> int:
     return 0 if part is None else len(part[1])
 
 

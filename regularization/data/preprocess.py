@@ -1,7 +1,8 @@
-"""Resize and normalize whole batches on any device: the same module for training, evaluation and serving."""
+"""Resize, crop and normalize whole batches on any device: the same module for training, evaluation and serving."""
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,48 +11,71 @@ _PRECISION = 2**22  # PIL keeps its weights as integers over 2²².
 
 
 class Preprocess(nn.Module):
-    """From uint8 images ``(B, 3, H, W)`` to float32 ``(B, 3, size, size)``: (resized / 255 − mean) / std.
+    """From uint8 images ``(B, 3, H, W)`` to float32 ``(B, 3, size, size)``: (cut / 255 − mean) / std.
 
-    Equal to torchvision's ``Resize``, ``ToTensor``, ``Normalize`` on PIL images to the bit.
+    Of the image, its short side resized, the centre is cut out: first the square one of ``resize`` pixels, of that the
+    one of ``size``. Equal to torchvision's ``Resize``, ``CenterCrop``, ``ToTensor``, ``Normalize`` on PIL images to the
+    bit (where an odd number of pixels is left over, the smaller half is cut off first).
 
     Args:
-        size: Height and width after resizing, in pixels; ``None`` keeps the images' own.
+        size: Height and width of what comes out, in pixels; ``None`` keeps the images' own.
         mean: Mean of each channel, on the scale 0 … 1.
         std: Standard deviation of each channel, likewise.
+        resize: Pixels that the short side is resized to, at least ``size``; ``None`` for ``size``.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, size: int | None = None, mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)
+        self,
+        size: int | None = None,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+        resize: int | None = None,
     ) -> None:
         super().__init__()
         self.size = size
+        self.resize = resize or size
+        self._said = {"mean": list(mean), "std": list(std)}
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
+    def settings(self, size: int | None) -> dict[str, Any]:
+        """The arguments that make this module again, for images of ``size`` where it keeps their own."""
+        return {"size": self.size or size, "resize": self.resize or size, **self._said}
+
     def forward(self, pixels: Tensor) -> Tensor:
         """The network's input, float32 ``(B, 3, size, size)``, from uint8 ``(B, 3, H, W)``."""
-        resized = pixels.float() if self.size is None else resize(pixels, self.size)
+        if self.size is None or self.resize is None:
+            cut = pixels.float()
+        else:
+            edge = (self.resize - self.size) // 2
+            cut = square(pixels, self.resize)[:, :, edge : edge + self.size, edge : edge + self.size]
         # In this order, in place: it is what ToTensor and Normalize do, to the last bit.
-        return resized.div_(255).sub_(self.mean).div_(self.std)
+        return cut.div_(255).sub_(self.mean).div_(self.std)
 
 
-def resize(pixels: Tensor, size: int) -> Tensor:
-    """Antialiased bilinear resize as PIL does it: whole numbers 0 … 255 as float32 ``(B, C, size, size)``.
+def square(pixels: Tensor, side: int) -> Tensor:
+    """The centre of images whose short side is resized as PIL does it: whole numbers as float32 ``(B, C, side, side)``.
 
-    Two passes, horizontal then vertical, each a matrix product rounded half up to whole numbers, with PIL's weights
-    (Pillow's ``Resample.c``). uint8 ``(B, C, H, W)`` in, any H and W.
+    Antialiased bilinear: two passes, horizontal then vertical, each a matrix product rounded half up to whole numbers,
+    with PIL's weights (Pillow's ``Resample.c``). Only what is inside the square is computed. uint8 ``(B, C, H, W)`` in,
+    any H and W; the long side becomes ⌊side · long / short⌋.
     """
     height, width = pixels.shape[-2:]
-    if (height, width) == (size, size):
+    exporting = torch.compiler.is_compiling()
+    if not exporting and height == width == side:
         return pixels.float()
-    dtype = torch.float32 if _single_is_exact(height, size) and _single_is_exact(width, size) else torch.float64
+    short = torch.sym_min(height, width)
+    sizes: list[Any] = [(old, side * old // short, side) for old in (height, width)]
+    # In an exported graph sizes are unknown, so weights are a part of it.
+    exact = not exporting and all(_single_is_exact(old, new) for old, new, _ in sizes)
+    dtype = torch.float32 if exact else torch.float64
     if pixels.device.type == "mps":
         dtype = torch.float32  # it has no float64: where PIL breaks a tie otherwise, a value differs by one
-    horizontal = _weights(width, size, pixels.device, dtype)
-    vertical = _weights(height, size, pixels.device, dtype)
+    make: Callable[..., Tensor] = _weights_on if exporting else _cached
+    vertical, horizontal = (make(*one, pixels.device, dtype) for one in sizes)
     rows = (pixels.to(dtype) @ horizontal.T).add_(0.5).floor_()
     return (vertical @ rows).add_(0.5).floor_().float()
 
@@ -66,16 +90,26 @@ def _single_is_exact(old: int, new: int) -> bool:
     return rest == 0 and (factor % 2 == 1 or factor & (factor - 1) == 0)
 
 
-@cache
-def _weights(old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """PIL's bilinear weights ``(new, old)``: a triangle as wide as the coarser of the two pixel grids."""
+def weights(old: int, new: int, side: int) -> Tensor:
+    """PIL's bilinear weights for the middle ``side`` of ``new`` pixels made from ``old``, float64 ``(side, old)``.
+
+    A triangle as wide as the coarser of the two pixel grids.
+    """
     scale = old / new
-    support = max(scale, 1.0)
-    centre = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * scale
+    support: Any = torch.sym_max(scale, 1.0)
+    centre = (torch.arange(side, dtype=torch.float64)[:, None] + (new - side) // 2 + 0.5) * scale
     pixel = torch.arange(old)[None, :]
     first = (centre - support + 0.5).int().clamp(min=0)
     last = (centre + support + 0.5).int().clamp(max=old)
-    triangle = (1 - ((pixel - centre + 0.5) / support).abs()).clamp(min=0)
+    triangle: Tensor = (1 - ((pixel - centre + 0.5) / support).abs()).clamp(min=0)
     triangle = triangle * ((pixel >= first) & (pixel < last))
-    weights = triangle / triangle.sum(dim=1, keepdim=True)
-    return ((weights * _PRECISION + 0.5).floor() / _PRECISION).to(dtype).to(device)
+    shares = triangle / triangle.sum(dim=1, keepdim=True)
+    return (shares * _PRECISION + 0.5).floor() / _PRECISION
+
+
+def _weights_on(old: int, new: int, side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return weights(old, new, side).to(device, dtype)
+
+
+# Pictures of one's own come in any size: the newest few are kept, not all.
+_cached = lru_cache(64)(_weights_on)

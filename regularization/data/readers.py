@@ -14,6 +14,8 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from regularization.mistakes import Mistake
 
+Batch = tuple[Tensor, Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class Images:
@@ -28,11 +30,17 @@ class Images:
     pixels: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    workers = 0  # processes that make batches: these need none
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.pixels.shape[2], self.pixels.shape[3]
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, index: Tensor) -> Batch:
         """The batch of the images at ``index``, int64 ``(B,)``: pixels ``(B, 3, H, W)``, labels ``(B,)``, ``index``."""
         return self.pixels[index], self.labels[index], index
 
@@ -109,7 +117,7 @@ def stratified_split(labels: Tensor, held_out: int | float, seed: int) -> tuple[
     try:
         kept, held = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=seed)
     except ValueError as error:
-        raise Mistake(f"can't hold {held_out} of {len(labels)} images out for validation: {error}") from error
+        raise Mistake(f"can't hold {held_out} of {len(labels)} images out: {error}") from error
     return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(held))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -104,9 +105,9 @@ def sheets(paired: Paired, data: ImageData) -> tuple[list[Shown], list[Shown]]:
 
 
 def _shown(data: ImageData, place: int, paired: Paired) -> Shown:
-    assert data.train_set is not None
-    images, _ = data.train_set
-    pixels = images.pixels[place].permute(1, 2, 0).numpy()
+    assert data.val_set is not None
+    images, _ = data.val_set
+    pixels = images[torch.tensor([place])][0][0].permute(1, 2, 0).numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, "PNG")
     label = int(images.labels[place])

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from regularization.cli import RegularizationCLI
+from regularization.experiment import Experiment
 
 
-class Planned(RegularizationCLI):
+class Planned(Experiment):
     """A trial up to its trainer, without a folder and without training."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ from regularization.study.worker import work
 # Workers are forked from a server that has imported everything and done nothing: forked from here, they would inherit
 # threads that no longer run and a GPU that they can't use.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["regularization.cli"])
+processes.set_forkserver_preload(["regularization.experiment"])
 LOG = "log.csv"
 
 

@@ -20,6 +20,8 @@ PRUNED = "stopped_early"
 FAILED = "failed.txt"
 # Options of which 0 means no regularization at all.
 _STRENGTH = re.compile(r"(^|\.)(weight_decay|strength|dropout|stochastic_depth|label_smoothing|cutout)$")
+# Others that take one number, so that a list of them is one to choose from.
+_TUNABLE = re.compile(r"(^|\.)(lr|alpha|decay|timescale_epochs)$")
 
 
 @dataclass
@@ -245,7 +247,7 @@ def _tuned(content: Any) -> bool:
 
 def _is_tuned(option: str, value: Any) -> bool:
     """A list of numbers for an option that takes one; betas, for instance, is a list by itself."""
-    return isinstance(value, list) and (bool(_STRENGTH.search(option)) or option.endswith(".lr"))
+    return isinstance(value, list) and bool(_STRENGTH.search(option) or _TUNABLE.search(option))
 
 
 def typed(values: Values) -> tuple[str, ...]:

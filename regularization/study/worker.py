@@ -96,11 +96,11 @@ def execute(trial: Trial, connection: Connection, waits: bool) -> None:
     Raises:
         Mistake: When its config can't be run, or its training fails.
     """
-    from regularization.cli import RegularizationCLI
+    from regularization.experiment import Experiment
 
     last = trial.folder / runs.CHECKPOINTS / "last.ckpt"
     args = [*trial.args, *(["--ckpt_path=last"] if last.is_file() else [])]
-    RegularizationCLI(args, run=trial.folder, callbacks=[Report(connection, waits, trial.folder)])
+    Experiment(args, run=trial.folder, callbacks=[Report(connection, waits, trial.folder)])
 
 
 @contextlib.contextmanager

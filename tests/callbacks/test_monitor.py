@@ -52,12 +52,12 @@ def test_each_figure_against_its_definition(tmp_path: Path) -> None:
     assert len(set(index.tolist())) == 256
     assert set(index.tolist()) <= set(subset.tolist())
     classifier.eval()
-    logits = classifier(data.preprocess(images.pixels[index])).detach()
+    logits = classifier(data.preprocess(images[index][0])).detach()
     assert row["clean_loss"] == pytest.approx(F.cross_entropy(logits, images.labels[index]).item(), rel=1e-4)
     assert row["clean_accuracy"] == pytest.approx((logits.argmax(1) == images.labels[index]).float().mean().item())
 
     images, subset = data.val_set or pytest.fail("not read")
-    probabilities = classifier(data.preprocess(images.pixels[subset])).detach().softmax(1).numpy()
+    probabilities = classifier(data.preprocess(images[subset][0])).detach().softmax(1).numpy()
     confidence, right = probabilities.max(1), probabilities.argmax(1) == images.labels[subset].numpy()
     error = 0.0
     for lower in np.arange(15) / 15:

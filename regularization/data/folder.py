@@ -1,0 +1,172 @@
+"""ImageFolder: one's own pictures, a folder a class."""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from torch import Tensor
+
+from regularization.data import pictures
+from regularization.data.augment import Augment
+from regularization.data.files import Files
+from regularization.data.modules import ImageData, Part
+from regularization.data.pictures import Refused
+from regularization.data.preprocess import Preprocess
+from regularization.data.readers import Images, stratified_split
+from regularization.mistakes import Mistake
+
+SHOWN = 10  # files that can't be read, named in an error
+
+
+class ImageFolder(ImageData):
+    """One's own pictures, of any size: ``root/<class>/…``, or ``root/train/<class>/…`` with ``val`` or ``test`` beside.
+
+    A picture's short side is resized to ``resize`` pixels and its centre kept; training takes a random square of
+    ``image_size`` out of that, everything else the one in the middle. What there is no folder for is held out of the
+    others, every class in proportion.
+
+    Args:
+        root: The folder.
+        image_size: Height and width of what the network sees, in pixels.
+        resize: Pixels that the short side is resized to; null for 8/7 of ``image_size``.
+        test_size: Pictures held out for the test where there is no folder ``test``, as a number or a fraction; always
+            the same ones.
+        memory_gb: Pictures are decoded once and kept; when they need more than this, worker processes decode them for
+            every batch instead.
+        workers: How many; null for one a CPU core.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 64,
+        resize: int | None = None,
+        test_size: int | float = 0.2,
+        memory_gb: float = 4.0,
+        workers: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(image_size=image_size, **kwargs)
+        self.root = Path(root).expanduser()
+        self.side = resize or round(image_size * 8 / 7)
+        if self.side < image_size:
+            raise Mistake(f"--data.resize must be at least --data.image_size, {image_size}, not {resize}")
+        self.test_size = test_size
+        self.memory_gb = memory_gb
+        self.workers = workers or os.cpu_count() or 1
+        mean, std = (self.preprocess.settings(None)[name] for name in ("mean", "std"))
+        self.preprocess = Preprocess(image_size, mean, std, self.side)
+        self.train_preprocess = Preprocess(image_size, mean, std)
+        before = self.augment
+        self.augment = Augment(before.flip, before.crop_padding, before.cutout, self.seed, image_size)
+        self.num_classes = len(classes_in(self._folder("train")))
+
+    @classmethod
+    def count_classes(cls, options: Namespace) -> int:
+        """The number of folders in ``root``, or in ``root/train``."""
+        return len(classes_in(_folder(Path(options.root).expanduser(), "train")))
+
+    def read(self, train: bool) -> Images | Files:
+        """The training or the test pictures, at ``resize`` pixels.
+
+        Raises:
+            Mistake: Naming the files that can't be read.
+        """
+        classes = classes_in(self._folder("train"))
+        if not train and (folder := self._folder("test")) != self._folder("train"):
+            return self._read(*files_in(folder, classes), classes, "test pictures")
+        paths, labels = files_in(self._folder("train"), classes)
+        if not self.test_size and not train:
+            raise Mistake(f"{self.root} has no folder test, and --data.test_size is 0: there is nothing to test on")
+        if self._folder("test") == self._folder("train") and self.test_size:
+            kept, held = stratified_split(labels, self.test_size, seed=0)
+            chosen = kept if train else held
+            paths, labels = [paths[place] for place in chosen.tolist()], labels[chosen]
+        return self._read(paths, labels, classes, "pictures" if train else "test pictures")
+
+    def describe(self) -> str:
+        """Also says how the pictures are kept."""
+        assert self.train_set is not None
+        kept = "in memory" if isinstance(self.train_set[0], Images) else f"decoded by {self.workers} processes"
+        return f"{super().describe()}, of {self.num_classes} classes, {kept}"
+
+    def _folder(self, part: str) -> Path:
+        return _folder(self.root, part)
+
+    def _split(self, images: Images | Files) -> tuple[Part, Part]:
+        if (folder := self._folder("val")) == self._folder("train") or self.val_size == 0:
+            return super()._split(images)
+        val = self._read(*files_in(folder, images.classes), images.classes, "validation pictures")
+        return (images, torch.arange(len(images))), (val, torch.arange(len(val)))
+
+    def _read(self, paths: list[Path], labels: Tensor, classes: Sequence[str], what: str) -> Images | Files:
+        fits = len(paths) * 3 * self.side**2 <= self.memory_gb * 1e9
+        # What a file was when it was read: a sweep's worker reads it once for all of its trials.
+        stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
+        pixels = _decoded(stamps, self.side, fits, f"reading {what}")
+        if pixels is not None:
+            return Images(pixels, labels, tuple(classes))
+        return Files(paths, self.side, labels, tuple(classes), self.workers)
+
+
+def classes_in(folder: Path) -> list[str]:
+    """The names of the classes, which are those of the folders in ``folder``, in their order.
+
+    Raises:
+        Mistake: When there are not at least two.
+    """
+    if not folder.is_dir():
+        raise Mistake(f"--data.root: there is no folder {folder}")
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(found) < 2:
+        raise Mistake(
+            f"--data.root: {folder} must hold a folder for each class, with its pictures in it; "
+            f"it holds {f'only {found[0]}' if found else 'none'}"
+        )
+    return found
+
+
+def files_in(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
+    """The pictures of all ``classes`` in ``folder``, and their labels, int64 ``(N,)``.
+
+    Raises:
+        Mistake: When a class has none, or ``folder`` has a class that is not among ``classes``.
+    """
+    present = classes_in(folder)
+    if unknown := sorted(set(present) - set(classes)):
+        raise Mistake(f"{folder / unknown[0]}: there is no class {unknown[0]} among the training pictures")
+    found = [(path, label) for label, name in enumerate(classes) for path in pictures.find(folder / name)]
+    labels = torch.tensor([label for _, label in found], dtype=torch.int64)
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+    if empty := [name for name, count in zip(classes, counts, strict=True) if name in present and not count]:
+        raise Mistake(f"{folder / empty[0]} has no pictures in it")
+    return [path for path, _ in found], labels
+
+
+def _folder(root: Path, part: str) -> Path:
+    """Where the pictures of ``part`` (train, val, test) are; where it has no folder of its own, that of all."""
+    whole = root / "train" if (root / "train").is_dir() else root
+    return root / part if whole != root and (root / part).is_dir() else whole
+
+
+@lru_cache(3)
+def _decoded(stamps: Sequence[tuple[Path, int, int]], side: int, keep: bool, what: str) -> Tensor | None:
+    """All pictures, uint8 ``(N, 3, side, side)``; None where they are not kept, but every one can be read."""
+    pixels = torch.empty((len(stamps) if keep else 0, 3, side, side), dtype=torch.uint8)
+    refused = []
+    for place, picture in enumerate(pictures.read_all([path for path, _, _ in stamps], side, what)):
+        if isinstance(picture, Refused):
+            refused.append(picture)
+        elif keep:
+            pixels[place] = picture
+    if refused:
+        named = "; ".join(str(one) for one in refused[:SHOWN])
+        more = f"; and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
+        raise Mistake(
+            f"{len(refused)} of {len(stamps)} pictures can't be read.\nMend or remove them to train: {named}{more}"
+        )
+    return pixels if keep else None

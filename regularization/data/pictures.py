@@ -1,0 +1,105 @@
+"""Picture files of any kind: found in folders, decoded to RGB, brought to one size; or refused with a reason."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.progress import track
+from torch import Tensor
+
+# Pillow refuses pictures of more than twice MAX_IMAGE_PIXELS, and warns of those above it, which we take.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file that is no picture, and why; ``str`` gives both."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def find(place: Path) -> list[Path]:
+    """The picture files in a folder and the folders inside it, by their suffix and in the order of their names."""
+    suffixes = Image.registered_extensions()
+    inside = (path for path in place.rglob("*") if path.suffix.lower() in suffixes)
+    return sorted(path for path in inside if path.is_file() and not _hidden(path.relative_to(place)))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def read(path: Path, side: int) -> Tensor | Refused:
+    """The picture at ``path``: the centre of it, its short side resized to ``side`` pixels.
+
+    As ``preprocess.square`` does it, but in the decoder's memory: a photo is never a tensor of its full size. Turned as
+    its EXIF says; an animation's first frame; 16 bits a channel to 8; what is transparent on white.
+
+    Returns:
+        uint8 ``(3, side, side)``, or why the file can't be read.
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(_square(_as_rgb(image), side))
+    except UnidentifiedImageError:
+        return Refused(path, "not a picture, whatever its name says")
+    except Image.DecompressionBombError:
+        return Refused(path, f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels")
+    except MemoryError:
+        return Refused(path, "too large for the memory")
+    except Exception as error:  # Pillow's decoders raise whatever they like: a picture that is damaged is no bug
+        return Refused(path, " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split()))
+    return torch.from_numpy(pixels.copy()).movedim(-1, 0)
+
+
+def read_all(paths: Sequence[Path], side: int, what: str) -> Iterator[Tensor | Refused]:
+    """``read`` of every path, in their order, by one thread a core; on a terminal with a bar called ``what``."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Decoding and resizing leave Python's lock to others. Submitted in parts: results wait in memory.
+    with ThreadPoolExecutor(cores) as pool:
+        parts = (paths[start : start + 16 * cores] for start in range(0, len(paths), 16 * cores))
+        pictures = (picture for part in parts for picture in pool.map(read, part, [side] * len(part)))
+        yield from track(pictures, what, total=len(paths), transient=True, disable=not sys.stdout.isatty())
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bits(image)
+    image = ImageOps.exif_transpose(image)
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        seen = image.convert("RGBA")
+        white = Image.new("RGBA", seen.size, "white")
+        return Image.alpha_composite(white, seen).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits in 8; of what has more, nobody knows which value is white."""
+    values = np.asarray(image)
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() >= 2**16:
+        raise ValueError(f"its grey values go from {values.min()} to {values.max()}, not from 0 to 65535")
+    made = Image.fromarray((values >> 8).astype(np.uint8))
+    made.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return made
+
+
+def _square(image: Image.Image, side: int) -> Image.Image:
+    width, height = image.size
+    short = min(width, height)
+    size = (side * width // short, side * height // short)
+    if size[0] * size[1] > (most := Image.MAX_IMAGE_PIXELS or 0):
+        raise ValueError(f"too long for its width: resized it would have more than {most / 1e6:.0f} million pixels")
+    left, top = ((length - side) // 2 for length in size)
+    resized = image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + side, top + side))

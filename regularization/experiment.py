@@ -1,0 +1,324 @@
+"""The commands ``fit``, ``validate`` and ``test``: LightningCLI with run folders, resuming and plain errors."""
+
+import shutil
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from jsonargparse.typing import PositiveFloat, PositiveInt
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from regularization import checkpoints, networks, penalties, resume, runs, schedules, trust, weight_decay
+from regularization.callbacks import averaging
+from regularization.callbacks.audit import Audit
+from regularization.callbacks.config import SavedConfig
+from regularization.callbacks.curves import Curves
+from regularization.callbacks.divergence import Divergence
+from regularization.callbacks.history import History
+from regularization.callbacks.logits import Logits
+from regularization.callbacks.monitor import Monitor
+from regularization.callbacks.progress import Progress
+from regularization.callbacks.saving import Best, Last, Stopped
+from regularization.callbacks.tensorboard import Events
+from regularization.classifier import ImageClassifier
+from regularization.data.modules import ImageData
+from regularization.mistakes import Mistake, mistake_behind
+from regularization.parser import (
+    Parser,
+    as_text,
+    config_paths,
+    data_class,
+    kept_lambdas,
+    load_yaml,
+    read_config,
+    with_classes,
+    with_combined,
+)
+from regularization.pretrained import published_normalization
+
+# Imported, their classes can be named without the module's path.
+SHORT_NAMES = (averaging, networks, penalties, schedules, weight_decay)
+
+TRAINER_DEFAULTS = {
+    "default_root_dir": "runs",
+    "devices": 1,
+    "max_epochs": 20,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    # The order of our batches is already a function of (seed, epoch, step); Lightning's sampler would replace it.
+    "use_distributed_sampler": False,
+}
+
+
+def fit(args: list[str]) -> None:
+    """Trains a network by its config, or goes on with a run."""
+    Experiment(["fit", *args])
+
+
+def validate(args: list[str]) -> None:
+    """Scores a checkpoint on the validation images."""
+    Experiment(["validate", *args])
+
+
+def test(args: list[str]) -> None:
+    """Scores a checkpoint on the test images."""
+    Experiment(["test", *args])
+
+
+class Experiment(LightningCLI):
+    """LightningCLI around ImageClassifier and any ImageData.
+
+    Args:
+        args: The command and its options.
+        run: The run folder, instead of the next free one.
+        callbacks: For the trainer of ``fit``, besides those of the config.
+    """
+
+    def __init__(self, args: list[str], run: Path | None = None, callbacks: Sequence[Callback] = ()) -> None:
+        self.run = run
+        self._more_callbacks = callbacks
+        self._guard = ExitStack()
+        try:
+            with self._guard:
+                self._start(args)
+        except MisconfigurationException as error:
+            raise Mistake(str(error)) from error
+
+    def _start(self, args: list[str]) -> None:
+        super().__init__(
+            ImageClassifier,
+            ImageData,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            parser_kwargs={"prog": "regularization"},
+            seed_everything_default=0,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and the arguments of the Trainer's methods that are ours to fill in."""
+        ours = {"model", "datamodule", "weights_only"}
+        return {
+            "fit": ours | {"train_dataloaders", "val_dataloaders"},
+            "validate": ours | {"dataloaders", "verbose"},
+            "test": ours | {"dataloaders", "verbose"},
+        }
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds trainer, model and data, with a default network and data set: ``--data.root`` works without a config."""
+        parser.add_lightning_class_args(ImageClassifier, "model")
+        parser.set_defaults({"model.network": {"class_path": "regularization.ResNet"}})
+        # Not by add_lightning_class_args: without a default it makes data optional, which garbles every message.
+        parser.add_subclass_arguments(ImageData, "data", default={"class_path": "regularization.CIFAR10"})
+        named = "Callbacks by names of one's own, EMA or EarlyStopping for instance; several configs' are combined."
+        parser.add_argument("--callbacks", type=dict[str, Callback | None], default={}, help=named)
+        every = "last.ckpt is written within epochs as well: after so many"
+        parser.add_argument("--checkpoint.minutes", type=PositiveFloat | None, default=10.0, help=f"{every} minutes.")
+        parser.add_argument("--checkpoint.steps", type=PositiveInt | None, default=None, help=f"{every} steps.")
+        trusted = "Run whatever classes the checkpoint names, not only those of this program, torch, torchvision, timm."
+        parser.add_argument("--trust", action="store_true", help=trusted)
+        # Last, so that help has its hundred options behind ours.
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses, reads the checkpoint that was named, and parses again on top of the config it holds.
+
+        So the order of precedence is: built-in defaults, the checkpoint, config files, command line.
+        """
+        assert isinstance(args, list)
+        paths = config_paths(args)
+        configs = [read_config(path) for path in paths]
+        self.config = parser.parse_args(with_combined(args, configs))
+        command = self.config["subcommand"]
+        asked = self.config[command]
+        self.name = runs.run_name(paths)
+        self.checkpoint: Path | None = None
+        if asked.ckpt_path is not None:
+            self.checkpoint, self.restored = checkpoints.find(asked.ckpt_path, self._newest_with)
+            self.run = self.run or runs.run_of(self.checkpoint)
+            if not asked.trust:
+                # What the user has named himself, in his configs or on the command line, was parsed above.
+                self._guard.enter_context(trust.guarded(trust.named(self.config)))
+            place = args.index(command) + 1
+            based = [*args[:place], "--config", as_text(self.restored["config"]), *args[place:]]
+            self.config = parser.parse_args(with_combined(based, [self.restored["config"], *configs]))
+            self.config[command].ckpt_path = str(self.checkpoint)
+        elif command != "fit":
+            raise Mistake(f"{command} needs a trained network: --ckpt_path best, last, or a file")
+        chosen = self.config[command].model.optimizer
+        self.doubts = list(kept_lambdas(chosen, dict(zip(paths, configs, strict=True)), args))
+
+    def _newest_with(self, checkpoint: str) -> Path:
+        """The run folder that last or best is looked for in."""
+        asked = self.config[self.config["subcommand"]]
+        return self.run or runs.newest_with(Path(asked.trainer.default_root_dir or "."), self.name, checkpoint)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lets a checkpoint's hyperparameters override the command line; see ``parse_arguments``."""
+
+    def before_instantiate_classes(self) -> None:
+        """Tells the network how many classes the data has."""
+        config = self.config[self.subcommand]
+        num_classes = data_class(config.data).count_classes(config.data.init_args)
+        config.model.network = with_classes(config.model.network, num_classes)
+        if config.model.mixing is not None:
+            config.model.mixing = with_classes(config.model.mixing, num_classes)
+        if config.model.weights is not None and config.data.init_args.get("mean") is None:
+            if (found := published_normalization(config.model.network)) is None:
+                raise Mistake("--model.weights: say what they were trained with, by --data.mean and --data.std")
+            config.data.init_args.mean, config.data.init_args.std = found
+
+    def instantiate_classes(self) -> None:
+        """Makes data, model and trainer; a value that a class of the config refuses is the user's mistake."""
+        try:
+            with self._guard:
+                self.config_init = self.parser.instantiate(self._to_make())
+        except (TypeError, ValueError) as error:
+            raise mistake_behind(error) or Mistake(" ".join(str(error).split())) from error
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
+
+    def _to_make(self) -> Namespace:
+        """The config, without the file of weights where a checkpoint brings newer ones."""
+        config: Namespace = self.config.clone()
+        if self.checkpoint is not None:
+            config[self.config["subcommand"]].model.weights = None
+        return config
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Checks whatever can be checked, and only then creates the run folder and the trainer that writes there."""
+        if self.checkpoint is not None:
+            checkpoints.check_fits(self.restored, self.model, self.checkpoint)
+            if self.subcommand == "fit":
+                resume.check_continues(self.restored["settings"], self.model.optimization.asked)
+        self.datamodule.prepare_data()
+        self.datamodule.setup(self.subcommand)
+        config = {**self._get(self.config_init, "trainer"), **kwargs}
+        callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [Progress()]
+        if self.subcommand != "fit":
+            return self._trainer({**config, "logger": False, "enable_checkpointing": False}, callbacks)
+        self.claimed = self.run is None
+        if self.run is not None:
+            return self._trainer_of(self.run, config, callbacks)
+        self.run = runs.claim(Path(config["default_root_dir"]), self.name)
+        try:
+            return self._trainer_of(self.run, config, callbacks)
+        except Mistake:
+            runs.release(self.run)
+            raise
+
+    def _trainer_of(self, run: Path, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """The trainer that writes into the folder ``run``."""
+        asked = self._asked()
+        self.model.config = load_yaml(asked)
+        self.history = History(run)
+        kept = run / runs.CHECKPOINTS
+        named = [callback for callback in self._get(self.config_init, "callbacks").values() if callback is not None]
+        audit = Audit()
+        self.monitor = Monitor(audit, self.history)
+        self.curves = Curves(self.history)
+        # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
+        ours = [audit, self.monitor, *callbacks, *named, Divergence(), SavedConfig(run, asked), self.curves]
+        every = self._get(self.config_init, "checkpoint")
+        ours += [Logits(run), self.history, Best(kept), Last(kept, every.minutes, every.steps), *self._more_callbacks]
+        logger = Events(run) if config["logger"] in (None, True) else config["logger"]
+        return self._trainer({**config, "logger": logger}, ours)
+
+    def _trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        try:
+            trainer = self._instantiate_trainer(config, callbacks)
+            if trainer.world_size > 1:
+                raise ValueError("several devices are not supported yet, each would train on the same batches")
+            trainer.strategy.checkpoint_io = checkpoints.CheckpointFiles()
+            return trainer
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise Mistake(f"--trainer: {' '.join(str(error).split())}") from error
+
+    def fit(self, **kwargs: Any) -> None:
+        """Trains, and says what came out, also after Ctrl-C (exit code 130) or SIGTERM (143)."""
+        assert self.run is not None
+        self._announce()
+        try:
+            self.trainer.fit(**kwargs, weights_only=True)
+        except (Mistake, MisconfigurationException):
+            if self.claimed and not self.history.started:
+                shutil.rmtree(self.run)
+                runs.release(self.run)
+            elif (kept := self.run / runs.CHECKPOINTS / checkpoints.LAST).is_file():
+                print(f"kept: {kept}", flush=True)
+            raise
+        except RuntimeError as error:
+            if "Early stopping conditioned on metric" not in str(error):
+                raise
+            raise Mistake(f"callbacks: {' '.join(str(error).split())}") from error
+        except Stopped as stopped:
+            where = f"{stopped} in epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
+            print(f"stopped by {where}; {self._outcome()}\ncontinue: --ckpt_path last")
+            raise SystemExit(128 + stopped.number) from None
+        except SystemExit:
+            # Ctrl-C before the first step, which Lightning turns into exit code 1.
+            print("interrupted before training began")
+            raise SystemExit(130) from None
+        if not self.history.started:
+            self._finish()
+        if self.history.rows and "clean_accuracy" in self.history.rows[-1]:
+            print(self.monitor.sentence(self.datamodule.num_classes))
+        print(self._outcome())
+
+    def validate(self, **kwargs: Any) -> None:
+        """Scores the validation images."""
+        self._evaluate(self.trainer.validate(**kwargs, weights_only=True, verbose=False), "val")
+
+    def test(self, **kwargs: Any) -> None:
+        """Scores the test images."""
+        self._evaluate(self.trainer.test(**kwargs, weights_only=True, verbose=False), "test")
+
+    def _evaluate(self, results: Sequence[Any], stage: str) -> None:
+        scores = {name: float(value) for name, value in results[0].items()}
+        print(f"{self.checkpoint}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        if self.run is not None and self.checkpoint is not None and stage == "test":
+            runs.add_result(self.run, {"test": {"checkpoint": self.checkpoint.name, **scores}})
+
+    def _announce(self) -> None:
+        size = sum(parameter.numel() for parameter in self.model.network.parameters())
+        print(f"{type(self.model.network).__name__} with {size:,} parameters on {self.trainer.strategy.root_device}")
+        print(f"{self.datamodule.describe()}\nrun folder: {self.run}", flush=True)
+        for doubt in self.doubts:
+            warnings.warn(doubt, stacklevel=1)
+
+    def _finish(self) -> None:
+        """Completes a run of which every epoch is done: it may have been killed just after the last."""
+        assert self.run is not None
+        done, asked = len(self.history.rows), self.trainer.max_epochs
+        print(f"nothing left to train: {done} epochs are done, --trainer.max_epochs is {asked}")
+        if self.history.rows and not (self.run / runs.RESULT).is_file():
+            self.history.on_train_end(self.trainer, self.model)
+            self.curves.draw()
+
+    def _outcome(self) -> str:
+        if not self.history.rows:
+            return f"no epoch was finished in {self.run}"
+        best = self.history.best()
+        score = f"validation accuracy {best['val_accuracy']:.4f}" if "val_accuracy" in best else "no validation"
+        return f"best {score} in epoch {best['epoch']}\n{self.run}"
+
+    def _asked(self) -> str:
+        """The whole config as YAML, without what belongs to this one start."""
+        config = self.config[self.subcommand].clone()
+        config.ckpt_path = None
+        config.pop("config", None)
+        config.pop("trust", None)
+        text: str = self._parser(self.subcommand).dump(config, skip_none=False)
+        return text

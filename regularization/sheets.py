@@ -1,0 +1,32 @@
+"""Contact sheets: many small pictures on one, each with its caption."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+COLUMNS = 6
+INCHES = 1.7  # of a picture
+
+
+def contact_sheet(pictures: Sequence[Tensor], captions: Sequence[str], title: str = "") -> Figure:
+    """The ``pictures``, uint8 ``(3, H, W)`` each, in rows of six, the captions (of one or two lines) below them."""
+    columns = min(COLUMNS, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    figure = Figure(figsize=(columns * INCHES, rows * (INCHES + 0.45) + (0.4 if title else 0)), layout="constrained")
+    figure.suptitle(title or None, fontsize=11)
+    cells = figure.subplots(rows, columns, squeeze=False).ravel()
+    for cell in cells:
+        cell.set_axis_off()
+    for cell, picture, caption in zip(cells, pictures, captions, strict=False):
+        # Small pictures show their pixels; large ones are smoothed.
+        cell.imshow(
+            picture.permute(1, 2, 0).numpy(), interpolation="nearest" if picture.shape[-1] < 64 else "antialiased"
+        )
+        # A $ would begin a formula.
+        cell.set_title(caption.replace("$", r"\$"), fontsize=8, y=-0.02, verticalalignment="top")
+    # Names may be in scripts that the font does not have: a box stands for the letter.
+    warnings.filterwarnings("ignore", ".*missing from font.*")
+    return figure
