@@ -16,7 +16,8 @@ def contact_sheet(pictures: Sequence[Tensor], captions: Sequence[str], title: st
     columns = min(COLUMNS, len(pictures))
     rows = math.ceil(len(pictures) / columns)
     figure = Figure(figsize=(columns * INCHES, rows * (INCHES + 0.45) + (0.4 if title else 0)), layout="constrained")
-    figure.suptitle(title or None, fontsize=11)
+    if title:
+        figure.suptitle(title, fontsize=11)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for cell in cells:
         cell.set_axis_off()
