@@ -39,6 +39,7 @@ from regularization.parser import (
     read_config,
     with_classes,
     with_combined,
+    with_found,
 )
 from regularization.pretrained import published_normalization
 
@@ -137,6 +138,7 @@ class Experiment(LightningCLI):
         So the order of precedence is: built-in defaults, the checkpoint, config files, command line.
         """
         assert isinstance(args, list)
+        args = with_found(args)
         paths = config_paths(args)
         configs = [read_config(path) for path in paths]
         self.config = parser.parse_args(with_combined(args, configs))

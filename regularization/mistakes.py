@@ -22,8 +22,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
     known = list(dict.fromkeys(names))
     for part in (name, name.partition(".")[0], name.rpartition(".")[2]):
         if close := get_close_matches(part, known, n=2, cutoff=0.6):
-            return f" (did you mean {' or '.join(close)}?)"
+            return meant(close)
     return ""
+
+
+def meant(names: Sequence[str]) -> str:
+    """`` (did you mean a or b?)`` with all ``names``; nothing without any."""
+    return f" (did you mean {' or '.join(names)}?)" if names else ""
 
 
 def plain(message: str, names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import yaml
 from regularization import runs
 from regularization.callbacks.saving import Stopped
 from regularization.mistakes import Mistake, nearest
-from regularization.parser import Parser, config_paths, find_config, read_config
+from regularization.parser import Parser, config_paths, find_config, read_config, with_found
 from regularization.study import results, space
 from regularization.study.answer import answer
 from regularization.study.plan import Plan
@@ -80,7 +80,7 @@ def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:
     fields = [one.name for one in dataclasses.fields(Study)]
     known = {*fields, *(action.dest for action in parser._actions), "config", "c", "h"}
     ours, common = _shared_out(args, known)
-    if len(paths := config_paths(ours)) > 1:
+    if len(paths := config_paths(with_found(ours))) > 1:
         raise Mistake("sweep takes one --config, the study's; what trials share belongs into its base")
     # In place of the file: its keys have dots in them, which a config's may not.
     place = next(iter(paths), Path())
