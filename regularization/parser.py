@@ -19,7 +19,8 @@ from jsonargparse import Namespace, get_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 import regularization
-from regularization.data.modules import ImageData
+from regularization.data.modules import CIFAR10, ImageData
+from regularization.help import Help
 from regularization.mistakes import Mistake, meant, mistake_behind, plain
 
 Config = dict[str, Any]
@@ -29,7 +30,9 @@ class Parser(LightningArgumentParser):
     """LightningCLI's parser, whose errors are one plain line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        # Not by an abbreviation: --conf would be taken, but not looked into beforehand as --config is.
+        ours = {"prog": "regularization", "formatter_class": Help, "allow_abbrev": False}
+        super().__init__(*args, **{**ours, **kwargs})
         # As Python 3.14 has it: until then argparse takes "-1e-4" for an option, not for the number it is.
         self._negative_number_matcher = re.compile(r"-(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?$", re.IGNORECASE)
 
@@ -225,14 +228,18 @@ def with_classes(part: Namespace, num_classes: int) -> Namespace:
 
 
 def _option_names(parser: LightningArgumentParser) -> list[str]:
-    """What a mistyped name may have meant: options, the last part of options inside our classes, and class names."""
+    """What a mistyped name may have meant: options, those inside our classes, and class names."""
     commands = [command for action in parser._actions for command in getattr(action, "_name_parser_map", {}).values()]
     actions = [action for owner in [parser, *commands] for action in owner._actions]
     options = [action.dest for action in actions if not action.dest.endswith(".help")]
+    if "model.optimizer" not in options:
+        return options
     public = [getattr(regularization, name) for name in regularization.__all__ if name[0].isupper()]
     inner = [name for cls in [*public, torch.optim.SGD] for name in _init_arguments(cls)]
+    used = {"data": CIFAR10, "model.network": regularization.SmallResNet, "model.optimizer": torch.optim.SGD}
+    whole = [f"{option}.{name}" for option, cls in used.items() for name in _init_arguments(cls)]
     groups = [option.partition(".")[0] for option in options]
-    return [*options, *groups, *inner, *regularization.__all__, *torch.optim.__all__]
+    return [*options, *groups, *inner, *regularization.__all__, *torch.optim.__all__, *whole]
 
 
 def _init_arguments(cls: type) -> list[str]:
