@@ -24,8 +24,8 @@ _INSTEAD = {
     "config": "A file of options, or the name of a config that comes with the program; of several the later ones win.",
     "print_config": "Print every option with its value, as a config, and end.",
 }
-# Files for a whole group of options: --config is enough.
-_HIDDEN = ("model", "trainer")
+# Options that take a file for a whole group: --config is enough.
+HIDDEN = ("model", "trainer")
 
 
 class Help(DefaultHelpFormatter):
@@ -46,7 +46,7 @@ class Help(DefaultHelpFormatter):
 
     def add_argument(self, action: Action) -> None:
         """Leaves out what the description of a group tells once."""
-        if action.dest not in _HIDDEN and not action.dest.endswith(".help"):
+        if action.dest not in HIDDEN and not action.dest.endswith(".help"):
             super().add_argument(action)
 
     def kind_of(self, action: Action) -> str:
