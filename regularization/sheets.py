@@ -15,19 +15,18 @@ def contact_sheet(pictures: Sequence[Tensor], captions: Sequence[str], title: st
     """The ``pictures``, uint8 ``(3, H, W)`` each, in rows of six, the captions (of one or two lines) below them."""
     columns = min(COLUMNS, len(pictures))
     rows = math.ceil(len(pictures) / columns)
-    figure = Figure(figsize=(columns * INCHES, rows * (INCHES + 0.45) + (0.4 if title else 0)), layout="constrained")
+    figure = Figure(figsize=(columns * INCHES, rows * (INCHES + 0.35) + (0.4 if title else 0)), layout="constrained")
     if title:
         figure.suptitle(title, fontsize=11)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for cell in cells:
-        cell.set_axis_off()
+        cell.set(xticks=[], yticks=[], frame_on=False)
     for cell, picture, caption in zip(cells, pictures, captions, strict=False):
         # Small pictures show their pixels; large ones are smoothed.
-        cell.imshow(
-            picture.permute(1, 2, 0).numpy(), interpolation="nearest" if picture.shape[-1] < 64 else "antialiased"
-        )
+        shown = "nearest" if picture.shape[-1] < 64 else "antialiased"
+        cell.imshow(picture.permute(1, 2, 0).numpy(), interpolation=shown)
         # A $ would begin a formula.
-        cell.set_title(caption.replace("$", r"\$"), fontsize=8, y=-0.02, verticalalignment="top")
+        cell.set_xlabel(caption.replace("$", r"\$"), fontsize=8)
     # Names may be in scripts that the font does not have: a box stands for the letter.
     warnings.filterwarnings("ignore", ".*missing from font.*")
     return figure
