@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Configs = str | Path | Sequence[str | Path]
 # Options that are switches: they have no value.
-_SWITCHES = {"trust", "fresh", "refit"}
+_SWITCHES = {"trust", "fresh", "refit", "dry_run"}
 
 
 def fit(config: Configs = (), **options: Any) -> Result:

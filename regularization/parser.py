@@ -180,7 +180,8 @@ def _option_names(parser: LightningArgumentParser) -> list[str]:
     actions = [action for owner in [parser, *commands] for action in owner._actions]
     options = [action.dest for action in actions if not action.dest.endswith(".help")]
     public = [getattr(regularization, name) for name in regularization.__all__ if name[0].isupper()]
-    inner = [name for cls in [*public, torch.optim.SGD] for name in _init_arguments(cls)]
+    configurable = [cls for cls in public if not issubclass(cls, Exception)]
+    inner = [name for cls in [*configurable, torch.optim.SGD] for name in _init_arguments(cls)]
     groups = [option.partition(".")[0] for option in options]
     return [*options, *groups, *inner, *regularization.__all__, *torch.optim.__all__]
 
