@@ -244,7 +244,10 @@ class ImageClassifier(LightningModule):
 
     def _prepare_optimization(self) -> None:
         self.trainer.fit_loop.setup_data()
-        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        batches = self.trainer.num_training_batches
+        if not 0 < batches < float("inf"):
+            raise Mistake("there is nothing to train on: --trainer.limit_train_batches leaves no batch of an epoch")
+        per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         steps = float(self.trainer.estimated_stepping_batches)
         if steps == float("inf") and any(penalty.schedule for penalty in self.regularizer.penalties.values()):
             raise Mistake(

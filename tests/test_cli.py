@@ -219,6 +219,7 @@ def test_bad_configs(refused: Refused) -> None:
         ([], "name a command: fit, validate, test"),
         (["fti"], "there is no command fti (did you mean fit?)"),
         (["fit", "--modle.x", "1"], "unknown argument modle.x"),
+        (["fit", *QUICK, "--trainer.limit_train_batches", "0"], "there is nothing to train on"),
         (["fit", "--data.roott", "x"], "unknown option roott (did you mean root"),
         (["fit", "--model.optimizer", "SDG"], "no class is called SDG (did you mean SGD"),
         (["fit", "--model.optimizer.lr", "fast"], "lr: must be float, not fast"),

@@ -178,7 +178,7 @@ def test_the_python_way() -> None:
     assert run.accuracy == run.rows[-1]["val_accuracy"]
     more = fit(CONFIGS / "quickstart.yaml", trainer__max_epochs=3, ckpt_path="last")
     assert (more.folder, len(more.rows), more.weight_decay) == (run.folder, 3, 5e-4)
-    with pytest.raises(Mistake, match="did you mean trainer.max_epochs"):
+    with pytest.raises(Mistake, match=r"did you mean trainer\.max_epochs"):
         fit(CONFIGS / "quickstart.yaml", trainer__max_epochz=2)
     pixels = read_digits(train=False).pixels
     assert load(more.checkpoint)(pixels[:5]).shape == (5, 10)
