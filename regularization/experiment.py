@@ -28,7 +28,7 @@ from regularization.callbacks.saving import Best, Last, Stopped
 from regularization.callbacks.tensorboard import Events
 from regularization.classifier import ImageClassifier
 from regularization.data.modules import ImageData
-from regularization.mistakes import Mistake, mistake_behind
+from regularization.mistakes import Mistake, mistake_behind, plain
 from regularization.parser import (
     Parser,
     as_text,
@@ -185,7 +185,7 @@ class Experiment(LightningCLI):
             with self._guard:
                 self.config_init = self.parser.instantiate(self._to_make())
         except (TypeError, ValueError) as error:
-            raise mistake_behind(error) or Mistake(" ".join(str(error).split())) from error
+            raise mistake_behind(error) or Mistake(plain(str(error), [])) from error
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
