@@ -113,9 +113,9 @@ class ImageClassifier(LightningModule):
         """Adds the batch to the validation metrics, and returns its logits ``(B, num_classes)``."""
         return self._evaluate(self.val_scores, *batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Adds the batch to the test metrics."""
-        self._evaluate(self.test_scores, *batch)
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Adds the batch to the test metrics, and returns its logits ``(B, num_classes)``."""
+        return self._evaluate(self.test_scores, *batch)
 
     def on_train_epoch_end(self) -> None:
         """Logs the training metrics, means taken while the weights were changing; steps a plateau scheduler."""

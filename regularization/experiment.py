@@ -14,7 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from regularization import checkpoints, networks, penalties, resume, runs, schedules, trust, weight_decay
+from regularization import checkpoints, evaluation, networks, penalties, resume, runs, schedules, trust, weight_decay
 from regularization.callbacks import averaging
 from regularization.callbacks.audit import Audit
 from regularization.callbacks.config import SavedConfig
@@ -208,7 +208,9 @@ class Experiment(LightningCLI):
         config = {**self._get(self.config_init, "trainer"), **kwargs}
         callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [Progress()]
         if self.subcommand != "fit":
-            return self._trainer({**config, "logger": False, "enable_checkpointing": False}, callbacks)
+            self.answers = evaluation.Answers()
+            config |= {"logger": False, "enable_checkpointing": False}
+            return self._trainer(config, [*callbacks, self.answers])
         self.claimed = self.run is None
         if self.run is not None:
             return self._trainer_of(self.run, config, callbacks)
@@ -279,17 +281,18 @@ class Experiment(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Scores the validation images."""
-        self._evaluate(self.trainer.validate(**kwargs, weights_only=True, verbose=False), "val")
+        self._scores(self.trainer.validate(**kwargs, weights_only=True, verbose=False))
 
     def test(self, **kwargs: Any) -> None:
-        """Scores the test images."""
-        self._evaluate(self.trainer.test(**kwargs, weights_only=True, verbose=False), "test")
+        """Scores the test images; how they were answered goes into the run folder."""
+        scores = self._scores(self.trainer.test(**kwargs, weights_only=True, verbose=False))
+        assert self.checkpoint is not None
+        evaluation.conclude(self.answers.of(self.datamodule), scores, self.checkpoint, self.run)
 
-    def _evaluate(self, results: Sequence[Any], stage: str) -> None:
+    def _scores(self, results: Sequence[Any]) -> dict[str, float]:
         scores = {name: float(value) for name, value in results[0].items()}
         print(f"{self.checkpoint}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-        if self.run is not None and self.checkpoint is not None and stage == "test":
-            runs.add_result(self.run, {"test": {"checkpoint": self.checkpoint.name, **scores}})
+        return scores
 
     def _announce(self) -> None:
         size = sum(parameter.numel() for parameter in self.model.network.parameters())

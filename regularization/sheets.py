@@ -12,10 +12,15 @@ INCHES = 1.7  # of a picture
 
 
 def contact_sheet(pictures: Sequence[Tensor], captions: Sequence[str], title: str = "") -> Figure:
-    """The ``pictures``, uint8 ``(3, H, W)`` each, in rows of six, the captions (of one or two lines) below them."""
-    columns = min(COLUMNS, len(pictures))
-    rows = math.ceil(len(pictures) / columns)
-    figure = Figure(figsize=(columns * INCHES, rows * (INCHES + 0.35) + (0.4 if title else 0)), layout="constrained")
+    """The ``pictures``, uint8 ``(3, H, W)`` each, the captions (of one or two lines) below them.
+
+    Rows have six, or five or four where that leaves fewer places empty in the last one.
+    """
+    count = len(pictures)
+    columns = min(range(COLUMNS, COLUMNS - 3, -1), key=lambda width: -count % width) if count > COLUMNS else count
+    rows = math.ceil(count / columns)
+    width = max(columns * INCHES, len(title) * 0.09)  # few pictures may be narrower than the title
+    figure = Figure(figsize=(width, rows * (INCHES + 0.35) + (0.4 if title else 0)), layout="constrained")
     if title:
         figure.suptitle(title, fontsize=11)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
