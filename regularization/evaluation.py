@@ -222,7 +222,13 @@ def conclude(found: Evaluation, scores: dict[str, float], checkpoint: Path, run:
         return
     write(found, scores["test_calibration_error"], run / runs.TEST)
     low, high = found.interval()
-    about = {"checkpoint": checkpoint.name, **scores, "test_accuracy_low": low, "test_accuracy_high": high}
+    about = {
+        "checkpoint": checkpoint.name,
+        **scores,
+        "images": len(found.labels),
+        "test_accuracy_low": low,
+        "test_accuracy_high": high,
+    }
     # Last: a run that has its score has the pictures too.
     runs.add_result(run, {"test": about})
     print(f"table and pictures: {run / runs.TEST}", flush=True)

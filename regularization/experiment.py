@@ -290,6 +290,8 @@ class Experiment(LightningCLI):
         evaluation.conclude(self.answers.of(self.datamodule), scores, self.checkpoint, self.run)
 
     def _scores(self, results: Sequence[Any]) -> dict[str, float]:
+        if not results or not results[0]:
+            raise Mistake("nothing was scored: the trainer's limit of batches is 0")
         scores = {name: float(value) for name, value in results[0].items()}
         print(f"{self.checkpoint}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
         return scores
