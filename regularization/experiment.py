@@ -1,9 +1,10 @@
 """The commands ``fit``, ``validate`` and ``test``: LightningCLI with run folders, resuming and plain errors."""
 
+import inspect
 import shutil
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from regularization.callbacks.progress import Progress
 from regularization.callbacks.saving import Best, Last, Stopped
 from regularization.callbacks.tensorboard import Events
 from regularization.classifier import ImageClassifier
+from regularization.data import folder
 from regularization.data.modules import ImageData
 from regularization.mistakes import Mistake, mistake_behind, plain
 from regularization.parser import (
@@ -39,11 +41,12 @@ from regularization.parser import (
     read_config,
     with_classes,
     with_combined,
+    with_found,
 )
 from regularization.pretrained import published_normalization
 
 # Imported, their classes can be named without the module's path.
-SHORT_NAMES = (averaging, networks, penalties, schedules, weight_decay)
+SHORT_NAMES = (averaging, folder, networks, penalties, schedules, weight_decay)
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -53,6 +56,18 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     # The order of our batches is already a function of (seed, epoch, step); Lightning's sampler would replace it.
     "use_distributed_sampler": False,
+}
+
+# Headings of --help, and what is said below them.
+_CLASSES = "A class has options of its own, --model.optimizer.lr for instance: --model.optimizer.help SGD shows them."
+_OF_DATA = ", ".join(f"--data.{name}" for name in inspect.signature(ImageData).parameters)
+GROUPS = {
+    "model": ("model", f"The network and how it is trained. {_CLASSES}"),
+    "data": ("data", f"--data.help Digits shows its own options and those of every data set: {_OF_DATA}."),
+    "trainer": (
+        "Lightning's options",
+        "Its Trainer's, in its words. max_epochs, accelerator and precision matter most.",
+    ),
 }
 
 
@@ -69,6 +84,11 @@ def validate(args: list[str]) -> None:
 def test(args: list[str]) -> None:
     """Scores a checkpoint on the test images."""
     Experiment(["test", *args])
+
+
+def _about(command: Callable[[list[str]], None]) -> dict[str, Any]:
+    usage = f"regularization {command.__name__} [--config FILE ...] [options]"
+    return {"usage": usage, "description": command.__doc__}
 
 
 class Experiment(LightningCLI):
@@ -96,8 +116,7 @@ class Experiment(LightningCLI):
             ImageData,
             subclass_mode_data=True,
             parser_class=Parser,
-            parser_kwargs={"prog": "regularization"},
-            seed_everything_default=0,
+            parser_kwargs={what.__name__: _about(what) for what in (fit, validate, test)},
             save_config_callback=None,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -107,29 +126,43 @@ class Experiment(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The commands, and the arguments of the Trainer's methods that are ours to fill in."""
-        ours = {"model", "datamodule", "weights_only"}
+        ours = {"model", "datamodule", "weights_only", "ckpt_path"}
         return {
             "fit": ours | {"train_dataloaders", "val_dataloaders"},
             "validate": ours | {"dataloaders", "verbose"},
             "test": ours | {"dataloaders", "verbose"},
         }
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what belongs to this one start, and the seed."""
+        drawn = "Seed of the weights, of order and of augmentation; true draws one."
+        parser.add_argument("--seed_everything", type=bool | int, default=0, metavar="INT", help=drawn)
+        # Of our own, not the Trainer's, so that it has a place in front and a text that fits.
+        found = "The checkpoint to go on from or to score: best or last of the config's newest run, or a file."
+        parser.add_argument("--ckpt_path", type=str | None, default=None, metavar="best|last|FILE", help=found)
+        trusted = "Run whatever classes the checkpoint names, not only those of this program, torch, torchvision, timm."
+        parser.add_argument("--trust", action="store_true", help=trusted)
+
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds trainer, model and data, with a default network and data set: ``--data.root`` works without a config."""
         parser.add_lightning_class_args(ImageClassifier, "model")
         parser.set_defaults({"model.network": {"class_path": "regularization.ResNet"}})
         # Not by add_lightning_class_args: without a default it makes data optional, which garbles every message.
-        parser.add_subclass_arguments(ImageData, "data", default={"class_path": "regularization.CIFAR10"})
+        chosen = {"class_path": "regularization.CIFAR10"}
+        parser.add_subclass_arguments(ImageData, "data", default=chosen, metavar="CLASS", help="The data set.")
         named = "Callbacks by names of one's own, EMA or EarlyStopping for instance; several configs' are combined."
-        parser.add_argument("--callbacks", type=dict[str, Callback | None], default={}, help=named)
+        group = parser.add_argument_group("callbacks")
+        group.add_argument("--callbacks", type=dict[str, Callback | None], default={}, help=named)
         every = "last.ckpt is written within epochs as well: after so many"
-        parser.add_argument("--checkpoint.minutes", type=PositiveFloat | None, default=10.0, help=f"{every} minutes.")
-        parser.add_argument("--checkpoint.steps", type=PositiveInt | None, default=None, help=f"{every} steps.")
-        trusted = "Run whatever classes the checkpoint names, not only those of this program, torch, torchvision, timm."
-        parser.add_argument("--trust", action="store_true", help=trusted)
-        # Last, so that help has its hundred options behind ours.
+        group = parser.add_argument_group("checkpoint")
+        group.add_argument("--checkpoint.minutes", type=PositiveFloat | None, default=10.0, help=f"{every} minutes.")
+        group.add_argument("--checkpoint.steps", type=PositiveInt | None, default=None, help=f"{every} steps.")
+        # Last, so that help has its fifty options behind ours.
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+        assert parser.groups is not None
+        for name, (title, about) in GROUPS.items():
+            parser.groups[name].title, parser.groups[name].description = title, about
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses, reads the checkpoint that was named, and parses again on top of the config it holds.
@@ -137,6 +170,7 @@ class Experiment(LightningCLI):
         So the order of precedence is: built-in defaults, the checkpoint, config files, command line.
         """
         assert isinstance(args, list)
+        args = with_found(args)
         paths = config_paths(args)
         configs = [read_config(path) for path in paths]
         self.config = parser.parse_args(with_combined(args, configs))
@@ -253,7 +287,7 @@ class Experiment(LightningCLI):
         assert self.run is not None
         self._announce()
         try:
-            self.trainer.fit(**kwargs, weights_only=True)
+            self.trainer.fit(**kwargs, **self._loaded())
         except (Mistake, MisconfigurationException):
             if self.claimed and not self.history.started:
                 shutil.rmtree(self.run)
@@ -281,13 +315,17 @@ class Experiment(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Scores the validation images."""
-        self._scores(self.trainer.validate(**kwargs, weights_only=True, verbose=False))
+        self._scores(self.trainer.validate(**kwargs, **self._loaded(), verbose=False))
 
     def test(self, **kwargs: Any) -> None:
         """Scores the test images; how they were answered goes into the run folder."""
-        scores = self._scores(self.trainer.test(**kwargs, weights_only=True, verbose=False))
+        scores = self._scores(self.trainer.test(**kwargs, **self._loaded(), verbose=False))
         assert self.checkpoint is not None
         evaluation.conclude(self.answers.of(self.datamodule), scores, self.checkpoint, self.run)
+
+    def _loaded(self) -> dict[str, Any]:
+        """What the Trainer's methods are told of the checkpoint: data alone is loaded, no code."""
+        return {"ckpt_path": self.config[self.subcommand].ckpt_path, "weights_only": True}
 
     def _scores(self, results: Sequence[Any]) -> dict[str, float]:
         if not results or not results[0]:
@@ -322,8 +360,21 @@ class Experiment(LightningCLI):
     def _asked(self) -> str:
         """The whole config as YAML, without what belongs to this one start."""
         config = self.config[self.subcommand].clone()
-        config.ckpt_path = None
-        config.pop("config", None)
-        config.pop("trust", None)
+        for name in ("ckpt_path", "config", "trust"):
+            config.pop(name, None)
         text: str = self._parser(self.subcommand).dump(config, skip_none=False)
         return text
+
+
+def parser_of(command: str) -> LightningArgumentParser:
+    """The parser of fit, validate or test, to look into: nothing is parsed."""
+
+    class Unparsed(Experiment):
+        def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+            made.append(self._parser(command))
+            raise Mistake("the parser was all that was asked for")
+
+    made: list[LightningArgumentParser] = []
+    with suppress(Mistake):
+        Unparsed([command])
+    return made[0]

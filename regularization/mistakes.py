@@ -18,12 +18,23 @@ def mistake_behind(error: BaseException | None) -> Mistake | None:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`` (did you mean a or b?)`` with up to two of ``names`` that look like ``name`` or an end of it; else nothing."""
+    """`` (did you mean a or b?)`` with up to two of ``names`` that look like ``name`` or an end of it; else nothing.
+
+    Where ``name`` itself is one of them, it was right but in the wrong place: then those that begin or end with it.
+    """
     known = list(dict.fromkeys(names))
+    if name in known:
+        ends = [one for one in known if one.endswith(f".{name}")]
+        return meant([*ends, *(one for one in known if one.startswith(f"{name}_"))][:2])
     for part in (name, name.partition(".")[0], name.rpartition(".")[2]):
         if close := get_close_matches(part, known, n=2, cutoff=0.6):
-            return f" (did you mean {' or '.join(close)}?)"
+            return meant(close)
     return ""
+
+
+def meant(names: Sequence[str]) -> str:
+    """`` (did you mean a or b?)`` with all ``names``; nothing without any."""
+    return f" (did you mean {' or '.join(names)}?)" if names else ""
 
 
 def plain(message: str, names: Sequence[str]) -> str:

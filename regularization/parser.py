@@ -1,12 +1,15 @@
 """LightningCLI's parser with plain errors, and the checks of config files that come before it."""
 
 import copy
+import errno
 import inspect
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,8 +19,9 @@ from jsonargparse import Namespace, get_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 import regularization
-from regularization.data.modules import ImageData
-from regularization.mistakes import Mistake, mistake_behind, plain
+from regularization.data.modules import CIFAR10, ImageData
+from regularization.help import Help
+from regularization.mistakes import Mistake, meant, mistake_behind, plain
 
 Config = dict[str, Any]
 
@@ -26,7 +30,9 @@ class Parser(LightningArgumentParser):
     """LightningCLI's parser, whose errors are one plain line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        # Not by an abbreviation: --conf would be taken, but not looked into beforehand as --config is.
+        ours = {"prog": "regularization", "formatter_class": Help, "allow_abbrev": False}
+        super().__init__(*args, **{**ours, **kwargs})
         # As Python 3.14 has it: until then argparse takes "-1e-4" for an option, not for the number it is.
         self._negative_number_matcher = re.compile(r"-(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?$", re.IGNORECASE)
 
@@ -38,6 +44,19 @@ class Parser(LightningArgumentParser):
 def config_paths(args: list[str]) -> list[Path]:
     """The config files that ``args`` name, in their order."""
     return [Path(args[place].removeprefix("--config=")) for place in _config_places(args)]
+
+
+def with_found(args: list[str]) -> list[str]:
+    """``args`` with the files in place of the configs that they name.
+
+    Raises:
+        Mistake: When one is not there.
+    """
+    found = list(args)
+    for place in _config_places(args):
+        option = "--config=" if args[place].startswith("--config=") else ""
+        found[place] = f"{option}{find_config(args[place].removeprefix(option))}"
+    return found
 
 
 def with_combined(args: list[str], configs: Sequence[Config]) -> list[str]:
@@ -105,16 +124,50 @@ def read_config(path: Path) -> Config:
     return content
 
 
-def find_config(name: str, place: Path) -> Path:
-    """The config ``name``, relative to the current folder, or to one that the config ``place`` lies in.
+def find_config(name: str, place: Path | None = None) -> Path:
+    """The config ``name``: a file that exists, else one that comes with the program, with or without its ending.
+
+    Args:
+        name: A file, relative to the current folder, or to one that the config ``place`` lies in; or a name, such as
+            ``quickstart`` and ``with/l1``.
+        place: The config that names it, if one does.
 
     Raises:
-        Mistake: When there is none.
+        Mistake: When there is none, with the nearest name.
     """
-    for folder in (Path(), *place.absolute().parents):
-        if (folder / name).is_file():
-            return folder / name
-    raise Mistake(f"there is no config {name}, neither here nor beside {place}")
+    beside = () if place is None else place.absolute().parents
+    for path in (folder / name for folder in (Path(), *beside)):
+        # Not a folder: a person's own may be called as a config is. Not only files: a shell can make a pipe of one.
+        if os.path.exists(path) and not os.path.isdir(path):
+            return path
+    bare = name.removeprefix("configs/").removesuffix(".yaml")
+    if bare in config_names():
+        return _packaged() / f"{bare}.yaml"
+    reason = os.strerror(errno.EISDIR if os.path.isdir(name) else errno.ENOENT)
+    absent = f"can't read the config {name}: {reason}"
+    absent = absent if place is None else f"there is no config {name}, neither here nor beside {place}"
+    raise Mistake(absent + _nearest_config(bare))
+
+
+def config_names() -> list[str]:
+    """The names of the configs that come with the program."""
+    return sorted(path.relative_to(_packaged()).with_suffix("").as_posix() for path in _packaged().rglob("*.yaml"))
+
+
+def _packaged() -> Path:
+    """The folder of the configs that come with the program: in the package, or beside it in a checkout."""
+    package = Path(regularization.__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _nearest_config(name: str) -> str:
+    """Those of the same last name, in whichever folder; else the nearest of the same folder."""
+    folder, _, last = name.rpartition("/")
+    known = {config: config.rpartition("/") for config in config_names()}
+    beside = {parts[2]: config for config, parts in known.items() if parts[0] == folder}
+    same = [config for config, parts in known.items() if parts[2] == last]
+    return meant(same or [beside[one] for one in get_close_matches(last, beside, n=2)])
 
 
 def as_text(config: Config) -> str:
@@ -175,15 +228,19 @@ def with_classes(part: Namespace, num_classes: int) -> Namespace:
 
 
 def _option_names(parser: LightningArgumentParser) -> list[str]:
-    """What a mistyped name may have meant: options, the last part of options inside our classes, and class names."""
+    """What a mistyped name may have meant: options, those inside our classes, and class names."""
     commands = [command for action in parser._actions for command in getattr(action, "_name_parser_map", {}).values()]
     actions = [action for owner in [parser, *commands] for action in owner._actions]
     options = [action.dest for action in actions if not action.dest.endswith(".help")]
+    if "model.optimizer" not in options:
+        return options
     public = [getattr(regularization, name) for name in regularization.__all__ if name[0].isupper()]
     configurable = [cls for cls in public if not issubclass(cls, Exception)]
     inner = [name for cls in [*configurable, torch.optim.SGD] for name in _init_arguments(cls)]
+    used = {"data": CIFAR10, "model.network": regularization.SmallResNet, "model.optimizer": torch.optim.SGD}
+    whole = [f"{option}.{name}" for option, cls in used.items() for name in _init_arguments(cls)]
     groups = [option.partition(".")[0] for option in options]
-    return [*options, *groups, *inner, *regularization.__all__, *torch.optim.__all__]
+    return [*options, *groups, *inner, *regularization.__all__, *torch.optim.__all__, *whole]
 
 
 def _init_arguments(cls: type) -> list[str]:

@@ -176,6 +176,12 @@ def test_overrides_without_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert config["data"]["init_args"]["root"] == "DIR"
 
 
+def test_a_data_set_by_its_name_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--data", "ImageFolder", "--data.root", "x", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["class_path"] == "regularization.ImageFolder"
+
+
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_config_opens_with_the_command_that_runs_it(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = config.read_text().splitlines()[0]
@@ -228,6 +234,14 @@ def test_bad_configs(refused: Refused) -> None:
         (["fit", "--modle.x", "1"], "unknown argument modle.x"),
         (["fit", *QUICK, "--trainer.limit_train_batches", "0"], "there is nothing to train on"),
         (["fit", "--data.roott", "x"], "unknown option roott (did you mean root"),
+        (["fit", "--trainer.max_epohcs", "1"], "unknown argument trainer.max_epohcs (did you mean trainer.max_epochs"),
+        (["fit", "--lr", "1"], "unknown argument lr (did you mean model.optimizer.lr or"),
+        (["fit", "--seed", "1"], "unknown argument seed (did you mean data.seed or seed_everything?)"),
+        (["fit", "--conf", "quickstart"], "unknown argument conf (did you mean config?)"),
+        (["sweep", "--sedes", "1"], "unknown argument sedes (did you mean seeds?)"),
+        (["sweep", "--dryrun"], "unknown argument dryrun (did you mean dry_run?)"),
+        (["report", ".", "--outptu", "x"], "unknown argument outptu (did you mean output?)"),
+        (["report", ".", "--lr", "1"], "unknown argument lr\n"),
         (["fit", "--model.optimizer", "SDG"], "no class is called SDG (did you mean SGD"),
         (["fit", "--model.optimizer.lr", "fast"], "lr: must be float, not fast"),
         (["fit", *QUICK, "--model.optimizer.lr", "-1"], "Invalid learning rate: -1.0"),

@@ -19,6 +19,12 @@ def test_nearest(name: str, said: str) -> None:
     assert nearest(name, ["weight_decay", "optimizer.lr", "model", "model"]) == said
 
 
+def test_a_name_in_the_wrong_place() -> None:
+    names = ["seed_everything", "model", "data.seed", "seed"]
+    assert nearest("seed", names) == " (did you mean data.seed or seed_everything?)"
+    assert nearest("model", names) == ""
+
+
 def test_an_unknown_message_is_passed_on_in_one_line() -> None:
     assert plain('Parser key "a.b":\n  Something\n   new', []) == "a.b: Something new"
 

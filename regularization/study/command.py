@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import yaml
 
 from regularization import runs
 from regularization.callbacks.saving import Stopped
+from regularization.experiment import parser_of
 from regularization.mistakes import Mistake, nearest
-from regularization.parser import Parser, config_paths, find_config, read_config
+from regularization.parser import Parser, config_paths, find_config, read_config, with_found
 from regularization.study import results, space
 from regularization.study.answer import Answer, answer
 from regularization.study.plan import Plan
@@ -41,13 +43,37 @@ def sweep(args: list[str]) -> Answer | None:
             raise SystemExit(128 + stopped.number) from None
 
 
-def report(args: list[str]) -> None:
-    """Rebuilds a study's report, or makes one from any finished runs."""
+def sweep_parser() -> Parser:
+    """The options of ``sweep``, those of its study among them."""
+    about = (Study.__doc__ or "").partition("Args:")[0]
+    usage = "regularization sweep --config STUDY [options] [options of fit]"
+    parser = Parser(prog="regularization sweep", usage=usage, description=about)
+    # Read before the others are parsed: its keys have dots in them, which those of a parser's config may not.
+    study = "The study: a file, or the name of one that comes with the program, such as sweeps/quickstart."
+    parser.add_argument("-c", "--config", dest="study", metavar="FILE", default=SUPPRESS, help=study)
+    parser.add_argument("--workers", type=int | None, default=None, help="Processes at a time; one a GPU, else one.")
+    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads of a worker; shared out evenly.")
+    parser.add_argument("--folder", type=str, default="runs", help="Where the study's folder goes.")
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="Only list the trials and their cost.")
+    parser.add_argument("--fresh", action="store_true", help="Start a new study instead of going on with the last.")
+    parser.add_argument("--refit", action="store_true", help="Train the chosen arm on all images and test it once.")
+    # In a group of ours: the title of its own would be the description once more.
+    parser.add_argument_group("the study, in its config or here").add_class_arguments(Study, as_group=False)
+    return parser
+
+
+def report_parser() -> Parser:
+    """The folders and options of ``report``."""
     parser = Parser(prog="regularization report", description="Rebuilds the report of a study, or compares any runs.")
-    parser.add_argument("folders", type=Path, nargs="+", help="A study's folder, or folders of runs.")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="A study's folder, or folders of runs.")
     parser.add_argument("--baseline", type=str | None, default=None, help="The arm that the others are compared with.")
     parser.add_argument("--output", type=Path | None, default=None, help="Where the report goes; the first folder.")
-    asked = parser.parse_args(args)
+    return parser
+
+
+def report(args: list[str]) -> None:
+    """Rebuilds a study's report, or makes one from any finished runs."""
+    asked = report_parser().parse_args(args)
     folders = [Path(folder) for folder in asked.folders]
     for folder in folders:
         if not folder.is_dir():
@@ -69,21 +95,13 @@ def report(args: list[str]) -> None:
 
 def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:
     """The study; the options of the command; those of ``fit``, as they were typed; and the study's config."""
-    about = (Study.__doc__ or "").partition("Args:")[0] + "The study itself is given by --config."
-    parser = Parser(prog="regularization sweep", description=about)
-    parser.add_argument("--workers", type=int | None, default=None, help="Processes at a time; one a GPU, else one.")
-    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads of a worker; shared out evenly.")
-    parser.add_argument("--folder", type=str, default="runs", help="Where the study's folder goes.")
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="Only list the trials and their cost.")
-    parser.add_argument("--fresh", action="store_true", help="Start a new study instead of going on with the last.")
-    parser.add_argument("--refit", action="store_true", help="Train the chosen arm on all images and test it once.")
-    parser.add_class_arguments(Study)
+    parser = sweep_parser()
     fields = [one.name for one in dataclasses.fields(Study)]
     known = {*fields, *(action.dest for action in parser._actions), "config", "c", "h"}
     ours, common = _shared_out(args, known)
-    if len(paths := config_paths(ours)) > 1:
+    _check_names(common, sorted(known))
+    if len(paths := config_paths(with_found(ours))) > 1:
         raise Mistake("sweep takes one --config, the study's; what trials share belongs into its base")
-    # In place of the file: its keys have dots in them, which a config's may not.
     place = next(iter(paths), Path())
     content = read_config(place) if paths else {}
     if unknown := [key for key in content if key not in fields]:
@@ -103,6 +121,16 @@ def _shared_out(args: list[str], known: set[str]) -> tuple[list[str], list[str]]
             target = shared[0] if name in known else shared[1]
         target.append(arg)
     return shared
+
+
+def _check_names(common: list[str], known: list[str]) -> None:
+    """What neither ``fit`` has nor the sweep was more likely meant for the sweep: its options have no dots."""
+    names = [arg.split("=")[0] for arg in common if arg.startswith("--")]
+    if undotted := [name for name in names if "." not in name]:
+        options = {option for action in parser_of("fit")._actions for option in action.option_strings}
+        for name in undotted:
+            if name not in options:
+                raise Mistake(f"unknown argument {name[2:]}{nearest(name[2:], known)}")
 
 
 def _without_config(args: list[str]) -> list[str]:
