@@ -31,6 +31,9 @@ _HIDDEN = ("model", "trainer")
 class Help(DefaultHelpFormatter):
     """jsonargparse's help without whole types and lists of hundreds of classes."""
 
+    def __init__(self, prog: str, **layout: Any) -> None:
+        super().__init__(prog, **layout)  # type: ignore[no-untyped-call]
+
     def add_usage(self, usage: str | None, actions: Iterable[Action], *args: Any, **kwargs: Any) -> None:
         """Without the options, which fill pages and follow anyway."""
         named = [action for action in actions if not action.option_strings]
@@ -46,6 +49,10 @@ class Help(DefaultHelpFormatter):
         if action.dest not in _HIDDEN and not action.dest.endswith(".help"):
             super().add_argument(action)
 
+    def kind_of(self, action: Action) -> str:
+        """A word for the values of an option."""
+        return "FILE" if action.dest == "config" else kind(self._get_type_str(action) or "")
+
     def _format_action_invocation(self, action: Action) -> str:
         if not action.option_strings:
             return super()._format_action_invocation(action)
@@ -55,11 +62,11 @@ class Help(DefaultHelpFormatter):
         return f"{names} {value}".rstrip()
 
     def _get_default_metavar_for_optional(self, action: Action) -> str:
-        return "FILE" if action.dest == "config" else kind(self._get_type_str(action) or "")
+        return self.kind_of(action)
 
     def _expand_help(self, action: Action) -> str:
         text = plain_text(_INSTEAD.get(action.dest) or action.help or "")
-        parts = [f"ours: {', '.join(known)}"] if (known := ours(action)) else []
+        parts = [f"ours: {', '.join(known)}"] if (known := ours(classes(action))) else []
         takes = action.option_strings and action.nargs != 0 and action.dest != "config"
         if takes and action.default not in (SUPPRESS, ""):
             parts.append(f"default: {brief(action.default)}")
@@ -72,10 +79,15 @@ def kind(type_name: str) -> str:
     return next((word for pattern, word in _KINDS.items() if re.search(pattern, bare)), "VALUE")
 
 
-def ours(action: Action) -> list[str]:
-    """The classes of this program that the option takes; none where it takes any part of a network."""
+def classes(action: Action) -> list[str]:
+    """The classes that an option takes, by their paths; none where it takes any part of a network."""
     known: str = action.extra_help() if hasattr(action, "extra_help") else ""
-    return [] if "torch.nn." in known else re.findall(r"\bregularization\.(\w+)(?![\w.])", known)
+    return [] if "torch.nn." in known else known.removeprefix(", known subclasses: ").split(", ")
+
+
+def ours(paths: list[str]) -> list[str]:
+    """The names of those classes that this program offers."""
+    return [path.removeprefix("regularization.") for path in paths if re.fullmatch(r"regularization\.\w+", path)]
 
 
 def brief(value: Any) -> str:
@@ -91,4 +103,4 @@ def brief(value: Any) -> str:
 def plain_text(text: str) -> str:
     """Docstrings are written for Sphinx: references lose their path, code a quote, defaults are told anyway."""
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", " ".join(text.split())).replace("``", "`")
-    return re.sub(r" Default: \S+\.(?= |$)", "", text)
+    return re.sub(r" Default: \S+\.(?= |$)| \(default: [^()]*\)", "", text)

@@ -1,8 +1,11 @@
 """The terminal: what our libraries would print there and nobody needs."""
 
 import logging
+import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 
 
 def quieten() -> None:
@@ -19,3 +22,13 @@ def quieten() -> None:
     # Scoring a checkpoint needs none of the callbacks that wrote it.
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+
+
+@contextmanager
+def bars_for_people() -> Iterator[None]:
+    """Keeps the progress bars that libraries draw on stderr out of files and pipes."""
+    if sys.stderr.isatty():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+        yield

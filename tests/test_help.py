@@ -95,4 +95,5 @@ def test_a_default_in_short(value: Any, said: str) -> None:
 
 def test_docstrings_without_sphinx() -> None:
     text = "Like :func:`torch.no_grad`, or\n ``n``. See :paramref:`~a.b.Trainer.logger`. Default: ``None``. More."
+    assert plain_text("learning rate (default: 1e-3)") == "learning rate"
     assert plain_text(text) == "Like no_grad, or `n`. See logger. More."

@@ -13,6 +13,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import download_and_extract_archive
 
 from regularization.mistakes import Mistake
+from regularization.terminal import bars_for_people
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -57,7 +58,8 @@ def download_cifar(source: type[CIFAR10], root: Path) -> None:
         return
     existed = root.exists()
     try:
-        download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
+        with bars_for_people():
+            download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
     except (OSError, RuntimeError) as error:
         if not existed and root.is_dir() and not any(root.iterdir()):
             root.rmdir()

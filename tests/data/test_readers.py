@@ -1,6 +1,12 @@
 import hashlib
 import pickle
+import shutil
+import sys
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import URLError
 
@@ -83,6 +89,39 @@ def test_absent_and_no_network(tiny: Source, tmp_path: Path, monkeypatch: pytest
     assert str(tmp_path / "elsewhere" / "tiny") in str(mistake.value)
     assert "cifar-10-python.tar.gz" in str(mistake.value)
     assert "configs/quickstart.yaml" in str(mistake.value)
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server on this machine that hands out ``tmp_path``."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Not on the stderr that is looked at."""
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_download_draws_its_bar_for_people_alone(
+    terminal: bool,
+    tiny: Source,
+    served: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "archive"), "gztar", tmp_path, "tiny"))
+    monkeypatch.setattr(tiny, "url", f"{served}/{archive.name}")
+    monkeypatch.setattr(tiny, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    download_cifar(tiny, tmp_path / "elsewhere")
+    assert len(read_cifar(tiny, tmp_path / "elsewhere", train=True)) == 3
+    assert ("100%" in capsys.readouterr().err) == terminal
 
 
 def test_digits() -> None:
