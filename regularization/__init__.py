@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from regularization.api import fit as fit
+    from regularization.api import sweep as sweep
     from regularization.callbacks.averaging import EMA as EMA
     from regularization.classifier import ImageClassifier as ImageClassifier
     from regularization.data.folder import ImageFolder as ImageFolder
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from regularization.data.modules import Digits as Digits
     from regularization.data.modules import ImageData as ImageData
     from regularization.data.preprocess import Preprocess as Preprocess
+    from regularization.mistakes import Mistake as Mistake
     from regularization.networks import ResNet as ResNet
     from regularization.networks import SmallResNet as SmallResNet
     from regularization.penalties import L1 as L1
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 # Public name → module. They are imported when first used: torch and lightning take seconds.
 _HOMES = {
+    "fit": "api",
+    "sweep": "api",
     "EMA": "callbacks.averaging",
     "ImageClassifier": "classifier",
     "ImageFolder": "data.folder",
@@ -44,6 +49,7 @@ _HOMES = {
     "Digits": "data.modules",
     "ImageData": "data.modules",
     "Preprocess": "data.preprocess",
+    "Mistake": "mistakes",
     "ResNet": "networks",
     "SmallResNet": "networks",
     "ElasticNet": "penalties",

@@ -113,9 +113,9 @@ class ImageClassifier(LightningModule):
         """Adds the batch to the validation metrics, and returns its logits ``(B, num_classes)``."""
         return self._evaluate(self.val_scores, *batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Adds the batch to the test metrics."""
-        self._evaluate(self.test_scores, *batch)
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Adds the batch to the test metrics, and returns its logits ``(B, num_classes)``."""
+        return self._evaluate(self.test_scores, *batch)
 
     def on_train_epoch_end(self) -> None:
         """Logs the training metrics, means taken while the weights were changing; steps a plateau scheduler."""
@@ -244,7 +244,10 @@ class ImageClassifier(LightningModule):
 
     def _prepare_optimization(self) -> None:
         self.trainer.fit_loop.setup_data()
-        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        batches = self.trainer.num_training_batches
+        if not 0 < batches < float("inf"):
+            raise Mistake("there is nothing to train on: --trainer.limit_train_batches leaves no batch of an epoch")
+        per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         steps = float(self.trainer.estimated_stepping_batches)
         if steps == float("inf") and any(penalty.schedule for penalty in self.regularizer.penalties.values()):
             raise Mistake(

@@ -1,6 +1,5 @@
 """The commands ``fit``, ``validate`` and ``test``: LightningCLI with run folders, resuming and plain errors."""
 
-import inspect
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from regularization import checkpoints, networks, penalties, resume, runs, schedules, trust, weight_decay
-from regularization.callbacks import averaging
+from regularization import checkpoints, evaluation, options, resume, runs, trust
 from regularization.callbacks.audit import Audit
 from regularization.callbacks.config import SavedConfig
 from regularization.callbacks.curves import Curves
@@ -28,9 +25,8 @@ from regularization.callbacks.progress import Progress
 from regularization.callbacks.saving import Best, Last, Stopped
 from regularization.callbacks.tensorboard import Events
 from regularization.classifier import ImageClassifier
-from regularization.data import folder
 from regularization.data.modules import ImageData
-from regularization.mistakes import Mistake, mistake_behind
+from regularization.mistakes import Mistake, mistake_behind, plain
 from regularization.parser import (
     Parser,
     as_text,
@@ -44,31 +40,6 @@ from regularization.parser import (
     with_found,
 )
 from regularization.pretrained import published_normalization
-
-# Imported, their classes can be named without the module's path.
-SHORT_NAMES = (averaging, folder, networks, penalties, schedules, weight_decay)
-
-TRAINER_DEFAULTS = {
-    "default_root_dir": "runs",
-    "devices": 1,
-    "max_epochs": 20,
-    "num_sanity_val_steps": 0,
-    "enable_model_summary": False,
-    # The order of our batches is already a function of (seed, epoch, step); Lightning's sampler would replace it.
-    "use_distributed_sampler": False,
-}
-
-# Headings of --help, and what is said below them.
-_CLASSES = "A class has options of its own, --model.optimizer.lr for instance: --model.optimizer.help SGD shows them."
-_OF_DATA = ", ".join(f"--data.{name}" for name in inspect.signature(ImageData).parameters)
-GROUPS = {
-    "model": ("model", f"The network and how it is trained. {_CLASSES}"),
-    "data": ("data", f"--data.help Digits shows its own options and those of every data set: {_OF_DATA}."),
-    "trainer": (
-        "Lightning's options",
-        "Its Trainer's, in its words. max_epochs, accelerator and precision matter most.",
-    ),
-}
 
 
 def fit(args: list[str]) -> None:
@@ -135,34 +106,11 @@ class Experiment(LightningCLI):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what belongs to this one start, and the seed."""
-        drawn = "Seed of the weights, of order and of augmentation; true draws one."
-        parser.add_argument("--seed_everything", type=bool | int, default=0, metavar="INT", help=drawn)
-        # Of our own, not the Trainer's, so that it has a place in front and a text that fits.
-        found = "The checkpoint to go on from or to score: best or last of the config's newest run, or a file."
-        parser.add_argument("--ckpt_path", type=str | None, default=None, metavar="best|last|FILE", help=found)
-        trusted = "Run whatever classes the checkpoint names, not only those of this program, torch, torchvision, timm."
-        parser.add_argument("--trust", action="store_true", help=trusted)
+        options.add_start(parser)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds trainer, model and data, with a default network and data set: ``--data.root`` works without a config."""
-        parser.add_lightning_class_args(ImageClassifier, "model")
-        parser.set_defaults({"model.network": {"class_path": "regularization.ResNet"}})
-        # Not by add_lightning_class_args: without a default it makes data optional, which garbles every message.
-        chosen = {"class_path": "regularization.CIFAR10"}
-        parser.add_subclass_arguments(ImageData, "data", default=chosen, metavar="CLASS", help="The data set.")
-        named = "Callbacks by names of one's own, EMA or EarlyStopping for instance; several configs' are combined."
-        group = parser.add_argument_group("callbacks")
-        group.add_argument("--callbacks", type=dict[str, Callback | None], default={}, help=named)
-        every = "last.ckpt is written within epochs as well: after so many"
-        group = parser.add_argument_group("checkpoint")
-        group.add_argument("--checkpoint.minutes", type=PositiveFloat | None, default=10.0, help=f"{every} minutes.")
-        group.add_argument("--checkpoint.steps", type=PositiveInt | None, default=None, help=f"{every} steps.")
-        # Last, so that help has its fifty options behind ours.
-        parser.add_lightning_class_args(Trainer, "trainer")
-        parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
-        assert parser.groups is not None
-        for name, (title, about) in GROUPS.items():
-            parser.groups[name].title, parser.groups[name].description = title, about
+        """Adds everything else."""
+        options.add_experiment(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses, reads the checkpoint that was named, and parses again on top of the config it holds.
@@ -219,7 +167,7 @@ class Experiment(LightningCLI):
             with self._guard:
                 self.config_init = self.parser.instantiate(self._to_make())
         except (TypeError, ValueError) as error:
-            raise mistake_behind(error) or Mistake(" ".join(str(error).split())) from error
+            raise mistake_behind(error) or Mistake(plain(str(error), [])) from error
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
@@ -242,7 +190,9 @@ class Experiment(LightningCLI):
         config = {**self._get(self.config_init, "trainer"), **kwargs}
         callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [Progress()]
         if self.subcommand != "fit":
-            return self._trainer({**config, "logger": False, "enable_checkpointing": False}, callbacks)
+            self.answers = evaluation.Answers()
+            config |= {"logger": False, "enable_checkpointing": False}
+            return self._trainer(config, [*callbacks, self.answers])
         self.claimed = self.run is None
         if self.run is not None:
             return self._trainer_of(self.run, config, callbacks)
@@ -313,21 +263,24 @@ class Experiment(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Scores the validation images."""
-        self._evaluate(self.trainer.validate(**kwargs, **self._loaded(), verbose=False), "val")
+        self._scores(self.trainer.validate(**kwargs, **self._loaded(), verbose=False))
 
     def test(self, **kwargs: Any) -> None:
-        """Scores the test images."""
-        self._evaluate(self.trainer.test(**kwargs, **self._loaded(), verbose=False), "test")
+        """Scores the test images; how they were answered goes into the run folder."""
+        scores = self._scores(self.trainer.test(**kwargs, **self._loaded(), verbose=False))
+        assert self.checkpoint is not None
+        evaluation.conclude(self.answers.of(self.datamodule), scores, self.checkpoint, self.run)
 
     def _loaded(self) -> dict[str, Any]:
         """What the Trainer's methods are told of the checkpoint: data alone is loaded, no code."""
         return {"ckpt_path": self.config[self.subcommand].ckpt_path, "weights_only": True}
 
-    def _evaluate(self, results: Sequence[Any], stage: str) -> None:
+    def _scores(self, results: Sequence[Any]) -> dict[str, float]:
+        if not results or not results[0]:
+            raise Mistake("nothing was scored: the trainer's limit of batches is 0")
         scores = {name: float(value) for name, value in results[0].items()}
         print(f"{self.checkpoint}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-        if self.run is not None and self.checkpoint is not None and stage == "test":
-            runs.add_result(self.run, {"test": {"checkpoint": self.checkpoint.name, **scores}})
+        return scores
 
     def _announce(self) -> None:
         size = sum(parameter.numel() for parameter in self.model.network.parameters())

@@ -69,6 +69,8 @@ _SAYINGS: dict[str, Callable[[re.Match[str], Sequence[str]], str]] = {
         f"the checkpoint wants to run {found[1]}, which belongs neither to this program nor to torch, torchvision or "
         "timm.\nIf you trust whoever made the checkpoint, add --trust, or name the class in your own config"
     ),
+    r"Problem with given class_path '(.+?)': (.*?) - Expected": lambda found, _: f"{found[1]}: {found[2]}",
+    r"the following arguments are required: (.+)": lambda found, _: f"--{found[1]} is missing",
     r"Expected an? (\w+)\b(?!-| import).*?(?:Got|Given) value: (.*)": lambda found, _: (
         f"must be {found[1]}, not {found[2]}"
     ),

@@ -235,7 +235,8 @@ def _option_names(parser: LightningArgumentParser) -> list[str]:
     if "model.optimizer" not in options:
         return options
     public = [getattr(regularization, name) for name in regularization.__all__ if name[0].isupper()]
-    inner = [name for cls in [*public, torch.optim.SGD] for name in _init_arguments(cls)]
+    configurable = [cls for cls in public if not issubclass(cls, Exception)]
+    inner = [name for cls in [*configurable, torch.optim.SGD] for name in _init_arguments(cls)]
     used = {"data": CIFAR10, "model.network": regularization.SmallResNet, "model.optimizer": torch.optim.SGD}
     whole = [f"{option}.{name}" for option, cls in used.items() for name in _init_arguments(cls)]
     groups = [option.partition(".")[0] for option in options]

@@ -17,6 +17,7 @@ CURVES = "curves.png"
 RESULT = "result.json"
 LOGITS = "val_logits.npz"
 CHECKPOINTS = "checkpoints"
+TEST = "test"
 
 
 def run_name(configs: Sequence[Path]) -> str:

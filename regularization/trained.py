@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regularization import checkpoints, trust
+from regularization import checkpoints, runs, trust
 from regularization.data import pictures
 from regularization.data.pictures import Refused
 from regularization.data.preprocess import Preprocess
@@ -66,13 +66,14 @@ def load(checkpoint: Path | str, trust_it: bool = False) -> Trained:
     """The network in the file ``checkpoint``, in evaluation mode on the CPU.
 
     Args:
-        checkpoint: A ``best.ckpt`` or ``last.ckpt``.
+        checkpoint: A ``best.ckpt`` or ``last.ckpt``; a run's folder stands for its best one.
         trust_it: Run whatever network class it names, not only those of this program, torch, torchvision and timm.
 
     Raises:
         Mistake: When it is damaged, names a class that is not trusted, or was written before checkpoints knew classes.
     """
     path = Path(checkpoint)
+    path = path / runs.CHECKPOINTS / checkpoints.BEST if path.is_dir() else path
     content = checkpoints.read(path)
     if "serving" not in content:
         raise Mistake(

@@ -36,6 +36,13 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageClassifier, "training_step", interrupted)
 
 
+def test_scoring_nothing_is_refused(refused: Refused) -> None:
+    main(["fit", *QUICK, "--trainer.max_epochs", "1"])
+    for command, limit in (("validate", "val"), ("test", "test")):
+        args = [command, *QUICK, "--ckpt_path", "best", f"--trainer.limit_{limit}_batches", "0"]
+        assert "nothing was scored" in refused(*args)
+
+
 def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", *QUICK, "--trainer.max_epochs", "2"])
     out = capsys.readouterr().out.splitlines()
@@ -225,6 +232,7 @@ def test_bad_configs(refused: Refused) -> None:
         ([], "name a command: fit, validate, test"),
         (["fti"], "there is no command fti (did you mean fit?)"),
         (["fit", "--modle.x", "1"], "unknown argument modle.x"),
+        (["fit", *QUICK, "--trainer.limit_train_batches", "0"], "there is nothing to train on"),
         (["fit", "--data.roott", "x"], "unknown option roott (did you mean root"),
         (["fit", "--trainer.max_epohcs", "1"], "unknown argument trainer.max_epohcs (did you mean trainer.max_epochs"),
         (["fit", "--lr", "1"], "unknown argument lr (did you mean model.optimizer.lr or"),

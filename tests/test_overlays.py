@@ -242,9 +242,11 @@ def test_overlays_combine() -> None:
 
 @pytest.mark.parametrize("overlay", WITH, ids=lambda path: path.stem)
 def test_every_overlay_is_tested_and_says_how_it_is_used(overlay: Path) -> None:
-    use = f"python -m regularization fit --config configs/cifar10.yaml --config configs/with/{overlay.name}"
-    assert overlay.read_text().splitlines()[0] == f"# {use}"
-    assert f'"{overlay.stem}"' in Path(__file__).read_text()
+    base = "folder" if overlay.stem == "finetune" else "cifar10"
+    use = f"# python -m regularization fit --config configs/{base}.yaml --config configs/with/{overlay.name}"
+    assert overlay.read_text().splitlines()[0].startswith(use)
+    tests = Path(__file__).read_text() + Path(__file__).with_name("test_pretrained.py").read_text()
+    assert f'"{overlay.stem}' in tests
 
 
 def test_a_classifier_needs_no_cli() -> None:

@@ -40,10 +40,15 @@ class Logits(Callback):
         """Before the epoch's checkpoint: whoever has that one has these too."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self._parts and trainer.is_global_zero and isinstance(data, ImageData) and data.val_set is not None:
-            logits = torch.cat(self._parts).cpu()
+            logits = torch.cat(self._parts)
             self._parts.clear()
             images, subset = data.val_set
             index = subset[: len(logits)]
-            arrays = {"logits": logits, "labels": images.labels[index], "index": index}
-            with replacing(self._folder / LOGITS) as aside:
-                np.savez(aside, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
+            write_logits(self._folder / LOGITS, logits, images.labels[index], index)
+
+
+def write_logits(path: Path, logits: Tensor, labels: Tensor, index: Tensor) -> None:
+    """Writes ``logits`` ``(N, C)`` as float16, with the images' ``labels`` and ``index`` int64 ``(N,)``."""
+    arrays = {"logits": logits.half().cpu(), "labels": labels, "index": index}
+    with replacing(path) as aside:
+        np.savez(aside, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]

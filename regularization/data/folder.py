@@ -30,7 +30,7 @@ class ImageFolder(ImageData):
     others, every class in proportion.
 
     Args:
-        root: The folder.
+        root: The folder; it has to be named.
         image_size: Height and width of what the network sees, in pixels.
         resize: Pixels that the short side is resized to; null for 8/7 of ``image_size``.
         test_size: Pictures held out for the test where there is no folder ``test``, as a number or a fraction; always
@@ -42,7 +42,7 @@ class ImageFolder(ImageData):
 
     def __init__(
         self,
-        root: str,
+        root: str = "",
         image_size: int = 64,
         resize: int | None = None,
         test_size: int | float = 0.2,
@@ -149,6 +149,8 @@ def files_in(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
 
 def _folder(root: Path, part: str) -> Path:
     """Where the pictures of ``part`` (train, val, test) are; where it has no folder of its own, that of all."""
+    if root == Path():
+        raise Mistake("--data.root: name the folder that has your pictures, a folder for each class inside")
     whole = root / "train" if (root / "train").is_dir() else root
     return root / part if whole != root and (root / part).is_dir() else whole
 

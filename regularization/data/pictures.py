@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.progress import track
 from torch import Tensor
 
+# Pixels by themselves: Pillow would also run Ghostscript for EPS, and take a page of a PDF for a picture.
+FORMATS = {"AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
 # Pillow refuses pictures of more than twice MAX_IMAGE_PIXELS, and warns of those above it, which we take.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -31,7 +34,7 @@ class Refused:
 
 def find(place: Path) -> list[Path]:
     """The picture files in a folder and the folders inside it, by their suffix and in the order of their names."""
-    suffixes = Image.registered_extensions()
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
     inside = (path for path in place.rglob("*") if path.suffix.lower() in suffixes)
     return sorted(path for path in inside if path.is_file() and not _hidden(path.relative_to(place)))
 
@@ -50,7 +53,7 @@ def read(path: Path, side: int) -> Tensor | Refused:
         uint8 ``(3, side, side)``, or why the file can't be read.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_formats()) as image:
             pixels = np.asarray(_square(_as_rgb(image), side))
     except UnidentifiedImageError:
         return Refused(path, "not a picture, whatever its name says")
@@ -71,6 +74,13 @@ def read_all(paths: Sequence[Path], side: int, what: str) -> Iterator[Tensor | R
         parts = (paths[start : start + 16 * cores] for start in range(0, len(paths), 16 * cores))
         pictures = (picture for part in parts for picture in pool.map(read, part, [side] * len(part)))
         yield from track(pictures, what, total=len(paths), transient=True, disable=not sys.stdout.isatty())
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of FORMATS that this Pillow can open."""
+    Image.init()
+    return sorted(FORMATS & Image.OPEN.keys())
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -95,8 +95,9 @@ def weights(old: int, new: int, side: int) -> Tensor:
 
     A triangle as wide as the coarser of the two pixel grids.
     """
-    scale = old / new
-    support: Any = torch.sym_max(scale, 1.0)
+    # As tensors: a quotient of sizes would become float32 in an exported graph.
+    scale = torch.full((1,), old, dtype=torch.float64) / torch.full((1,), new, dtype=torch.float64)
+    support = scale.clamp(min=1.0)
     centre = (torch.arange(side, dtype=torch.float64)[:, None] + (new - side) // 2 + 0.5) * scale
     pixel = torch.arange(old)[None, :]
     first = (centre - support + 0.5).int().clamp(min=0)

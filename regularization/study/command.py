@@ -15,14 +15,14 @@ from regularization.experiment import parser_of
 from regularization.mistakes import Mistake, nearest
 from regularization.parser import Parser, config_paths, find_config, read_config, with_found
 from regularization.study import results, space
-from regularization.study.answer import answer
+from regularization.study.answer import Answer, answer
 from regularization.study.plan import Plan
 from regularization.study.space import Study
 from regularization.study.stages import REFIT, STUDY, close, run
 
 
-def sweep(args: list[str]) -> None:
-    """Runs a study from its config to its report, or goes on with one."""
+def sweep(args: list[str]) -> Answer | None:
+    """Runs a study from its config to its report, or goes on with one; its answer, None when it is only described."""
     study, asked, common, place = _parse(args)
     space.check(study)
     arms = space.arms_of(study, place)
@@ -32,11 +32,12 @@ def sweep(args: list[str]) -> None:
     plan = Plan(study, arms, space.baseline_of(study, arms), common, asked)
     plan.check()
     if asked.dry_run:
-        return plan.describe()
+        plan.describe()
+        return None
     folder = _folder(plan, Path(asked.folder), runs.run_name([place]), asked.fresh)
     with runs.held(folder):
         try:
-            run(plan, folder, " ".join(map(shlex.quote, ["python", "-m", "regularization", "sweep", *args])))
+            return run(plan, folder, " ".join(map(shlex.quote, ["python", "-m", "regularization", "sweep", *args])))
         except Stopped as stopped:
             print(f"stopped by {stopped}; the same command goes on\n{folder}")
             raise SystemExit(128 + stopped.number) from None

@@ -54,7 +54,7 @@ def lambda_curve(found: Answer, option: str) -> go.Figure:
     figure.add_vline(x[found.arms.index(found.chosen)], line_dash="dash", line_color="#3a9a5b")
     labels = [f"{arm.results[0].values[option]:g}" for arm in found.arms]
     figure.update_xaxes(type="log", title=option, tickvals=x, ticktext=labels)
-    figure.update_yaxes(title="accuracy", tickformat=".0%")
+    figure.update_yaxes(title="accuracy", tickformat=".1~%")
     return _laid_out(figure)
 
 
@@ -125,7 +125,7 @@ def forest(found: Answer) -> go.Figure:
         figure.add_vline(
             found.baseline.mean, line_dash="dash", line_color="#8a949e", annotation_text=found.baseline.name
         )
-    figure.update_xaxes(title="validation accuracy", tickformat=".1%")
+    figure.update_xaxes(title="validation accuracy", tickformat=".1~%")
     return _laid_out(figure, height=max(320, 60 * len(arms) + 160))
 
 
@@ -138,7 +138,7 @@ def over_epochs(found: Answer, metric: str, title: str, share: bool = True) -> g
             color = COLORS[number % len(COLORS)]
             figure.add_scatter(x=epochs, y=means, name=arm.name, mode="lines", line={"color": color})
     figure.update_xaxes(title="epoch")
-    figure.update_yaxes(title=title, tickformat=".0%" if share else "")
+    figure.update_yaxes(title=title, tickformat=".1~%" if share else "")
     return _laid_out(figure)
 
 

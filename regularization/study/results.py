@@ -55,6 +55,11 @@ class Result:
     unregularized: bool = False
 
     @property
+    def checkpoint(self) -> Path:
+        """The epoch with the best validation accuracy, for ``load``."""
+        return self.folder / runs.CHECKPOINTS / "best.ckpt"
+
+    @property
     def seconds(self) -> float:
         """Training time."""
         return sum(row["seconds"] for row in self.rows)

@@ -4,6 +4,7 @@ import csv
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from regularization import runs
@@ -23,6 +25,17 @@ from regularization.study.worker import work
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["regularization.experiment"])
 LOG = "log.csv"
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Has a process begin without the main module: a user's script that sweeps would otherwise run again in each."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @dataclass
@@ -178,7 +191,8 @@ class Runner:
         # Before the interpreter starts: some libraries read it when they are imported.
         os.environ["OMP_NUM_THREADS"] = str(self._threads)
         process = processes.Process(target=work, args=(theirs, self._threads, device))
-        process.start()
+        with _without_main():
+            process.start()
         theirs.close()
         return Worker(process, ours)
 

@@ -26,8 +26,11 @@ REFIT = "refit"
 TESTED = "tested.json"
 
 
-def run(plan: Plan, folder: Path, command: str) -> None:
+def run(plan: Plan, folder: Path, command: str) -> Answer:
     """Runs what is not done of the study in ``folder``, and closes it; ``command`` is what was typed, for the record.
+
+    Returns:
+        The answer.
 
     Raises:
         Mistake: When no trial came to its end.
@@ -54,9 +57,11 @@ def run(plan: Plan, folder: Path, command: str) -> None:
     _test(first, plan, trials, folder)
     everything = results.find([folder / "final", folder / "search"], plan.study.score)
     found = [one for one in everything if one.stage == "final"]
-    close(answer(found, plan.study, baseline, lost), everything, plan.study, folder, command)
+    final = answer(found, plan.study, baseline, lost)
+    close(final, everything, plan.study, folder, command)
     if plan.refit:
         _refit(plan, next(arm for arm in finalists if arm.name == first.chosen.name), folder)
+    return final
 
 
 def _baseline(plan: Plan, finalists: list[Arm], found: Sequence[results.Result]) -> str | None:

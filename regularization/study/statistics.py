@@ -1,6 +1,7 @@
 """The statistics of a study, over seeds and over images; everything on numbers in, numbers out."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,10 @@ def welch(first: Floats, second: Floats, alpha: float = ALPHA) -> Comparison:
     difference = float(np.mean(first) - np.mean(second))
     if min(len(first), len(second)) < 2 or standard_error(first) + standard_error(second) < SPREAD:
         return Comparison(difference, math.nan, math.nan, math.nan)
-    test = stats.ttest_ind(first, second, equal_var=False)
+    with warnings.catch_warnings():
+        # One of the two may hardly vary: its share of the variance is then small, however imprecise.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        test = stats.ttest_ind(first, second, equal_var=False)
     interval = test.confidence_interval(1 - alpha)
     return Comparison(difference, float(interval.low), float(interval.high), float(test.pvalue))
 

@@ -1,0 +1,83 @@
+"""The Python way: what the commands do, with what came out as objects. A mistake is raised as ``Mistake``."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regularization.experiment import Experiment
+from regularization.study import command, results
+from regularization.study.results import Result
+from regularization.terminal import quieten
+
+if TYPE_CHECKING:
+    from regularization.study.answer import Answer
+
+Configs = str | Path | Sequence[str | Path]
+# Options that are switches: they have no value.
+_SWITCHES = {"trust", "fresh", "refit", "dry_run"}
+
+
+def fit(config: Configs = (), **options: Any) -> Result:
+    """Trains as ``python -m regularization fit`` does.
+
+    Args:
+        config: One config, or several; packaged ones by their names, such as ``"quickstart"``.
+        options: As on the command line, with two underscores for a dot: ``model__optimizer__weight_decay=1e-3``.
+
+    Returns:
+        The run: its ``folder``, its ``rows`` (the metrics of each epoch), its ``accuracy`` in the last one, the path
+        of its best ``checkpoint``.
+
+    Raises:
+        Mistake: Where the command would end with a line and exit code 2.
+        KeyboardInterrupt: When it was stopped; ``ckpt_path="last"`` goes on.
+    """
+    with warnings.catch_warnings():
+        quieten()
+        try:
+            experiment = Experiment(["fit", *_typed(config, options)])
+        except SystemExit as stopped:
+            raise KeyboardInterrupt from stopped
+    assert experiment.run is not None
+    found = results.read(experiment.run)
+    assert found is not None, "a run that came to its end has a result"
+    return found
+
+
+def sweep(config: Configs = (), **options: Any) -> "Answer":
+    """Runs a study, or goes on with it, as ``python -m regularization sweep`` does.
+
+    Args:
+        config: The study's config; packaged ones by their names, such as ``"sweeps/quickstart"``.
+        options: As for ``fit``; ``workers=2`` and the like are those of the command itself.
+
+    Returns:
+        The answer: its ``sentence``, the ``arms`` with ``name``, ``mean`` and ``accuracies``, and the ``chosen`` one.
+
+    Raises:
+        Mistake: Where the command would end with a line and exit code 2.
+        KeyboardInterrupt: When it was stopped; the same call goes on.
+    """
+    with warnings.catch_warnings():
+        quieten()
+        try:
+            answer = command.sweep(_typed(config, options))
+        except SystemExit as stopped:
+            raise KeyboardInterrupt from stopped
+    assert answer is not None, "dry_run has no answer"
+    return answer
+
+
+def _typed(config: Configs, options: dict[str, Any]) -> list[str]:
+    """``options`` as one would type them."""
+    named = [config] if isinstance(config, str | Path) else config
+    args = [word for one in named for word in ("--config", str(one))]
+    for key, value in options.items():
+        name = f"--{key.replace('__', '.')}"
+        if key not in _SWITCHES:
+            args.append(f"{name}={value if isinstance(value, str | Path) else json.dumps(value)}")
+        elif value:
+            args.append(name)
+    return args
