@@ -95,11 +95,15 @@ def _copy(action: Action, names: list[str], to: ArgumentParser, command: str) ->
         return
     # A config can be given several times: without this zsh would offer it once.
     how = "append" if action.dest == "config" else "store"
-    copied = to.add_argument(*(names or [action.dest]), action=how, nargs=action.nargs, help=about)
-    if complete := _files(action, command):
-        copied.complete = complete  # type: ignore[attr-defined]
-    else:
-        copied.choices = _choices(action) or None
+    copied = [to.add_argument(*names, action=how, help=about)] if names else []
+    if not names or action.nargs == "+":
+        # Several values of an option, too: behind the first, shtab would offer no other option.
+        copied.append(to.add_argument(action.dest, nargs=action.nargs, help=about))
+    for one in copied:
+        if complete := _files(action, command):
+            one.complete = complete  # type: ignore[attr-defined]
+        else:
+            one.choices = _choices(action) or None
 
 
 def _files(action: Action, command: str) -> Any:
