@@ -11,7 +11,7 @@ from torch.optim import SGD
 from regularization.cli import COMMANDS
 from regularization.data.folder import ImageFolder
 from regularization.data.modules import CIFAR10
-from regularization.help import Help, classes, ours, plain_text
+from regularization.help import HIDDEN, Help, classes, ours, plain_text
 from regularization.networks import SmallResNet
 from regularization.parser import Parser, config_names
 from regularization.schedules import WarmupDecay
@@ -48,11 +48,9 @@ def completion(args: list[str]) -> None:
 
 def parser() -> Parser:
     """The parser of ``completion``."""
-    about = (
-        "Prints a script that completes commands, options and values. It takes seconds to make and none to use: write \
-it into a file that the shell reads, ~/.local/share/bash-completion/completions/regularization for instance."
-    )
-    made = Parser(prog="regularization completion", description=about)
+    about = "Prints a script that completes commands, options and values. Made in seconds, it is read in no time:"
+    where = "bash finds it as ~/.local/share/bash-completion/completions/regularization, for instance."
+    made = Parser(prog="regularization completion", description=f"{about} {where}")
     made.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="The shell that is to read it.")
     return made
 
@@ -67,7 +65,7 @@ def script(shell: str) -> str:
         known = {"-h", "--help"}
         for action in (action for source in parsers for action in source._actions):
             names = [name for name in action.option_strings if not name.endswith("+")]
-            if known.isdisjoint(names) and action.dest not in ("model", "trainer"):
+            if known.isdisjoint(names) and action.dest not in HIDDEN:
                 known.update(names)
                 _copy(action, names, one, command)
     text: str = shtab.complete(whole, shell)
@@ -92,17 +90,20 @@ def _parsers() -> dict[str, list[Any]]:
 def _copy(action: Action, names: list[str], to: ArgumentParser, command: str) -> None:
     """Adds the option to a parser of argparse's: of jsonargparse's, every class's options would become its own."""
     about = re.split(r"(?<=[.:;]) ", plain_text(action.help or ""))[0].replace("%", "%%")
-    if action.nargs == 0:
+    if action.nargs == 0 or action.dest == "print_config":
         to.add_argument(*names, action="store_true", help=about)
         return
-    more: dict[str, Any] = {} if names else {"nargs": action.nargs}
-    # Without it zsh would offer it once only.
-    more |= {"action": "append"} if action.dest == "config" else {}
-    copied = to.add_argument(*(names or [action.dest]), help=about, **more)
-    if complete := _files(action, command):
-        copied.complete = complete  # type: ignore[attr-defined]
-    else:
-        copied.choices = _choices(action) or None
+    # A config can be given several times: without this zsh would offer it once.
+    how = "append" if action.dest == "config" else "store"
+    copied = [to.add_argument(*names, action=how, help=about)] if names else []
+    if not names or action.nargs == "+":
+        # Several values of an option, too: behind the first, shtab would offer no other option.
+        copied.append(to.add_argument(action.dest, nargs=action.nargs, help=about))
+    for one in copied:
+        if complete := _files(action, command):
+            one.complete = complete  # type: ignore[attr-defined]
+        else:
+            one.choices = _choices(action) or None
 
 
 def _files(action: Action, command: str) -> Any:
@@ -111,7 +112,7 @@ def _files(action: Action, command: str) -> Any:
         studies = command == "sweep"
         names = [name for name in config_names() if name.startswith("sweeps/") == studies]
         return _or_files("study" if studies else "config", names, "yaml")
-    if action.dest == "ckpt_path":
+    if action.dest == "ckpt_path" and command in ("fit", "validate", "test"):
         return _or_files("checkpoint", ["best", "last"], "ckpt")
     if action.dest in _FOLDERS:
         return shtab.DIRECTORY

@@ -24,8 +24,8 @@ _INSTEAD = {
     "config": "A file of options, or the name of a config that comes with the program; of several the later ones win.",
     "print_config": "Print every option with its value, as a config, and end.",
 }
-# Files for a whole group of options: --config is enough.
-_HIDDEN = ("model", "trainer")
+# Options that take a file for a whole group: --config is enough.
+HIDDEN = ("model", "trainer")
 
 
 class Help(DefaultHelpFormatter):
@@ -35,10 +35,9 @@ class Help(DefaultHelpFormatter):
         super().__init__(prog, **layout)  # type: ignore[no-untyped-call]
 
     def add_usage(self, usage: str | None, actions: Iterable[Action], *args: Any, **kwargs: Any) -> None:
-        """Without the options, which fill pages and follow anyway."""
-        named = [action for action in actions if not action.option_strings]
-        placed = [self._format_args(action, self._get_default_metavar_for_positional(action)) for action in named]
-        super().add_usage(usage or " ".join(["%(prog)s", *placed, "[options]"]), actions, *args, **kwargs)
+        """With what can't be left out; all the options would fill pages, and follow anyway."""
+        needed = [self._needed(action) for action in actions if action.required]
+        super().add_usage(usage or " ".join(["%(prog)s", *needed, "[options]"]), actions, *args, **kwargs)
 
     def add_text(self, text: str | None) -> None:
         """A description, which may be a docstring."""
@@ -46,12 +45,17 @@ class Help(DefaultHelpFormatter):
 
     def add_argument(self, action: Action) -> None:
         """Leaves out what the description of a group tells once."""
-        if action.dest not in _HIDDEN and not action.dest.endswith(".help"):
+        if action.dest not in HIDDEN and not action.dest.endswith(".help"):
             super().add_argument(action)
 
     def kind_of(self, action: Action) -> str:
         """A word for the values of an option."""
         return "FILE" if action.dest == "config" else kind(self._get_type_str(action) or "")
+
+    def _needed(self, action: Action) -> str:
+        if action.option_strings:
+            return self._format_action_invocation(action)
+        return self._format_args(action, self._get_default_metavar_for_positional(action))
 
     def _format_action_invocation(self, action: Action) -> str:
         if not action.option_strings:
@@ -68,7 +72,9 @@ class Help(DefaultHelpFormatter):
         text = plain_text(_INSTEAD.get(action.dest) or action.help or "")
         parts = [f"ours: {', '.join(known)}"] if (known := ours(classes(action))) else []
         takes = action.option_strings and action.nargs != 0 and action.dest != "config"
-        if takes and action.default not in (SUPPRESS, ""):
+        if takes and action.required and action.default is None:
+            parts.append("required")
+        elif takes and action.default not in (SUPPRESS, ""):
             parts.append(f"default: {brief(action.default)}")
         return f"{text} ({'; '.join(parts)})" if parts else text
 

@@ -62,6 +62,9 @@ def test_the_other_commands(shown: Callable[..., str]) -> None:
     assert text.startswith("usage: regularization sweep --config STUDY [options] [options of fit]\n")
     assert "such as sweeps/quickstart" in text
     assert "--search {grid,halving,tpe}" in text
+    text = shown("predict", "--help")
+    assert text.startswith("usage: regularization predict --ckpt_path PATH --images PATH [PATH ...] [options]\n")
+    assert "A checkpoint of a run, or the run's folder. (required)" in " ".join(text.split())
     assert shown("report", "--help").startswith("usage: regularization report FOLDER [FOLDER ...] [options]\n")
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -122,3 +123,14 @@ def test_a_wheel_finds_its_configs_from_anywhere(args: list[str], said: str, ins
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
+
+
+def test_the_oldest_versions_are_those_of_the_project() -> None:
+    done = subprocess.run([sys.executable, CHECKOUT / ".ci" / "minimum.py"], capture_output=True, text=True, check=True)
+    oldest = done.stdout.split()
+    about = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    extras = about["optional-dependencies"]
+    for requirement in [*about["dependencies"], *extras["search"], *extras["test"]]:
+        assert requirement.split(",")[0].replace(">=", "==") in oldest
+    assert "jsonargparse[signatures]==4.53" in oldest
+    assert len(set(oldest)) == len(oldest)

@@ -100,8 +100,9 @@ def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:
     known = {*fields, *(action.dest for action in parser._actions), "config", "c", "h"}
     ours, common = _shared_out(args, known)
     _check_names(common, sorted(known))
-    if len(paths := config_paths(with_found(ours))) > 1:
+    if len(config_paths(ours)) > 1:
         raise Mistake("sweep takes one --config, the study's; what trials share belongs into its base")
+    paths = config_paths(with_found(ours))
     place = next(iter(paths), Path())
     content = read_config(place) if paths else {}
     if unknown := [key for key in content if key not in fields]:
