@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regularization.experiment import Experiment
+from regularization.mistakes import Mistake
 from regularization.study import command, results
 from regularization.study.results import Result
 from regularization.terminal import quieten
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 Configs = str | Path | Sequence[str | Path]
 # Options that are switches: they have no value.
-_SWITCHES = {"trust", "fresh", "refit", "dry_run"}
+_SWITCHES = {"trust", "fresh", "refit"}
 
 
 def fit(config: Configs = (), **options: Any) -> Result:
@@ -41,8 +42,8 @@ def fit(config: Configs = (), **options: Any) -> Result:
         except SystemExit as stopped:
             raise KeyboardInterrupt from stopped
     assert experiment.run is not None
-    found = results.read(experiment.run)
-    assert found is not None, "a run that came to its end has a result"
+    if (found := results.read(experiment.run)) is None:
+        raise Mistake(f"the run has no validation score in its last epoch; what it has is in {experiment.run}")
     return found
 
 
@@ -60,13 +61,15 @@ def sweep(config: Configs = (), **options: Any) -> "Answer":
         Mistake: Where the command would end with a line and exit code 2.
         KeyboardInterrupt: When it was stopped; the same call goes on.
     """
+    if "dry_run" in options:
+        raise Mistake("dry_run has no answer: it is for the command line")
     with warnings.catch_warnings():
         quieten()
         try:
             answer = command.sweep(_typed(config, options))
         except SystemExit as stopped:
             raise KeyboardInterrupt from stopped
-    assert answer is not None, "dry_run has no answer"
+    assert answer is not None
     return answer
 
 

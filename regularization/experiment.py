@@ -132,6 +132,7 @@ class Experiment(LightningCLI):
             if not asked.trust:
                 # What the user has named himself, in his configs or on the command line, was parsed above.
                 self._guard.enter_context(trust.guarded(trust.named(self.config)))
+                self.restored["config"] = trust.without_fetching(self.restored["config"])
             place = args.index(command) + 1
             based = [*args[:place], "--config", as_text(self.restored["config"]), *args[place:]]
             self.config = parser.parse_args(with_combined(based, [self.restored["config"], *configs]))
@@ -156,10 +157,11 @@ class Experiment(LightningCLI):
         config.model.network = with_classes(config.model.network, num_classes)
         if config.model.mixing is not None:
             config.model.mixing = with_classes(config.model.mixing, num_classes)
-        if config.model.weights is not None and config.data.init_args.get("mean") is None:
+        asked = config.data.init_args
+        if config.model.weights is not None and asked.get("mean") is None and asked.get("std") is None:
             if (found := published_normalization(config.model.network)) is None:
                 raise Mistake("--model.weights: say what they were trained with, by --data.mean and --data.std")
-            config.data.init_args.mean, config.data.init_args.std = found
+            asked.mean, asked.std = found
 
     def instantiate_classes(self) -> None:
         """Makes data, model and trainer; a value that a class of the config refuses is the user's mistake."""

@@ -41,11 +41,13 @@ def export(args: list[str]) -> None:
     model = load(asked.ckpt_path, asked.trust)
     kept = Path(asked.ckpt_path)
     path = asked.output or Path(("best" if kept.is_dir() else kept.stem) + SUFFIXES[asked.format])
+    if path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
+        raise Mistake(f"--output: {path} can't be a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     write = write_onnx if asked.format == "onnx" else write_torch
     write(model, path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, classes {', '.join(model.classes[:10])}")
-    if (difference := _difference(model, path)) is not None:
+    if (difference := _difference(model, path, asked.format)) is not None:
         print(f"on 8 random images the largest difference of a probability from the checkpoint's is {difference:.1e}")
 
 
@@ -87,12 +89,12 @@ def _program(model: Trained) -> ExportedProgram:
         return torch.export.export(model, (example,), dynamic_shapes={"pixels": sizes})
 
 
-def _difference(model: Trained, path: Path) -> float | None:
+def _difference(model: Trained, path: Path, kind: str) -> float | None:
     """On random images of the training data's size; None where ONNX Runtime is not installed."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (8, 3, model.side, model.side), dtype=torch.uint8, generator=generator)
     theirs: Any
-    if path.suffix == SUFFIXES["torch"]:
+    if kind == "torch":
         theirs = torch.export.load(path).module()(pixels)
     else:
         try:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -14,7 +13,7 @@ from torch import Tensor
 from regularization import runs
 from regularization.callbacks.curves import save
 from regularization.data import pictures
-from regularization.data.pictures import Refused
+from regularization.data.pictures import Refused, shown
 from regularization.mistakes import Mistake
 from regularization.parser import Parser
 from regularization.sheets import contact_sheet
@@ -46,7 +45,9 @@ def predict(args: list[str]) -> None:
     """
     asked = parser().parse_args(args)
     model = load(asked.ckpt_path, asked.trust).to("cuda" if torch.cuda.is_available() else "cpu")
-    paths = _found(asked.images)
+    paths = _found(asked.images, asked.output / SHEET)
+    if asked.output.exists() and not asked.output.is_dir():
+        raise Mistake(f"--output: {asked.output} is a file, not a folder")
     guesses: list[tuple[Path, Tensor]] = []
     seen: list[Tensor] = []
     refused = 0
@@ -68,18 +69,14 @@ def predict(args: list[str]) -> None:
     print(f"{len(guesses)} pictures named, {refused} refused\n{asked.output / TABLE}\n{asked.output / SHEET}")
 
 
-def shown(path: Path) -> str:
-    """The path for people and files, also where its name is no valid text."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _found(places: Sequence[Path]) -> list[Path]:
-    """The picture files that were named, or that lie in folders that were."""
+def _found(places: Sequence[Path], ours: Path) -> list[Path]:
+    """The picture files that were named, or that lie in folders that were; not the sheet of another time."""
     found: list[Path] = []
     for place in places:
         if not place.exists():
             raise Mistake(f"--images: there is no {shown(place)}")
         inside = pictures.find(place) if place.is_dir() else [place]
+        inside = [path for path in inside if path.absolute() != ours.absolute()]
         if not inside:
             raise Mistake(f"--images: there are no pictures in {shown(place)}")
         found += inside
@@ -132,5 +129,5 @@ def _said(shares: Tensor, classes: Sequence[str]) -> str:
 
 
 def _short(name: str, most: int = 22) -> str:
-    name = shown(Path(name))
+    name = shown(name)
     return name if len(name) <= most else f"{name[: most - 9]}…{name[-8:]}"

@@ -1,5 +1,6 @@
 """Weights from a file, to go on from: read into a network, and the normalization they were trained with."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from regularization.mistakes import Mistake
 
+# torchvision's files of densenets write norm.1 for what its networks call norm1.
+_DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")
 RGB = tuple[float, float, float]
 
 
@@ -25,8 +28,8 @@ def load_weights(network: nn.Module, path: Path) -> list[str]:
     Raises:
         Mistake: When the file can't be read, or is of another network.
     """
-    theirs = _read(path)
     ours = network.state_dict()
+    theirs = _unwrapped(_read(path), ours)
     taken = {name: tensor for name, tensor in theirs.items() if name in ours and tensor.shape == ours[name].shape}
     left = [name for name in ours if name not in taken and not name.endswith("num_batches_tracked")]
     unknown = [name for name in theirs if name not in ours]
@@ -51,7 +54,7 @@ def published_normalization(network: Namespace) -> tuple[RGB, RGB] | None:
         if name not in list_models():
             return None
         preset: Any = get_model_weights(name).DEFAULT.transforms()
-        return _rgb(preset.mean), _rgb(preset.std)
+        return (_rgb(preset.mean), _rgb(preset.std)) if hasattr(preset, "mean") else None
     if package.startswith("timm"):
         from timm.models import get_pretrained_cfg
 
@@ -84,4 +87,13 @@ def _read(path: Path) -> dict[str, Tensor]:
         content = content[inner] if isinstance(content, dict) and isinstance(content.get(inner), dict) else content
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise Mistake(f"--model.weights: {path} holds no state dict of a network")
-    return {name.removeprefix("module.").removeprefix("network."): tensor for name, tensor in content.items()}
+    return {_DENSE.sub(r"\1\2.", name): tensor for name, tensor in content.items()}
+
+
+def _unwrapped(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``theirs`` without the prefix that DataParallel, or our own classifier, puts before a network's names."""
+    for prefix in ("", "module.", "network."):
+        inner = {name.removeprefix(prefix): tensor for name, tensor in theirs.items() if name.startswith(prefix)}
+        if inner.keys() & ours.keys():
+            return inner
+    return theirs

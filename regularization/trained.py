@@ -15,9 +15,6 @@ from regularization.data.preprocess import Preprocess
 from regularization.mistakes import Mistake
 from regularization.parser import Parser
 
-# Options of torchvision's and timm's networks that would fetch other weights than the checkpoint's.
-_FETCHING = {"weights", "weights_backbone", "pretrained", "checkpoint_path"}
-
 
 class Trained(nn.Module):
     """A network with its preprocessing and the names of its classes.
@@ -79,28 +76,27 @@ def load(checkpoint: Path | str, trust_it: bool = False) -> Trained:
         raise Mistake(
             f"{path} does not hold its classes and preprocessing; fit --ckpt_path {path} writes one that does"
         )
-    with ExitStack() as guard:
-        if not trust_it:
-            guard.enter_context(trust.guarded([]))
-        network = _network(content["config"]["model"]["network"])
-    prefix = "network."
-    state = {name.removeprefix(prefix): tensor for name, tensor in content["state_dict"].items() if prefix in name}
     try:
+        with ExitStack() as guard:
+            config = content["config"]["model"]["network"]
+            if not trust_it:
+                guard.enter_context(trust.guarded([]))
+                config = trust.without_fetching(config)
+            network = _network(config)
+        named = content["state_dict"].items()
+        state = {name[8:]: tensor for name, tensor in named if name.startswith("network.")}
         network.load_state_dict(state)
-    except RuntimeError as error:
-        raise Mistake(f"{path}: its weights are not those of the network it names: {error}") from error
-    serving = content["serving"]
-    return Trained(network, Preprocess(**serving["preprocess"]), serving["classes"])
+        serving = content["serving"]
+        return Trained(network, Preprocess(**serving["preprocess"]), serving["classes"])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise Mistake(f"{path}: its weights, its network and its classes don't go together: {said}") from error
 
 
 def _network(config: Any) -> nn.Module:
     """The network that a config of ``model.network`` describes, its weights not yet loaded."""
-    named: dict[str, Any] = {"class_path": config} if isinstance(config, str) else dict(config)
-    for part in ("init_args", "dict_kwargs"):
-        kept = {name: value for name, value in (named.get(part) or {}).items() if name not in _FETCHING}
-        named = {**named, part: kept} if kept else {key: value for key, value in named.items() if key != part}
     parser = Parser()
     parser.add_argument("--network", type=nn.Module)
     with torch.random.fork_rng(devices=[]):
-        network: nn.Module = parser.instantiate(parser.parse_object({"network": named})).network
+        network: nn.Module = parser.instantiate(parser.parse_object({"network": config})).network
     return network

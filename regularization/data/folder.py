@@ -1,6 +1,6 @@
 """ImageFolder: one's own pictures, a folder a class."""
 
-import os
+import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from regularization.data.files import Files
 from regularization.data.modules import ImageData, Part
 from regularization.data.pictures import Refused
 from regularization.data.preprocess import Preprocess
-from regularization.data.readers import Images, stratified_split
+from regularization.data.readers import Images
 from regularization.mistakes import Mistake
 
 SHOWN = 10  # files that can't be read, named in an error
@@ -33,11 +33,11 @@ class ImageFolder(ImageData):
         root: The folder; it has to be named.
         image_size: Height and width of what the network sees, in pixels.
         resize: Pixels that the short side is resized to; null for 8/7 of ``image_size``.
-        test_size: Pictures held out for the test where there is no folder ``test``, as a number or a fraction; always
-            the same ones.
-        memory_gb: Pictures are decoded once and kept; when they need more than this, worker processes decode them for
-            every batch instead.
-        workers: How many; null for one a CPU core.
+        test_size: Share of each class that is held out for the test where there is no folder ``test``; by the names of
+            the files, so that a picture stays on its side whatever others come and go.
+        memory_gb: Pictures are decoded once and kept; when the training, validation or test pictures need more than
+            this, worker processes decode them for every batch instead.
+        workers: How many; 0 decodes in the process itself, null takes one for each thread of PyTorch.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ImageFolder(ImageData):
         root: str = "",
         image_size: int = 64,
         resize: int | None = None,
-        test_size: int | float = 0.2,
+        test_size: float = 0.2,
         memory_gb: float = 4.0,
         workers: int | None = None,
         **kwargs: Any,
@@ -57,7 +57,12 @@ class ImageFolder(ImageData):
             raise Mistake(f"--data.resize must be at least --data.image_size, {image_size}, not {resize}")
         self.test_size = test_size
         self.memory_gb = memory_gb
-        self.workers = workers or os.cpu_count() or 1
+        if not 0 <= test_size < 1:
+            raise Mistake(f"--data.test_size must be at least 0 and below 1, not {test_size}")
+        if workers is not None and workers < 0:
+            raise Mistake(f"--data.workers must not be negative, not {workers}")
+        # A sweep shares the cores out by threads.
+        self.workers = torch.get_num_threads() if workers is None else workers
         mean, std = (self.preprocess.settings(None)[name] for name in ("mean", "std"))
         self.preprocess = Preprocess(image_size, mean, std, self.side)
         self.train_preprocess = Preprocess(image_size, mean, std)
@@ -77,21 +82,36 @@ class ImageFolder(ImageData):
             Mistake: Naming the files that can't be read.
         """
         classes = classes_in(self._folder("train"))
-        if not train and (folder := self._folder("test")) != self._folder("train"):
+        whole = self._folder("train")
+        if not train and (folder := self._folder("test")) != whole:
             return self._read(*files_in(folder, classes), classes, "test pictures")
-        paths, labels = files_in(self._folder("train"), classes)
-        if not self.test_size and not train:
+        paths, labels = files_in(whole, classes)
+        if train and self.val_size == 0 and (val := self._folder("val")) != whole:
+            # Nothing is to be held out: a sweep's refit, for instance.
+            more, of_more = files_in(val, classes)
+            paths, labels = [*paths, *more], torch.cat([labels, of_more])
+        if self._folder("test") == whole and not self.test_size and not train:
             raise Mistake(f"{self.root} has no folder test, and --data.test_size is 0: there is nothing to test on")
-        if self._folder("test") == self._folder("train") and self.test_size:
-            kept, held = stratified_split(labels, self.test_size, seed=0)
-            chosen = kept if train else held
+        if self._folder("test") == whole and self.test_size:
+            held = held_out([str(path.relative_to(whole)) for path in paths], labels, self.test_size)
+            chosen = (~held if train else held).nonzero().flatten()
             paths, labels = [paths[place] for place in chosen.tolist()], labels[chosen]
         return self._read(paths, labels, classes, "pictures" if train else "test pictures")
+
+    def setup(self, stage: str) -> None:
+        """Also looks at the test pictures before training: nobody wants to hear of a damaged one when all is done."""
+        super().setup(stage)
+        if (
+            stage == "fit"
+            and self.test_set is None
+            and (self.test_size or self._folder("test") != self._folder("train"))
+        ):
+            self.read(train=False)
 
     def describe(self) -> str:
         """Also says how the pictures are kept."""
         assert self.train_set is not None
-        kept = "in memory" if isinstance(self.train_set[0], Images) else f"decoded by {self.workers} processes"
+        kept = "in memory" if isinstance(self.train_set[0], Images) else f"decoded for every batch by {self.workers}"
         return f"{super().describe()}, of {self.num_classes} classes, {kept}"
 
     def _folder(self, part: str) -> Path:
@@ -100,7 +120,8 @@ class ImageFolder(ImageData):
     def _split(self, images: Images | Files) -> tuple[Part, Part]:
         if (folder := self._folder("val")) == self._folder("train") or self.val_size == 0:
             return super()._split(images)
-        val = self._read(*files_in(folder, images.classes), images.classes, "validation pictures")
+        classes = classes_in(self._folder("train"))
+        val = self._read(*files_in(folder, classes), classes, "validation pictures")
         return (images, torch.arange(len(images))), (val, torch.arange(len(val)))
 
     def _read(self, paths: list[Path], labels: Tensor, classes: Sequence[str], what: str) -> Images | Files:
@@ -109,8 +130,8 @@ class ImageFolder(ImageData):
         stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
         pixels = _decoded(stamps, self.side, fits, f"reading {what}")
         if pixels is not None:
-            return Images(pixels, labels, tuple(classes))
-        return Files(paths, self.side, labels, tuple(classes), self.workers)
+            return Images(pixels, labels, tuple(map(pictures.shown, classes)))
+        return Files(paths, self.side, labels, tuple(map(pictures.shown, classes)), self.workers)
 
 
 def classes_in(folder: Path) -> list[str]:
@@ -127,7 +148,27 @@ def classes_in(folder: Path) -> list[str]:
             f"--data.root: {folder} must hold a folder for each class, with its pictures in it; "
             f"it holds {f'only {found[0]}' if found else 'none'}"
         )
+    if wrong := {"training", "validation", "valid", "testing"} & {name.lower() for name in found}:
+        raise Mistake(
+            f"--data.root: {folder} has a folder {min(wrong)}: parts of the data are called train, val and test"
+        )
     return found
+
+
+def held_out(names: Sequence[str], labels: Tensor, share: float) -> Tensor:
+    """Which of N files to hold out, bool ``(N,)``: those whose name, hashed to a number in 0 … 1, is below ``share``.
+
+    So it is a function of each name alone; but of every class at least one is held out, and one is not.
+    """
+    hashes = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:7] for name in names]
+    number = torch.tensor([int.from_bytes(one) / 2**56 for one in hashes], dtype=torch.float64)
+    held = number < share
+    for label in set(labels.tolist()):
+        own = (labels == label).nonzero().flatten()
+        order = own[number[own].argsort()]
+        held[order[0]] = True
+        held[order[-1]] = False
+    return held
 
 
 def files_in(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
@@ -151,7 +192,9 @@ def _folder(root: Path, part: str) -> Path:
     """Where the pictures of ``part`` (train, val, test) are; where it has no folder of its own, that of all."""
     if root == Path():
         raise Mistake("--data.root: name the folder that has your pictures, a folder for each class inside")
-    whole = root / "train" if (root / "train").is_dir() else root
+    # A class may be called train: then it holds pictures, no folders.
+    train = root / "train"
+    whole = train if train.is_dir() and any(path.is_dir() for path in train.iterdir()) else root
     return root / part if whole != root and (root / part).is_dir() else whole
 
 

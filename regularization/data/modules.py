@@ -1,8 +1,11 @@
 """LightningDataModules: they hold uint8 images in memory and hand out batches that are ready for the network."""
 
 import os
+import signal
 import warnings
+import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,7 @@ class ImageData(LightningDataModule, ABC):
         _check(crop_padding >= 0, f"--data.crop_padding must not be negative, not {crop_padding}")
         _check(cutout >= 0, f"--data.cutout must not be negative, not {cutout}")
         _check(image_size is None or image_size > 0, f"--data.image_size must be at least 1, not {image_size}")
+        _check((mean is None) == (std is None), "--data.mean and --data.std go together: give both, or neither")
         mean, std = mean or (0.5, 0.5, 0.5), std or (0.5, 0.5, 0.5)
         _check(min(std) > 0, f"--data.std must be positive, not {std}")
         self.batch_size = batch_size
@@ -126,11 +130,23 @@ class ImageData(LightningDataModule, ABC):
             # What was gone through before may have been counted in batches of another size.
             done = self._done[1] + (batches.processed - self.batches_done()) * self.batch_size
         done = min(done, len(self.train_set[1]))
-        return {"epoch": epochs.processed, "images_done": done}
+        return {"epoch": epochs.processed, "images_done": done, "fingerprint": self._fingerprint()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on behind these images."""
         self._done = (state_dict["epoch"], state_dict["images_done"])
+        then = state_dict.get("fingerprint")
+        if then is not None and self.train_set is not None and then != self._fingerprint():
+            warnings.warn(
+                "the training images are not the checkpoint's: some that are held out now may have been trained on",
+                stacklevel=2,
+            )
+
+    def _fingerprint(self) -> int:
+        """Of which images are trained on, by their classes and places."""
+        assert self.train_set is not None
+        images, subset = self.train_set
+        return zlib.crc32(torch.stack([subset, images.labels[subset]]).numpy().tobytes())
 
     def batches_done(self) -> int:
         """The batches that the restored images make up, at the batch size of now: all but those that are left."""
@@ -219,6 +235,25 @@ class Digits(ImageData):
         return read_digits(train)
 
 
+class Batches(DataLoader[Any]):
+    """A DataLoader that begins when the first batch is asked for.
+
+    Lightning makes an iterator before it says which epoch it is, and worker processes would begin with it at once.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except Mistake as mistake:
+            # From a worker process it comes with a traceback in its text.
+            raise Mistake(str(mistake).rpartition("Mistake: ")[2].strip()) from None
+
+
+def _deaf(worker: int) -> None:
+    """Ctrl-C is for the main process, which ends its workers, by SIGTERM, when it has written what it must."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _loader(
     part: Part | None, batch_size: int, seed: int | None = None, done: tuple[int, int] = (0, 0)
 ) -> DataLoader[Any]:
@@ -227,13 +262,15 @@ def _loader(
     # batch_size=None: the sampler's index tensors go to Images.__getitem__ whole; nothing is collated.
     order = Order(subset, batch_size, seed, done)
     # A generator of its own: an iterator draws a number when it is made, and must not move the global stream.
-    return DataLoader(
+    return Batches(
         images,  # type: ignore[arg-type]
         sampler=order,
         batch_size=None,
         generator=torch.Generator(),
         num_workers=images.workers,
-        persistent_workers=images.workers > 0,
+        # The training's processes stay; those of an evaluation would only wait.
+        persistent_workers=images.workers > 0 and seed is not None,
+        worker_init_fn=_deaf,
     )
 
 

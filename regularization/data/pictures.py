@@ -5,9 +5,12 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor
 
 # Pixels by themselves: Pillow would also run Ghostscript for EPS, and take a page of a PDF for a picture.
 FORMATS = {"AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
+_LARGE = Lock()
 # Pillow refuses pictures of more than twice MAX_IMAGE_PIXELS, and warns of those above it, which we take.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -29,7 +33,17 @@ class Refused:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{shown(self.path)}: {self.reason}"
+
+
+def shown(name: Path | str) -> str:
+    """A file's name for people and for other files, also where it is no valid text."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find(place: Path) -> list[Path]:
@@ -53,8 +67,8 @@ def read(path: Path, side: int) -> Tensor | Refused:
         uint8 ``(3, side, side)``, or why the file can't be read.
     """
     try:
-        with Image.open(path, formats=_formats()) as image:
-            pixels = np.asarray(_square(_as_rgb(image), side))
+        with Image.open(path, formats=_formats()) as image, _one_at_a_time(image):
+            pixels = np.asarray(_on_white(_square(_upright(image), side)))
     except UnidentifiedImageError:
         return Refused(path, "not a picture, whatever its name says")
     except Image.DecompressionBombError:
@@ -68,7 +82,7 @@ def read(path: Path, side: int) -> Tensor | Refused:
 
 def read_all(paths: Sequence[Path], side: int, what: str) -> Iterator[Tensor | Refused]:
     """``read`` of every path, in their order, by one thread a core; on a terminal with a bar called ``what``."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     # Decoding and resizing leave Python's lock to others. Submitted in parts: results wait in memory.
     with ThreadPoolExecutor(cores) as pool:
         parts = (paths[start : start + 16 * cores] for start in range(0, len(paths), 16 * cores))
@@ -83,22 +97,31 @@ def _formats() -> list[str]:
     return sorted(FORMATS & Image.OPEN.keys())
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
+def _one_at_a_time(image: Image.Image) -> AbstractContextManager[Any]:
+    """Holds up other threads while a picture is decoded of which a single one fills gigabytes."""
+    return _LARGE if image.width * image.height > 2e7 else nullcontext()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """RGB, or RGBA where parts of it are transparent, turned as its EXIF says."""
+    if image.mode in ("F", "I"):
+        raise ValueError("its grey values have 32 bits, and nothing says which of them is white")
+    if image.mode.startswith("I;16"):
         image = _eight_bits(image)
     image = ImageOps.exif_transpose(image)
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        seen = image.convert("RGBA")
-        white = Image.new("RGBA", seen.size, "white")
-        return Image.alpha_composite(white, seen).convert("RGB")
-    return image.convert("RGB")
+    clear = "A" in image.mode or "a" in image.mode or "transparency" in image.info
+    return image.convert("RGBA" if clear else "RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits in 8; of what has more, nobody knows which value is white."""
+    """Grey of 16 bits in 8."""
     values = np.asarray(image)
-    if values.dtype.kind == "f" or values.min() < 0 or values.max() >= 2**16:
-        raise ValueError(f"its grey values go from {values.min()} to {values.max()}, not from 0 to 65535")
     made = Image.fromarray((values >> 8).astype(np.uint8))
     made.info = {key: value for key, value in image.info.items() if key != "transparency"}
     return made

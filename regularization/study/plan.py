@@ -74,7 +74,12 @@ class Plan:
             every = planned.trainer.check_val_every_n_epoch or 1
             if self.study.score == "last" and (planned.trainer.max_epochs or every) % every:
                 raise Mistake(f"the last epoch is not validated: --trainer.max_epochs must be a multiple of {every}")
-            self.first = self.first or planned
+            if self.first is None:
+                # What can't be read, or has nothing to test on, is said before anything is trained.
+                planned.datamodule.prepare_data()
+                for stage in ("fit", "test"):
+                    planned.datamodule.setup(stage)
+                self.first = planned
 
     def describe(self) -> None:
         """Prints the trials with their steps, and what time and disk they would take."""

@@ -1,6 +1,7 @@
 """A trial before it is run: parsed, its network and data made, its cost estimated."""
 
 import time
+from itertools import islice
 from typing import Any
 
 import torch
@@ -42,5 +43,5 @@ class Planned(Experiment):
         return steps, (batches * epochs + checked) * min(times), 4 * held
 
     def _some_batches(self) -> list[Any]:
-        loader = iter(self.datamodule.train_dataloader())
-        return [self.datamodule.on_after_batch_transfer(next(loader), 0) for _ in range(min(4, len(loader)))]
+        some = islice(self.datamodule.train_dataloader(), 4)
+        return [self.datamodule.on_after_batch_transfer(batch, 0) for batch in some]
