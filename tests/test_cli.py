@@ -250,7 +250,7 @@ def test_bad_configs(refused: Refused) -> None:
         (["fit", *QUICK, "--data.val_size", "5000"], "can't hold 5000 of 1437 images out"),
         (["fit", *QUICK, "--data.val_size", "-1"], "--data.val_size must not be negative"),
         (["fit", *QUICK, "--data.batch_size", "0"], "--data.batch_size must be at least 1"),
-        (["fit", *QUICK, "--data.std", "[1,0,1]"], "--data.std must be positive"),
+        (["fit", *QUICK, "--data.mean", "[0,0,0]", "--data.std", "[1,0,1]"], "--data.std must be positive"),
         (["fit", *QUICK, "--trainer.default_root_dir", "/proc/nowhere"], "can't create a run folder in /proc/nowhere"),
         (["test", *QUICK], "test needs a trained network: --ckpt_path best, last, or a file"),
         (["test", *QUICK, "--ckpt_path", "best"], "no run in runs/quickstart has a checkpoint"),
