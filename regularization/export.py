@@ -45,7 +45,15 @@ def export(args: list[str]) -> None:
         raise Mistake(f"--output: {path} can't be a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     write = write_onnx if asked.format == "onnx" else write_torch
-    write(model, path)
+    try:
+        write(model, path)
+    except Mistake:
+        raise
+    except Exception as error:  # exporters raise whatever they like
+        said = str(error).strip().partition("\n")[0][:200]
+        raise Mistake(
+            f"PyTorch {torch.__version__} can't export this network (2.14 and newer were tried): {said}"
+        ) from error
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, classes {', '.join(model.classes[:10])}")
     if (difference := _difference(model, path, asked.format)) is not None:
         print(f"on 8 random images the largest difference of a probability from the checkpoint's is {difference:.1e}")

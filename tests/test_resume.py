@@ -249,7 +249,7 @@ def test_the_batch_size_may_change_twice_in_an_epoch() -> None:
             more = ["--ckpt_path", "last"] if LAST.exists() else []
             with pytest.raises(SystemExit):
                 main(["fit", *QUICK, "--data.batch_size", str(size), *more])
-    assert state()["Digits"] == {"epoch": 0, "images_done": 5 * 64 + 5 * 100}
+    assert state()["Digits"].items() >= {"epoch": 0, "images_done": 5 * 64 + 5 * 100}.items()
 
 
 def test_a_schedule_of_lambda_taken_away_leaves_lambda_as_asked() -> None:

@@ -52,6 +52,9 @@ class Preprocess(nn.Module):
         else:
             edge = (self.resize - self.size) // 2
             cut = square(pixels, self.resize)[:, :, edge : edge + self.size, edge : edge + self.size]
+        if torch.compiler.is_compiling():
+            # Exporters of torch 2.6 can't write into a part of a tensor.
+            return cut.div(255).sub(self.mean).div(self.std)
         # In this order, in place: it is what ToTensor and Normalize do, to the last bit.
         return cut.div_(255).sub_(self.mean).div_(self.std)
 
