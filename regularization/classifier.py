@@ -43,7 +43,8 @@ class ImageClassifier(LightningModule):
         timescale_epochs: τ, the epochs after which weights are forgotten to 1/e; sets the optimizer's λ from it.
         label_smoothing: Share of the target that is spread over all classes in training (arXiv:1512.00567).
         mixing: Mixes the images and labels of a training batch: torchvision's ``v2.MixUp`` or ``v2.CutMix``.
-        memory_format: How images and kernels lie in memory; channels_last is the faster one for convolutions.
+        memory_format: How images and kernels lie in memory; channels_last is the faster one for convolutions, and
+            taken where all have at least 16 filters.
         weights: A file of weights to begin with, torchvision's or timm's for instance; the last layer may be another.
 
     Raises:
@@ -66,7 +67,8 @@ class ImageClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.new_tensors = load_weights(network, weights) if weights is not None else []
-        self._memory_format = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
+        wide = memory_format == "channels_last" and not _narrow(network)
+        self._memory_format = torch.channels_last if wide else torch.contiguous_format
         self.network = network.to(memory_format=self._memory_format)
         self._label_smoothing = label_smoothing
         self._mixing = mixing
@@ -258,6 +260,14 @@ class ImageClassifier(LightningModule):
     def _course(self) -> tuple[float, float]:
         """(time, learning rate's share of its highest), what λ's schedules depend on."""
         return self.optimization.course(self.trainer.global_step, self.trainer.optimizers[0])
+
+
+def _narrow(network: nn.Module) -> bool:
+    """Whether a convolution has fewer than 16 filters.
+
+    In channels_last and with several threads, the CPU kernels of PyTorch 2.14 write past the memory of such ones.
+    """
+    return any(isinstance(module, nn.Conv2d) and module.out_channels < 16 for module in network.modules())
 
 
 def _begin_next_epoch(trainer: Trainer) -> None:

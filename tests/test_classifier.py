@@ -119,10 +119,16 @@ def test_plateau_scheduler_watches_its_metric(tmp_path: Path) -> None:
 
 def test_memory_format_changes_speed_only() -> None:
     images = torch.randn(4, 3, 8, 8)
-    first, last = ImageClassifier(small(), memory_format="contiguous"), ImageClassifier(small())
+    networks = []
+    for _ in range(2):
+        seed_everything(0)
+        networks.append(SmallResNet(width=16))
+    first, last = ImageClassifier(networks[0], memory_format="contiguous"), ImageClassifier(networks[1])
     kernel = dict(last.named_parameters())["network.stages.1.branch.0.weight"]
     assert kernel.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(first(images), last(images))
+    narrow = dict(ImageClassifier(small()).named_parameters())["network.stages.1.branch.0.weight"]
+    assert narrow.is_contiguous()
 
 
 def test_frozen_parameters_are_left_to_the_user() -> None:
