@@ -1,7 +1,6 @@
 """The figures of an evaluation: confusion matrix and reliability diagram."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -124,5 +123,3 @@ def _name_classes(axes: Axes, labels: Sequence[str], size: float, cell: float) -
         axes.vlines(edges, edges[0], edges[-1], color="#dddddd", linewidth=0.5)
     axes.set_xlabel("guess")
     axes.set_ylabel("true class")
-    # Names may be in scripts that the font does not have: a box stands for the letter.
-    warnings.filterwarnings("ignore", ".*missing from font.*")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from regularization import runs
+from regularization import runs, trust
 from regularization.mistakes import Mistake
 from regularization.parser import Parser
 from regularization.trained import Trained, load
@@ -30,8 +30,7 @@ def parser() -> Parser:
     kinds = "onnx for ONNX Runtime and others; torch for torch.export.load, without this program."
     made.add_argument("--format", type=Literal["onnx", "torch"], default="onnx", help=kinds)
     made.add_argument("--output", type=Path | None, default=None, help="The file; by default best.onnx or best.pt2.")
-    trusted = "Run whatever network the checkpoint names, not only those of this program, torch, torchvision, timm."
-    made.add_argument("--trust", action="store_true", help=trusted)
+    made.add_argument("--trust", action="store_true", help=trust.HELP)
     return made
 
 

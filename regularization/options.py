@@ -7,7 +7,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
-from regularization import networks, penalties, schedules, weight_decay
+from regularization import networks, penalties, schedules, trust, weight_decay
 from regularization.callbacks import averaging
 from regularization.classifier import ImageClassifier
 from regularization.data import folder
@@ -46,8 +46,7 @@ def add_start(parser: LightningArgumentParser) -> None:
     # Of our own, not the Trainer's, so that it has a place in front and a text that fits.
     found = "The checkpoint to go on from or to score: best or last of the config's newest run, or a file."
     parser.add_argument("--ckpt_path", type=str | None, default=None, metavar="best|last|FILE", help=found)
-    trusted = "Run whatever classes the checkpoint names, not only those of this program, torch, torchvision, timm."
-    parser.add_argument("--trust", action="store_true", help=trusted)
+    parser.add_argument("--trust", action="store_true", help=trust.HELP)
 
 
 def add_experiment(parser: LightningArgumentParser) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from regularization import runs
+from regularization import runs, trust
 from regularization.callbacks.curves import save
 from regularization.data import pictures
 from regularization.data.pictures import Refused, shown
@@ -33,8 +33,7 @@ def parser() -> Parser:
     made.add_argument("--ckpt_path", type=Path, required=True, help="A checkpoint of a run, or the run's folder.")
     made.add_argument("--images", type=Path, nargs="+", required=True, help="Pictures, or folders that are searched.")
     made.add_argument("--output", type=Path, default=Path(), help=f"The folder that {TABLE} and {SHEET} go to.")
-    trusted = "Run whatever network the checkpoint names, not only those of this program, torch, torchvision, timm."
-    made.add_argument("--trust", action="store_true", help=trusted)
+    made.add_argument("--trust", action="store_true", help=trust.HELP)
     return made
 
 

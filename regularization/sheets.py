@@ -1,7 +1,6 @@
 """Contact sheets: many small pictures on one, each with its caption."""
 
 import math
-import warnings
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -32,6 +31,4 @@ def contact_sheet(pictures: Sequence[Tensor], captions: Sequence[str], title: st
         cell.imshow(picture.permute(1, 2, 0).numpy(), interpolation=shown)
         # A $ would begin a formula.
         cell.set_xlabel(caption.replace("$", r"\$"), fontsize=8)
-    # Names may be in scripts that the font does not have: a box stands for the letter.
-    warnings.filterwarnings("ignore", ".*missing from font.*")
     return figure

@@ -21,6 +21,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
     # Scoring a checkpoint needs none of the callbacks that wrote it.
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
+    # Names in pictures may be in scripts that the font does not have: a box stands for the letter.
+    warnings.filterwarnings("ignore", ".*missing from font.*")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
 
 

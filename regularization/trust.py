@@ -12,6 +12,8 @@ from jsonargparse import Namespace, _common, set_parsing_settings
 from regularization import _HOMES
 from regularization.mistakes import Mistake
 
+# The option --trust of every command that reads a checkpoint.
+HELP = "Run whatever classes the checkpoint names, not only those of this program, torch, torchvision, timm."
 _FETCHING = re.compile(r"weights|pretrained|checkpoint_path$")
 # While it is set, torch.load makes tensors and nothing else, whatever it is asked for.
 _ONLY_DATA = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"

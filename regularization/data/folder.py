@@ -11,7 +11,6 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from regularization.data import pictures
-from regularization.data.augment import Augment
 from regularization.data.files import Files
 from regularization.data.modules import ImageData, Part
 from regularization.data.pictures import Refused
@@ -63,11 +62,9 @@ class ImageFolder(ImageData):
             raise Mistake(f"--data.workers must not be negative, not {workers}")
         # A sweep shares the cores out by threads.
         self.workers = torch.get_num_threads() if workers is None else workers
-        mean, std = (self.preprocess.settings(None)[name] for name in ("mean", "std"))
-        self.preprocess = Preprocess(image_size, mean, std, self.side)
-        self.train_preprocess = Preprocess(image_size, mean, std)
-        before = self.augment
-        self.augment = Augment(before.flip, before.crop_padding, before.cutout, self.seed, image_size)
+        # Training cuts at random, and what is cut has its size already.
+        self.augment.crop = image_size
+        self.preprocess = Preprocess(**self.train_preprocess.settings(None) | {"resize": self.side})
         self.num_classes = len(classes_in(self._folder("train")))
 
     @classmethod

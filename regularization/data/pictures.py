@@ -41,11 +41,6 @@ def shown(name: Path | str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def find(place: Path) -> list[Path]:
     """The picture files in a folder and the folders inside it, by their suffix and in the order of their names."""
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
@@ -81,11 +76,11 @@ def read(path: Path, side: int) -> Tensor | Refused:
 
 
 def read_all(paths: Sequence[Path], side: int, what: str) -> Iterator[Tensor | Refused]:
-    """``read`` of every path, in their order, by one thread a core; on a terminal with a bar called ``what``."""
-    cores = available_cores()
+    """``read`` of every path, in their order, by as many threads as PyTorch has; on a terminal with a bar ``what``."""
+    threads = torch.get_num_threads()  # a sweep shares the cores out by them
     # Decoding and resizing leave Python's lock to others. Submitted in parts: results wait in memory.
-    with ThreadPoolExecutor(cores) as pool:
-        parts = (paths[start : start + 16 * cores] for start in range(0, len(paths), 16 * cores))
+    with ThreadPoolExecutor(threads) as pool:
+        parts = (paths[start : start + 16 * threads] for start in range(0, len(paths), 16 * threads))
         pictures = (picture for part in parts for picture in pool.map(read, part, [side] * len(part)))
         yield from track(pictures, what, total=len(paths), transient=True, disable=not sys.stdout.isatty())
 

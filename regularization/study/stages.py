@@ -37,8 +37,6 @@ def run(plan: Plan, folder: Path, command: str) -> Answer:
     """
     runs.write_text(folder / STUDY, plan.text(command))
     print(f"study: {folder}", flush=True)
-    assert plan.first is not None
-    plan.first.datamodule.prepare_data()
     finalists = plan.arms
     failed: dict[str, str] = {}
     if plan.study.adaptive:
