@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from regularization.mistakes import Mistake as Mistake
     from regularization.networks import ResNet as ResNet
     from regularization.networks import SmallResNet as SmallResNet
+    from regularization.networks import WhitenedNet as WhitenedNet
     from regularization.penalties import L1 as L1
     from regularization.penalties import L2 as L2
     from regularization.penalties import L2SP as L2SP
@@ -52,6 +53,7 @@ _HOMES = {
     "Mistake": "mistakes",
     "ResNet": "networks",
     "SmallResNet": "networks",
+    "WhitenedNet": "networks",
     "ElasticNet": "penalties",
     "GroupLasso": "penalties",
     "L1": "penalties",

@@ -46,6 +46,7 @@ class ImageClassifier(LightningModule):
         memory_format: How images and kernels lie in memory; channels_last is the faster one for convolutions, and
             taken where all have at least 16 filters.
         weights: A file of weights to begin with, torchvision's or timm's for instance; the last layer may be another.
+        compile: Whether PyTorch compiles the network, which takes a minute at first and pays on a GPU.
 
     Raises:
         Mistake: When a value can't be, a negative λ for instance, or a penalty's pattern matches nothing.
@@ -64,6 +65,7 @@ class ImageClassifier(LightningModule):
         mixing: nn.Module | None = None,
         memory_format: Literal["channels_last", "contiguous"] = "channels_last",
         weights: Path | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.new_tensors = load_weights(network, weights) if weights is not None else []
@@ -72,6 +74,8 @@ class ImageClassifier(LightningModule):
         self.network = network.to(memory_format=self._memory_format)
         self._label_smoothing = label_smoothing
         self._mixing = mixing
+        self._compiled = compile  # an attribute called compile would hide nn.Module's
+        self._fresh = weights is None
         if not 0 <= label_smoothing <= 1:
             raise Mistake(f"--model.label_smoothing must lie in 0 to 1, not {label_smoothing}")
         self.regularizer = Regularizer(self.network, penalties)
@@ -87,6 +91,19 @@ class ImageClassifier(LightningModule):
         """Logits ``(B, num_classes)`` of the preprocessed ``images``, float ``(B, 3, H, W)``."""
         logits: Tensor = self.network(images.to(self.dtype, memory_format=self._memory_format))
         return logits
+
+    def setup(self, stage: str) -> None:
+        """Shows a fresh network what it will be trained on, if it has a method ``look_at``; compiles the network.
+
+        A checkpoint's weights are put back after this.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        look_at = getattr(self.network, "look_at", None)
+        if stage == "fit" and self._fresh and callable(look_at) and isinstance(data, ImageData):
+            look_at(data.sample())
+        if self._compiled:
+            # In place, so that names in checkpoints stay what they are. Few shapes occur: each gets code of its own.
+            self.network.compile(dynamic=False)
 
     def on_train_epoch_start(self) -> None:
         """An epoch has no validation metrics until it was validated."""

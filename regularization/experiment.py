@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -26,6 +27,7 @@ from regularization.callbacks.saving import Best, Last, Stopped
 from regularization.callbacks.tensorboard import Events
 from regularization.classifier import ImageClassifier
 from regularization.data.modules import ImageData
+from regularization.memory import keep_freed
 from regularization.mistakes import Mistake, mistake_behind, plain
 from regularization.parser import (
     Parser,
@@ -73,6 +75,7 @@ class Experiment(LightningCLI):
 
     def __init__(self, args: list[str], run: Path | None = None, callbacks: Sequence[Callback] = ()) -> None:
         self.run = run
+        self._args = args
         self._more_callbacks = callbacks
         self._guard = ExitStack()
         try:
@@ -165,6 +168,9 @@ class Experiment(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Makes data, model and trainer; a value that a class of the config refuses is the user's mistake."""
+        keep_freed()
+        if threads := self._asked_for("threads"):
+            torch.set_num_threads(threads)
         try:
             with self._guard:
                 self.config_init = self.parser.instantiate(self._to_make())
@@ -187,6 +193,8 @@ class Experiment(LightningCLI):
             checkpoints.check_fits(self.restored, self.model, self.checkpoint)
             if self.subcommand == "fit":
                 resume.check_continues(self.restored["settings"], self.model.optimization.asked)
+        if self._asked_for("test") == "best" and self.datamodule.val_size is None:
+            raise Mistake("without validation there is no best checkpoint: --test last")
         self.datamodule.prepare_data()
         self.datamodule.setup(self.subcommand)
         config = {**self._get(self.config_init, "trainer"), **kwargs}
@@ -262,6 +270,9 @@ class Experiment(LightningCLI):
         if self.history.rows and "clean_accuracy" in self.history.rows[-1]:
             print(self.monitor.sentence(self.datamodule.num_classes))
         print(self._outcome())
+        if which := self._asked_for("test"):
+            kept = self.run / runs.CHECKPOINTS / f"{which}.ckpt"
+            Experiment(["test", *self._args[1:], f"--ckpt_path={kept}"], run=self.run)
 
     def validate(self, **kwargs: Any) -> None:
         """Scores the validation images."""
@@ -307,10 +318,13 @@ class Experiment(LightningCLI):
         score = f"validation accuracy {best['val_accuracy']:.4f}" if "val_accuracy" in best else "no validation"
         return f"best {score} in epoch {best['epoch']}\n{self.run}"
 
+    def _asked_for(self, name: str) -> Any:
+        return self.config[self.subcommand].get(name)
+
     def _asked(self) -> str:
         """The whole config as YAML, without what belongs to this one start."""
         config = self.config[self.subcommand].clone()
-        for name in ("ckpt_path", "config", "trust"):
+        for name in ("ckpt_path", "config", "test", "threads", "trust"):
             config.pop(name, None)
         text: str = self._parser(self.subcommand).dump(config, skip_none=False)
         return text

@@ -1,7 +1,8 @@
-"""Networks of our own: the seed's ResNet and a small one. Any other network comes by its class path."""
+"""Networks of our own: the seed's ResNet, a small one, and a quick one. Any other network comes by its class path."""
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -150,6 +151,116 @@ class PreactivationBlock(nn.Module):
         kept: Tensor = x if self.shortcut is None else self.shortcut(activated)
         total: Tensor = kept + self.drop(self.branch(activated))
         return total
+
+
+class WhitenedNet(nn.Module):
+    """A plain network that learns in few epochs: logits ``(B, num_classes)`` from ``(B, 3, H, W)``, H, W at least 9.
+
+    A fixed whitening layer of 2×2, three stages of ``width``, 4·``width`` and 4·``width`` channels that each halve the
+    resolution, the maximum of what is left, and a linear layer. The size may change while it trains. An image takes,
+    forward and backward, 0.08 GFLOP with ``width`` 32 on 24×24, and 0.71 with ``width`` 64 on 32×32.
+
+    The layers follow Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv:2404.00498), of which the
+    whitening is David Page's ("How to train your ResNet", part 8).
+
+    Args:
+        num_classes: Number of logits.
+        width: Channels of the first stage.
+        mirror: In evaluation, give the mean of the logits of an image and of its mirror image, at twice the time.
+    """
+
+    def __init__(self, num_classes: int = 10, width: int = 32, mirror: bool = False) -> None:
+        super().__init__()
+        self.mirror = mirror
+        # A patch of 2×2 pixels in 3 colours has 12 directions; each comes with its opposite.
+        self.whitening = nn.Conv2d(3, 24, 2)
+        self.whitening.weight.requires_grad_(False)
+        self.stages = nn.Sequential(
+            WhitenedStage(24, width), WhitenedStage(width, 4 * width), WhitenedStage(4 * width, 4 * width)
+        )
+        self.pool = nn.AdaptiveMaxPool2d(1)
+        self.head = nn.Linear(4 * width, num_classes, bias=False)
+
+    @torch.no_grad()
+    def look_at(self, images: Tensor) -> None:
+        """Makes the whitening layer of training images, normalized float ``(N, 3, H, W)``; called before training.
+
+        With the eigenvectors eᵢ and eigenvalues vᵢ of the patches' second moments, the filters are ±eᵢ/√(vᵢ + ε): what
+        comes out has about unit variance in every direction, and no two are correlated.
+        """
+        # Pixels side by side are nearly the same: every second patch in each direction will do.
+        patches = nn.functional.unfold(images.float(), 2, stride=2).movedim(1, -1).flatten(0, -2)
+        moments = (patches.T @ patches).double() / len(patches)
+        values, vectors = torch.linalg.eigh(moments)
+        filters = (vectors / (values + 5e-4).sqrt()).T.reshape(12, 3, 2, 2).to(self.whitening.weight)
+        self.whitening.weight.copy_(torch.cat([filters, -filters]))
+        assert self.whitening.bias is not None
+        self.whitening.bias.zero_()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, num_classes)`` of normalized float images ``(B, 3, H, W)``."""
+        if self.mirror and not self.training:
+            return (self._logits(images) + self._logits(images.flip(-1))) / 2
+        return self._logits(images)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        features = self.stages(nn.functional.gelu(self.whitening(images)))
+        # Small logits at the start: with a high learning rate, sure answers would be unlearned first.
+        logits: Tensor = self.head(self.pool(features).flatten(1)) / 9
+        return logits
+
+
+class WhitenedStage(nn.Module):
+    """``(B, in_channels, H, W)`` to ``(B, channels, ⌊H/2⌋, ⌊W/2⌋)``: twice a 3×3 convolution, batch norm and GELU.
+
+    Convolutions begin as the identity on the channels that come in (Zagoruyko and Komodakis 2017, arXiv:1706.00388).
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _identity_first(in_channels, channels),
+            nn.MaxPool2d(2),
+            ShiftNorm(channels),
+            nn.GELU(),
+            _identity_first(channels, channels),
+            ShiftNorm(channels),
+            nn.GELU(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One stage."""
+        y: Tensor = self.layers(x)
+        return y
+
+
+class ShiftNorm(nn.BatchNorm2d):
+    """Batch norm without a scale, whose bias is ``GAIN`` times its parameter, and whose statistics are those of lately.
+
+    A bias that is GAIN times its parameter learns GAIN² times as fast, and decays as fast as the others: what a higher
+    learning rate and a lower λ for biases would give, but every optimizer does it.
+    """
+
+    GAIN = 8.0
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=0.4)
+        self.weight.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalized ``x``, ``(B, channels, H, W)``, plus the bias."""
+        mean, variance = self.running_mean, self.running_var
+        assert self.momentum is not None
+        return nn.functional.batch_norm(
+            x, mean, variance, self.weight, self.GAIN * self.bias, self.training, self.momentum, self.eps
+        )
+
+
+def _identity_first(in_channels: int, channels: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+    with torch.no_grad():
+        nn.init.dirac_(convolution.weight[: min(in_channels, channels)])
+    return convolution
 
 
 def _grow_depth_drop(stages: nn.Sequential, last: float) -> None:

@@ -1,6 +1,7 @@
 """The options of ``fit``, ``validate`` and ``test``, in the order in which ``--help`` shows them."""
 
 import inspect
+from typing import Literal
 
 from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning import Trainer
@@ -46,6 +47,10 @@ def add_start(parser: LightningArgumentParser) -> None:
     # Of our own, not the Trainer's, so that it has a place in front and a text that fits.
     found = "The checkpoint to go on from or to score: best or last of the config's newest run, or a file."
     parser.add_argument("--ckpt_path", type=str | None, default=None, metavar="best|last|FILE", help=found)
+    cores = "Threads of PyTorch on the CPU; null leaves the choice to it, which is one for each core."
+    parser.add_argument("--threads", type=PositiveInt | None, default=None, metavar="INT", help=cores)
+    after = "After fit: score this checkpoint of the run on the test images, as the command test does."
+    parser.add_argument("--test", type=Literal["best", "last"] | None, default=None, metavar="best|last", help=after)
     parser.add_argument("--trust", action="store_true", help=trust.HELP)
 
 

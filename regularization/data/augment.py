@@ -1,5 +1,7 @@
 """Random flips and crops of whole batches, on the device: for each image a function of (seed, epoch, image)."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -48,7 +50,8 @@ class Augment(nn.Module):
     cutout (DeVries and Taylor 2017, arXiv:1708.04552).
 
     Args:
-        flip: Whether to mirror left to right.
+        flip: Whether to mirror left to right, or ``alternating``: a half of the images in even epochs, the other half
+            in odd ones, so that two epochs show both sides of every image (Jordan 2024, arXiv:2404.00498).
         crop_padding: Pixels of padding on each side, so that an image is shifted by up to that many; 0: no crop.
         cutout: Side of the blackened square in pixels; its centre is anywhere, so it may stick out. 0: none.
         seed: Seed of the draws.
@@ -57,7 +60,12 @@ class Augment(nn.Module):
     """
 
     def __init__(
-        self, flip: bool = False, crop_padding: int = 0, cutout: int = 0, seed: int = 0, crop: int | None = None
+        self,
+        flip: bool | Literal["alternating"] = False,
+        crop_padding: int = 0,
+        cutout: int = 0,
+        seed: int = 0,
+        crop: int | None = None,
     ) -> None:
         super().__init__()
         self.flip = flip
@@ -76,18 +84,23 @@ class Augment(nn.Module):
 
     def _flip_and_crop(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
         height, width = (self.crop, self.crop) if self.crop else pixels.shape[-2:]
-        rows = torch.arange(height, device=pixels.device).expand(len(index), -1)
-        columns = torch.arange(width, device=pixels.device).expand(len(index), -1)
-        if self.flip:
-            mirrored = uniform(index, self.seed, epoch, 0) < 0.5
-            columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
         if self.crop_padding:
             pixels = functional.pad(pixels, (self.crop_padding,) * 4)
-        rows = rows + self._offset(index, epoch, 1, pixels.shape[-2] - height)
-        columns = columns + self._offset(index, epoch, 2, pixels.shape[-1] - width)
-        image = torch.arange(len(index), device=pixels.device)[:, None, None]
-        # Channels come out last and are moved to their place: one gather for flip and crop together.
-        return pixels[image, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+        if pixels.shape[-2:] != (height, width):
+            top = self._offset(index, epoch, 1, pixels.shape[-2] - height)
+            left = self._offset(index, epoch, 2, pixels.shape[-1] - width)
+            # A view of every cut there could be, (B, 3, ups, lefts, height, width), of which each image takes one.
+            cuts = pixels.unfold(2, height, 1).unfold(3, width, 1)
+            pixels = cuts[torch.arange(len(index), device=pixels.device), :, top, left]
+        if self.flip:
+            pixels = torch.where(self._mirrored(index, epoch)[:, None, None, None], pixels.flip(-1), pixels)
+        return pixels
+
+    def _mirrored(self, index: Tensor, epoch: int) -> Tensor:
+        """Which images are mirrored, bool ``(B,)``."""
+        if self.flip == "alternating":
+            return (uniform(index, self.seed, 0, 0) < 0.5) ^ (epoch % 2 == 1)
+        return uniform(index, self.seed, epoch, 0) < 0.5
 
     def _cut_out(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
         rows, columns = (self._square(index, epoch, draw, pixels.shape[draw - 5]) for draw in (3, 4))
@@ -102,8 +115,8 @@ class Augment(nn.Module):
         return (pixel >= start) & (pixel < start + self.cutout)
 
     def _offset(self, index: Tensor, epoch: int, draw: int, most: int) -> Tensor:
-        """A whole number from 0 to ``most`` for each image, int64 ``(B, 1)``."""
-        return (uniform(index, self.seed, epoch, draw) * (most + 1)).long()[:, None]
+        """A whole number from 0 to ``most`` for each image, int64 ``(B,)``."""
+        return (uniform(index, self.seed, epoch, draw) * (most + 1)).long()
 
 
 def _signed(number: int) -> int:

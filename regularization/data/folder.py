@@ -83,7 +83,7 @@ class ImageFolder(ImageData):
         if not train and (folder := self._folder("test")) != whole:
             return self._read(*files_in(folder, classes), classes, "test pictures")
         paths, labels = files_in(whole, classes)
-        if train and self.val_size == 0 and (val := self._folder("val")) != whole:
+        if train and not self.val_size and (val := self._folder("val")) != whole:
             # Nothing is to be held out: a sweep's refit, for instance.
             more, of_more = files_in(val, classes)
             paths, labels = [*paths, *more], torch.cat([labels, of_more])
@@ -114,8 +114,8 @@ class ImageFolder(ImageData):
     def _folder(self, part: str) -> Path:
         return _folder(self.root, part)
 
-    def _split(self, images: Images | Files) -> tuple[Part, Part]:
-        if (folder := self._folder("val")) == self._folder("train") or self.val_size == 0:
+    def _split(self, images: Images | Files) -> tuple[Part, Part | None]:
+        if (folder := self._folder("val")) == self._folder("train") or not self.val_size:
             return super()._split(images)
         classes = classes_in(self._folder("train"))
         val = self._read(*files_in(folder, classes), classes, "validation pictures")

@@ -7,12 +7,12 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision.datasets
 from jsonargparse import Namespace
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -35,15 +35,21 @@ class ImageData(LightningDataModule, ABC):
         batch_size: Images a training batch, over all devices together.
         eval_batch_size: Images a batch in validation and test.
         val_size: Images of the training set held out for validation, as a number or a fraction, every class in
-            proportion. 0 validates on the test set, as the seed did; the test set is then no longer a test.
+            proportion. 0 validates on the test set, as the seed did; the test set is then no longer a test. null
+            holds nothing out and does not validate.
         split_seed: Seed of that split, apart from all other seeds, so that runs can be compared.
         image_size: Height and width the images are resized to, in pixels; null keeps their own.
         mean: Mean of the channels that is subtracted, on the scale 0 to 1; null for 0.5, or what the weights were
             trained with that ``model.weights`` names.
         std: Standard deviation of the channels that is divided by, likewise.
-        flip: Mirror training images left to right with probability 1/2.
+        early_size: Height and width that training images are resized to at first, in pixels, which takes less time;
+            null for image_size throughout.
+        early_share: Share of the training's steps with early_size.
+        flip: Mirror training images left to right with probability 1/2; ``alternating`` mirrors a half of them in even
+            epochs, the other half in odd ones.
         crop_padding: Shift training images by up to this many pixels (padded with black); 0 does not.
         cutout: Side in pixels of a square that is blackened in each training image; 0 does not.
+        on_device: Keep the images of memory on the device that trains, so that the processor has no work with them.
         seed: Seed of order and augmentation; null takes the one of ``seed_everything``.
     """
 
@@ -53,23 +59,28 @@ class ImageData(LightningDataModule, ABC):
         self,
         batch_size: int = 64,
         eval_batch_size: int = 128,
-        val_size: int | float = 0.1,
+        val_size: int | float | None = 0.1,
         split_seed: int = 0,
         image_size: int | None = None,
         mean: RGB | None = None,
         std: RGB | None = None,
-        flip: bool = False,
+        early_size: int | None = None,
+        early_share: float = 0.5,
+        flip: bool | Literal["alternating"] = False,
         crop_padding: int = 0,
         cutout: int = 0,
+        on_device: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
         _check(batch_size > 0, f"--data.batch_size must be at least 1, not {batch_size}")
         _check(eval_batch_size > 0, f"--data.eval_batch_size must be at least 1, not {eval_batch_size}")
-        _check(val_size >= 0, f"--data.val_size must not be negative, not {val_size}")
+        _check(val_size is None or val_size >= 0, f"--data.val_size must not be negative, not {val_size}")
         _check(crop_padding >= 0, f"--data.crop_padding must not be negative, not {crop_padding}")
         _check(cutout >= 0, f"--data.cutout must not be negative, not {cutout}")
-        _check(image_size is None or image_size > 0, f"--data.image_size must be at least 1, not {image_size}")
+        for name, size in (("image_size", image_size), ("early_size", early_size)):
+            _check(size is None or size > 0, f"--data.{name} must be at least 1, not {size}")
+        _check(0 <= early_share <= 1, f"--data.early_share must lie in 0 to 1, not {early_share}")
         _check((mean is None) == (std is None), "--data.mean and --data.std go together: give both, or neither")
         mean, std = mean or (0.5, 0.5, 0.5), std or (0.5, 0.5, 0.5)
         _check(min(std) > 0, f"--data.std must be positive, not {std}")
@@ -81,6 +92,10 @@ class ImageData(LightningDataModule, ABC):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = Augment(flip, crop_padding, cutout, self.seed)
         self.preprocess = self.train_preprocess = Preprocess(image_size, mean, std)
+        self._early = None if early_size is None else Preprocess(early_size, mean, std)
+        self.early_share = early_share
+        self.on_device = on_device
+        self._moved: dict[int, Images] = {}
         self.train_set: Part | None = None
         self.val_set: Part | None = None
         self.test_set: Part | None = None
@@ -116,7 +131,7 @@ class ImageData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of the training images; after a restore in mid-epoch, first those that were left."""
-        return _loader(self.train_set, self.batch_size, self.seed, self._done)
+        return self._loader(self.train_set, self.batch_size, self.seed, self._done)
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch, and how many of its images were gone through, 0 at its end."""
@@ -154,35 +169,73 @@ class ImageData(LightningDataModule, ABC):
         size = len(self.train_set[1])
         return -(-size // self.batch_size) - -(-(size - min(self._done[1], size)) // self.batch_size)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Batches of the validation images in order."""
-        return _loader(self.val_set, self.eval_batch_size)
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Batches of the validation images in order; nothing where none are held out."""
+        return [] if self.val_size is None else self._loader(self.val_set, self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches of the test images in order."""
-        return _loader(self.test_set, self.eval_batch_size)
+        return self._loader(self.test_set, self.eval_batch_size)
 
     def clean_dataloader(self) -> DataLoader[Any]:
         """Batches of a fixed part of the training images, a fiftieth and at least 256, in order and unaugmented."""
         assert self.train_set is not None, "setup() comes first"
         images, subset = self.train_set
         order = torch.randperm(len(subset), generator=torch.Generator().manual_seed(self.split_seed))
-        return _loader((images, subset[order[: max(256, len(subset) // 50)]]), self.eval_batch_size)
+        return self._loader((images, subset[order[: max(256, len(subset) // 50)]]), self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int) -> Any:
         """On the device: (uint8 pixels, labels, index) to (input float32 ``(B, 3, H, W)``, labels int64 ``(B,)``)."""
         pixels, labels, index = batch
         if self.trainer is not None and self.trainer.training:
             pixels = self.augment(pixels, index, self.trainer.current_epoch)
-            return self.train_preprocess.to(pixels.device)(pixels), labels
+            return self._training_preprocess(self.trainer).to(pixels.device)(pixels), labels
         return self.preprocess.to(pixels.device)(pixels), labels
+
+    def sample(self) -> Tensor:
+        """Some training images as training begins with them, unaugmented, float32 ``(N, 3, H, W)``."""
+        pixels = torch.cat([batch[0] for batch in self.clean_dataloader()])
+        sample: Tensor = (self._early or self.preprocess)(pixels)
+        return sample
+
+    def _training_preprocess(self, trainer: Trainer) -> Preprocess:
+        if self._early is None:
+            return self.train_preprocess
+        steps = trainer.estimated_stepping_batches
+        _check(steps < float("inf"), "--data.early_size needs to know the end: give --trainer.max_epochs or max_steps")
+        return self._early if trainer.global_step < self.early_share * steps else self.train_preprocess
 
     def describe(self) -> str:
         """One line for people: the data set's name and how many images are for what."""
-        val = "the test set" if self.val_size == 0 else f"{_count(self.val_set):,}"
+        val = "the test set" if self.val_size == 0 else "none" if self.val_size is None else f"{_count(self.val_set):,}"
         return f"{type(self).__name__}: {_count(self.train_set):,} images to train, {val} to validate"
 
-    def _split(self, images: Images | Files) -> tuple[Part, Part]:
+    def _loader(
+        self, part: Part | None, batch_size: int, seed: int | None = None, done: tuple[int, int] = (0, 0)
+    ) -> DataLoader[Any]:
+        assert part is not None, "setup() comes first"
+        images, subset = part
+        if self.on_device and self.trainer is not None and isinstance(images, Images):
+            device = self.trainer.strategy.root_device
+            # Training and validation images are parts of one set: it is moved once.
+            images = self._moved[id(images)] = self._moved.get(id(images)) or images.to(device)
+        # batch_size=None: the sampler's index tensors go to Images.__getitem__ whole; nothing is collated.
+        order = Order(subset, batch_size, seed, done, images.labels.device)
+        # A generator of its own: an iterator draws a number when it is made, and must not move the global stream.
+        return Batches(
+            images,  # type: ignore[arg-type]
+            sampler=order,
+            batch_size=None,
+            generator=torch.Generator(),
+            num_workers=images.workers,
+            # The training's processes stay; those of an evaluation would only wait.
+            persistent_workers=images.workers > 0 and seed is not None,
+            worker_init_fn=_deaf,
+        )
+
+    def _split(self, images: Images | Files) -> tuple[Part, Part | None]:
+        if self.val_size is None:
+            return (images, torch.arange(len(images))), None
         if self.val_size == 0:
             assert self.test_set is not None
             warnings.warn("val_size is 0: validating on the test set, which is then no longer a test", stacklevel=2)
@@ -252,26 +305,6 @@ class Batches(DataLoader[Any]):
 def _deaf(worker: int) -> None:
     """Ctrl-C is for the main process, which ends its workers, by SIGTERM, when it has written what it must."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _loader(
-    part: Part | None, batch_size: int, seed: int | None = None, done: tuple[int, int] = (0, 0)
-) -> DataLoader[Any]:
-    assert part is not None, "setup() comes first"
-    images, subset = part
-    # batch_size=None: the sampler's index tensors go to Images.__getitem__ whole; nothing is collated.
-    order = Order(subset, batch_size, seed, done)
-    # A generator of its own: an iterator draws a number when it is made, and must not move the global stream.
-    return Batches(
-        images,  # type: ignore[arg-type]
-        sampler=order,
-        batch_size=None,
-        generator=torch.Generator(),
-        num_workers=images.workers,
-        # The training's processes stay; those of an evaluation would only wait.
-        persistent_workers=images.workers > 0 and seed is not None,
-        worker_init_fn=_deaf,
-    )
 
 
 def _count(part: Part | None) -> int:

@@ -20,15 +20,22 @@ class Order(Sampler[Tensor]):
         batch_size: Images a batch.
         seed: Seed of the shuffling; ``None`` keeps the order of ``subset``.
         done: An epoch that is continued, and how many of its images were gone through before.
+        device: Where the index tensors are wanted; an epoch's are moved there at once.
     """
 
     def __init__(
-        self, subset: Tensor, batch_size: int, seed: int | None = None, done: tuple[int, int] = (0, 0)
+        self,
+        subset: Tensor,
+        batch_size: int,
+        seed: int | None = None,
+        done: tuple[int, int] = (0, 0),
+        device: torch.device | None = None,
     ) -> None:
         self.subset = subset
         self.batch_size = batch_size
         self.seed = seed
         self.done = done
+        self.device = device
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -46,7 +53,7 @@ class Order(Sampler[Tensor]):
         # Runs when the first batch is asked for, after the trainer has said which epoch it is.
         continued, done = self.done
         if len(left := self.permutation(self.epoch)[done if self.epoch == continued else 0 :]):
-            yield from torch.split(left, self.batch_size)
+            yield from torch.split(left.to(self.device), self.batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.subset) // self.batch_size)

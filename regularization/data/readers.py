@@ -38,6 +38,10 @@ class Images:
         """Height and width in pixels."""
         return self.pixels.shape[2], self.pixels.shape[3]
 
+    def to(self, device: torch.device) -> "Images":
+        """The same images on ``device``."""
+        return Images(self.pixels.to(device), self.labels.to(device), self.classes)
+
     def __len__(self) -> int:
         return len(self.pixels)
 

@@ -69,7 +69,7 @@ class Plan:
                 planned = Planned(list(trial.args))
             except Mistake as mistake:
                 raise Mistake(f"arm {trial.arm.name}: {mistake}") from None
-            if planned.datamodule.val_size == 0:
+            if not planned.datamodule.val_size:
                 raise Mistake("a sweep chooses by held-out images: --data.val_size must be above 0")
             every = planned.trainer.check_val_every_n_epoch or 1
             if self.study.score == "last" and (planned.trainer.max_epochs or every) % every:

@@ -149,7 +149,7 @@ def _test(found: Answer, plan: Plan, trials: list[Trial], folder: Path) -> None:
 def _refit(plan: Plan, arm: Arm, folder: Path) -> None:
     """Trains the chosen arm once more, on training and validation images together, and tests that network once."""
     seed = plan.study.seed_list()[0]
-    everything = [f"--seed_everything={seed}", "--data.val_size=0", "--trainer.limit_val_batches=0"]
+    everything = [f"--seed_everything={seed}", "--data.val_size=null"]
     trial = Trial(arm, seed, REFIT, ("fit", *plan.common, *arm.args, *everything), folder / REFIT / arm.name)
     if failed := _train(plan, folder, [trial]):
         raise Mistake(f"the refit failed: {failed[trial.name]}")
