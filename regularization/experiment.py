@@ -315,8 +315,9 @@ class Experiment(LightningCLI):
         if not self.history.rows:
             return f"no epoch was finished in {self.run}"
         best = self.history.best()
-        score = f"validation accuracy {best['val_accuracy']:.4f}" if "val_accuracy" in best else "no validation"
-        return f"best {score} in epoch {best['epoch']}\n{self.run}"
+        if "val_accuracy" not in best:
+            return f"trained without validation\n{self.run}"
+        return f"best validation accuracy {best['val_accuracy']:.4f} in epoch {best['epoch']}\n{self.run}"
 
     def _asked_for(self, name: str) -> Any:
         return self.config[self.subcommand].get(name)

@@ -4,7 +4,7 @@ import ctypes
 from contextlib import suppress
 
 # mallopt's names for its settings (malloc.h of the GNU C library).
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 def keep_freed() -> None:
@@ -16,5 +16,5 @@ def keep_freed() -> None:
     """
     with suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, 2**30)
+        mallopt(_MMAP_MAX, 0)  # no block comes from the system on its own
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)

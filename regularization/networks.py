@@ -158,7 +158,7 @@ class WhitenedNet(nn.Module):
 
     A fixed whitening layer of 2×2, three stages of ``width``, 4·``width`` and 4·``width`` channels that each halve the
     resolution, the maximum of what is left, and a linear layer. The size may change while it trains. An image takes,
-    forward and backward, 0.08 GFLOP with ``width`` 32 on 24×24, and 0.71 with ``width`` 64 on 32×32.
+    forward and backward, 0.10 GFLOP with ``width`` 32 on 24×24, and 0.71 with ``width`` 64 on 32×32.
 
     The layers follow Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv:2404.00498), of which the
     whitening is David Page's ("How to train your ResNet", part 8).

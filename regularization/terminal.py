@@ -19,6 +19,8 @@ def quieten() -> None:
     # Checkpoints are written at the end of epochs, and the order of an epoch is a function of its number.
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    # Where nothing is held out there is nothing to validate on.
+    warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")
     # Scoring a checkpoint needs none of the callbacks that wrote it.
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     # Names in pictures may be in scripts that the font does not have: a box stands for the letter.

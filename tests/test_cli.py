@@ -314,6 +314,27 @@ def test_warns_that_the_test_set_is_no_test(capsys: pytest.CaptureFixture[str]) 
     assert scored["test"]["test_accuracy"] == pytest.approx(scored["last"]["val_accuracy"])
 
 
+def test_fit_ends_with_the_test_where_asked(capsys: pytest.CaptureFixture[str], refused: Refused) -> None:
+    short = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--data.val_size", "null"]
+    main(["fit", *QUICK, *short, "--test", "last"])
+    said = capsys.readouterr()
+    assert "of 1,437 images to train, none to validate" in said.out.replace("Digits:", "of")
+    assert "trained without validation" in said.out
+    assert "over 360 test images" in said.out
+    assert "could not find the monitored key" not in said.err
+    assert not (RUN / "checkpoints" / "best.ckpt").exists()
+    kept = json.loads((RUN / "result.json").read_text())["test"]
+    main(["test", "--ckpt_path", str(RUN / "checkpoints" / "last.ckpt")])
+    assert json.loads((RUN / "result.json").read_text())["test"] == kept
+    assert "test" not in (RUN / "config.yaml").read_text().split("data:")[0]
+    assert "--test last" in refused("fit", *QUICK, *short, "--test", "best")
+
+
+def test_threads_are_what_was_asked_for(two_threads: None) -> None:
+    main(["fit", *QUICK, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--threads", "1"])
+    assert torch.get_num_threads() == 1
+
+
 def test_fits_real_cifar(cifar_root: str) -> None:
     limits = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "20", "--trainer.limit_val_batches", "2"]
     main(["fit", "--config", str(CONFIGS / "cifar10.yaml"), "--data.root", cifar_root, *limits])

@@ -34,6 +34,11 @@ class Best(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing is the best of runs without validation, and Lightning would warn after each epoch."""
+        if any(trainer.num_val_batches):
+            super().on_train_epoch_end(trainer, pl_module)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the scores; Lightning drops them when the folder's path is not the one of before."""
         self.current_score = state_dict["current_score"]

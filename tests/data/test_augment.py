@@ -71,6 +71,17 @@ def test_flip_and_crop_are_torchvisions() -> None:
     assert set(top.tolist()) == set(left.tolist()) == {0, 1, 2, 3, 4}
 
 
+def test_alternating_flips_show_both_sides_in_two_epochs() -> None:
+    pixels = torch.randint(0, 256, (60, 3, 8, 8), dtype=torch.uint8)
+    augment = Augment(flip="alternating", seed=1)
+    first, second, third = (augment(pixels, torch.arange(60), epoch) for epoch in (0, 1, 2))
+    assert torch.equal(second, first.flip(-1))
+    assert torch.equal(third, first)
+    mirrored = (first == pixels.flip(-1)).flatten(1).all(dim=1)
+    assert torch.equal(first[~mirrored], pixels[~mirrored])
+    assert 15 < mirrored.sum() < 45
+
+
 def test_nothing_asked_nothing_done() -> None:
     pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     assert Augment()(pixels, torch.arange(4), 0) is pixels

@@ -1,0 +1,68 @@
+"""Our own training, through the object behind the command ``fit``; each for a process of its own."""
+
+import itertools
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from regularization.experiment import Experiment
+from regularization.terminal import quieten
+from tests.benchmarks.speed.loops import now
+
+
+class Finished(Exception):  # noqa: N818 - enough was measured, no error
+    """Leaves a training without the work at its epoch's end."""
+
+
+class Clock(Callback):
+    """Takes the time of ``steps`` steps with their loading, after ``warm`` others, then ends the training."""
+
+    def __init__(self, steps: int, warm: int) -> None:
+        self.steps = steps
+        self.warm = warm
+        self.seconds = 0.0
+        self._start = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """From the end of a step to the end of another."""
+        device = trainer.strategy.root_device.type
+        if trainer.global_step == self.warm:
+            self._start = now(device)
+        if trainer.global_step == self.warm + self.steps:
+            self.seconds = (now(device) - self._start) / self.steps
+            raise Finished
+
+
+def seconds_a_step(args: list[str], steps: int, warm: int) -> float:
+    """Of ``fit`` with these options, everything that happens at a step included, without validation.
+
+    An epoch must have ``warm + steps`` batches.
+    """
+    quieten()
+    clock = Clock(steps, warm)
+    limits = ["--trainer.limit_train_batches", str(warm + steps), "--trainer.limit_val_batches", "0"]
+    with TemporaryDirectory() as folder, suppress(Finished):
+        Experiment(["fit", *args, *limits, "--trainer.default_root_dir", folder], callbacks=[clock])
+    assert clock.seconds, "the epoch was over before the measurement"
+    return clock.seconds
+
+
+def peak_memory(args: list[str]) -> float:
+    """MiB of main memory that a ``fit`` with these options holds at most, its process as a whole (Linux)."""
+    quieten()
+    with TemporaryDirectory() as folder:
+        Experiment(["fit", *args, "--trainer.default_root_dir", folder])
+    # Not getrusage: what it tells of a process goes back to the one that started it.
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def options(words: Mapping[str, object]) -> list[str]:
+    """``--name value`` for each."""
+    return list(itertools.chain.from_iterable((f"--{name}", str(value)) for name, value in words.items()))

@@ -1,0 +1,78 @@
+"""The part ``growth``: how the time grows with image size, batch size, number of images, trials and workers.
+
+An epoch of the seed's network (``configs/seed.yaml``, through ``fit``) is not run: it is a few timed steps times their
+number. A study is the quickstart's, on the digits, with as many values and seeds as make 1, 4 or 16 trials; each is run
+once, from its command to its report.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from tempfile import TemporaryDirectory
+
+from tests.benchmarks.speed.fits import options, seconds_a_step
+from tests.benchmarks.speed.process import command, elsewhere
+from tests.benchmarks.speed.rounds import alternately
+from tests.benchmarks.speed.rows import Row, median
+from tests.benchmarks.speed.settings import Settings, config
+
+SIZES = (32, 48, 64, 96, 128)
+BATCHES = (32, 64, 128, 256, 512)
+IMAGES = (5_000, 10_000, 25_000, 50_000)
+STUDIES = {1: ([5e-4], 1), 4: ([0, 1e-4, 1e-3, 1e-2], 1), 16: ([0, 1e-4, 1e-3, 1e-2], 4)}
+WORKERS = (1, 2)
+
+
+def measure(settings: Settings) -> list[Row]:
+    """Five ways to grow, each compared with its smallest."""
+    epochs = {
+        **{f"an epoch at {size}×{size}": partial(epoch, settings, size=size) for size in SIZES},
+        **{f"an epoch in batches of {batch}": partial(epoch, settings, batch=batch) for batch in BATCHES},
+        **{f"an epoch of {count:,} images": partial(epoch, settings, count=count) for count in IMAGES},
+    }
+    values = alternately(settings.rounds, epochs)
+    names = list(epochs)
+    parts = [names[:5], names[5:10], names[10:]]
+    note = "the seed's network; extrapolated from a few steps"
+    return [row for part in parts for row in _rows(values, part, note)] + studies(settings)
+
+
+def epoch(settings: Settings, size: int = 96, batch: int = 64, count: int = 50_000) -> float:
+    """Seconds of an epoch through ``fit``, extrapolated."""
+    steps, warm = (settings.size(60, 1), 10) if settings.on_gpu else (settings.size(3, 1), 1)
+    # The rest is held out, and not looked at; 0 holds out the test images.
+    asked = {"data.image_size": size, "data.batch_size": batch, "data.val_size": 50_000 - count}
+    args = [*config("seed"), *settings.accelerator, *options(dict(asked))]
+    return elsewhere(seconds_a_step, args, steps, warm) * -(-count // batch)
+
+
+def studies(settings: Settings) -> list[Row]:
+    """Seconds of whole studies."""
+    trials = list(STUDIES)[: settings.size(3, 1)]
+    runs = {
+        study_name(some, workers): partial(study, settings, some, workers) for some in trials for workers in WORKERS
+    }
+    values = alternately(1, runs)
+    note = "configs/sweeps/quickstart.yaml from command to report"
+    by_workers = [[study_name(some, workers) for some in trials] for workers in WORKERS]
+    return [row for names in by_workers for row in _rows(values, names, note)]
+
+
+def study_name(trials: int, workers: int) -> str:
+    """For the table."""
+    return f"{trials} trials, {workers} {'worker' if workers == 1 else 'workers'}"
+
+
+def study(settings: Settings, trials: int, workers: int) -> float:
+    """Seconds of a study with so many trials and workers."""
+    values, seeds = STUDIES[trials]
+    vary = json.dumps({"model.optimizer.weight_decay": values})
+    with TemporaryDirectory() as folder:
+        ours = options({"vary": vary, "seeds": seeds, "workers": workers, "folder": folder})
+        short = options({"trainer.max_epochs": 1}) if settings.quick else []
+        return command("sweep", *config("sweeps/quickstart"), *ours, *settings.accelerator, *short)
+
+
+def _rows(values: dict[str, list[float]], names: Sequence[str], note: str) -> list[Row]:
+    first = names[0]
+    return [median(name, values[name], "s", first, values[first], note=note) for name in names]

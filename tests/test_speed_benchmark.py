@@ -1,0 +1,73 @@
+"""The speed benchmark works and says what it measured; how fast anything is, no test can say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.speed.command import main
+from tests.benchmarks.speed.process import elsewhere, on_terminal
+from tests.benchmarks.speed.rows import Row, Target, median, not_run
+
+
+def measured(*args: str) -> dict[str, Any]:
+    main([*args, "--quick", "--rounds", "1", "--json", "speed.json"])
+    found: dict[str, Any] = json.loads(Path("speed.json").read_text())
+    return found
+
+
+def test_the_path_of_an_image(capsys: pytest.CaptureFixture[str]) -> None:
+    found = measured("path")
+    assert found["machine"]["cpu"]
+    assert found["machine"]["cores"] > 0
+    assert set(found["versions"]) == {"python", "torch", "torchvision", "lightning"}
+    rows = {row["what"]: row for row in found["rows"]}
+    steps = ("gather", "augment", "preprocess", "whole")
+    assert list(rows) == [f"{step}, batch {size}" for size in (64, 512) for step in steps]
+    assert all(row["value"] > 0 and row["unit"] == "images/s" and row["part"] == "path" for row in rows.values())
+    whole = rows["whole, batch 512"]
+    assert whole["ratio"] == whole["value"] / whole["against_value"]
+    assert whole["met"] is (whole["value"] >= 20_000)
+    printed = capsys.readouterr().out
+    assert found["machine"]["cpu"] in printed
+    assert "whole, batch 64" in printed
+
+
+def test_without_a_gpu_it_says_so() -> None:
+    (row,) = measured("gpu")["rows"]
+    assert row["note"].startswith("not run: ")
+    assert row["value"] is row["ratio"] is row["met"] is None
+
+
+def test_a_part_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> list[Row]:
+        raise ValueError("no room")
+
+    monkeypatch.setattr("tests.benchmarks.speed.path.measure", failing)
+    with pytest.raises(SystemExit, match="1"):
+        measured("path", "gpu")
+    first, second = json.loads(Path("speed.json").read_text())["rows"]
+    assert first["note"] == "not run: no room"
+    assert second["part"] == "gpu"
+
+
+def test_a_row() -> None:
+    row = median("ours", [3.0, 1.0, 2.0], "s", "theirs", [4.0, 5.0], Target(0.5, most=True, of_ratio=True))
+    assert (row.value, row.against_value) == (2.0, 4.5)
+    assert row.ratio == 2.0 / 4.5
+    assert row.met is True
+    assert str(row.target) == "ratio ≤ 0.5"
+    assert median("ours", [3.0], "s", target=Target(4)).met is False
+    assert not_run("ours", "no time").ratio is None
+
+
+def asks(name: str) -> list[Any]:
+    import sys
+
+    return [f"hello {name}", sys.stdout.isatty()]
+
+
+def test_a_process_of_its_own() -> None:
+    assert elsewhere(asks, "you") == ["hello you", False]
+    assert on_terminal(asks, name="you")[0] == ["hello you", True]
