@@ -20,6 +20,7 @@ from regularization.callbacks.config import SavedConfig
 from regularization.callbacks.curves import Curves
 from regularization.callbacks.divergence import Divergence
 from regularization.callbacks.history import History
+from regularization.callbacks.hooks import without_idle_hooks
 from regularization.callbacks.logits import Logits
 from regularization.callbacks.monitor import Monitor
 from regularization.callbacks.progress import Progress
@@ -228,7 +229,7 @@ class Experiment(LightningCLI):
         every = self._get(self.config_init, "checkpoint")
         ours += [Logits(run), self.history, Best(kept), Last(kept, every.minutes, every.steps), *self._more_callbacks]
         logger = Events(run) if config["logger"] in (None, True) else config["logger"]
-        return self._trainer({**config, "logger": logger}, ours)
+        return self._trainer({**config, "logger": logger}, [without_idle_hooks(callback) for callback in ours])
 
     def _trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         try:

@@ -1,5 +1,6 @@
 """Divergence: a loss, a gradient or a weight that is no finite number stops the run before it is kept anywhere."""
 
+import math
 from typing import Any
 
 import torch
@@ -54,8 +55,12 @@ class Divergence(Callback):
     def _note(self, what: str, value: Tensor, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
         first = self._first[what]
+        if self.looks_at_every_step(trainer):
+            if not math.isfinite(value.item()):
+                raise _diverged(f"the {what} is not finite", step, trainer, pl_module)
+            return
         self._first[what] = torch.where(value.isfinite() | (first >= 0), first, step)
-        if self.looks_at_every_step(trainer) or step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._stop_if_any(trainer, pl_module)
 
     def looks_at_every_step(self, trainer: Trainer) -> bool:

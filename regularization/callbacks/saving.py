@@ -35,8 +35,8 @@ class Best(ModelCheckpoint):
         )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing is the best of runs without validation, and Lightning would warn after each epoch."""
-        if any(trainer.num_val_batches):
+        """Without a score nothing is the best, and Lightning would warn of it after each epoch."""
+        if self.monitor in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
