@@ -87,6 +87,13 @@ class ImageClassifier(LightningModule):
         self.val_scores = Scores(calibration=True)
         self.test_scores = Scores(calibration=True)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes each hook that it enters, forty times a step: no need to ask what kind of thing that is."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of the preprocessed ``images``, float ``(B, 3, H, W)``."""
         logits: Tensor = self.network(images.to(self.dtype, memory_format=self._memory_format))

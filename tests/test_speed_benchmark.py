@@ -1,6 +1,7 @@
 """The speed benchmark works and says what it measured; how fast anything is, no test can say."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,9 @@ def test_a_row() -> None:
     assert not_run("ours", "no time").ratio is None
 
 
-def asks(name: str) -> list[Any]:
-    import sys
-
-    return [f"hello {name}", sys.stdout.isatty()]
-
-
 def test_a_process_of_its_own() -> None:
-    assert elsewhere(asks, "you") == ["hello you", False]
-    assert on_terminal(asks, name="you")[0] == ["hello you", True]
+    assert elsewhere(os.path.normpath, "a//b") == "a/b"
+    assert elsewhere(os.isatty, 1) is False
+    assert on_terminal(os.isatty, 1)[0] is True
+    with pytest.raises(RuntimeError, match="FileNotFoundError"):
+        elsewhere(os.chdir, "nowhere")

@@ -35,7 +35,8 @@ class Divergence(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Looks at the gradients, by their norms."""
         if not getattr(trainer.precision_plugin, "scaler", None):
-            norms = torch._foreach_norm([w.grad for w in pl_module.parameters() if w.grad is not None])
+            weights = [w for group in optimizer.param_groups for w in group["params"]]
+            norms = torch._foreach_norm([w.grad for w in weights if w.grad is not None])
             self._note("gradient", torch.stack(list(norms)).sum(), trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -25,8 +25,6 @@ def measure(settings: Settings) -> list[Row]:
         taken, accuracy = trained(settings, "fast", seed=seed)
         seconds.append(taken)
         accuracies.append(accuracy)
-        said = f"notebook {rates[-1]:.4g} images/s, fast {taken:.4g} s, {accuracy:.4f}"
-        print(f"  seed {seed}  {said}", file=sys.stderr, flush=True)
     epochs = [EPOCHS * IMAGES / rate for rate in rates]
     note = f"extrapolated from {statistics.median(rates):.1f} images/s; ratio: how many times ours; stretch: 100"
     ours = f"the command, {settings.seeds} seeds"
@@ -44,7 +42,9 @@ def trained(settings: Settings, *configs: str, seed: int = 0) -> tuple[float, fl
         where = ["--trainer.default_root_dir", folder, "--seed_everything", str(seed)]
         seconds = command("fit", *config(*configs), *settings.accelerator, *where, *settings.few)
         (result,) = Path(folder).rglob("result.json")
-        return seconds, float(json.loads(result.read_text())["test"]["test_accuracy"])
+        accuracy = float(json.loads(result.read_text())["test"]["test_accuracy"])
+    print(f"  {'+'.join(configs)}, seed {seed}: {seconds:.4g} s, {accuracy:.4f}", file=sys.stderr, flush=True)
+    return seconds, accuracy
 
 
 def accuracy_row(what: str, accuracies: list[float], target: Target | None = None) -> Row:

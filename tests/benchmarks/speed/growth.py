@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from tests.benchmarks.speed.fits import options, seconds_a_step
 from tests.benchmarks.speed.process import command, elsewhere
 from tests.benchmarks.speed.rounds import alternately
-from tests.benchmarks.speed.rows import Row, median
+from tests.benchmarks.speed.rows import Row, counted, median
 from tests.benchmarks.speed.settings import Settings, config
 
 SIZES = (32, 48, 64, 96, 128)
@@ -21,16 +21,17 @@ BATCHES = (32, 64, 128, 256, 512)
 IMAGES = (5_000, 10_000, 25_000, 50_000)
 STUDIES = {1: ([5e-4], 1), 4: ([0, 1e-4, 1e-3, 1e-2], 1), 16: ([0, 1e-4, 1e-3, 1e-2], 4)}
 WORKERS = (1, 2)
+ROUNDS = 3  # at most: there are 14 processes to a round
 
 
 def measure(settings: Settings) -> list[Row]:
-    """Five ways to grow, each compared with its smallest."""
+    """Five ways to grow, each compared with its first."""
     epochs = {
         **{f"an epoch at {size}×{size}": partial(epoch, settings, size=size) for size in SIZES},
         **{f"an epoch in batches of {batch}": partial(epoch, settings, batch=batch) for batch in BATCHES},
         **{f"an epoch of {count:,} images": partial(epoch, settings, count=count) for count in IMAGES},
     }
-    values = alternately(settings.rounds, epochs)
+    values = alternately(min(settings.rounds, ROUNDS), epochs)
     names = list(epochs)
     parts = [names[:5], names[5:10], names[10:]]
     note = "the seed's network; extrapolated from a few steps"
@@ -60,7 +61,7 @@ def studies(settings: Settings) -> list[Row]:
 
 def study_name(trials: int, workers: int) -> str:
     """For the table."""
-    return f"{trials} trials, {workers} {'worker' if workers == 1 else 'workers'}"
+    return f"{counted(trials, 'trial')}, {counted(workers, 'worker')}"
 
 
 def study(settings: Settings, trials: int, workers: int) -> float:
@@ -74,5 +75,6 @@ def study(settings: Settings, trials: int, workers: int) -> float:
 
 
 def _rows(values: dict[str, list[float]], names: Sequence[str], note: str) -> list[Row]:
-    first = names[0]
-    return [median(name, values[name], "s", first, values[first], note=note) for name in names]
+    first, *rest = names
+    compared = [median(name, values[name], "s", first, values[first], note=note) for name in rest]
+    return [median(first, values[first], "s", note=note), *compared]

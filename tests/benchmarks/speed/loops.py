@@ -30,12 +30,6 @@ def notebook(steps: int, warm: int, device: str = "cpu", workers: int = 4) -> fl
     PIL images are resized, made tensors and normalized one by one in worker processes; the network is eager, fp32 and
     contiguous; loss and right answers are read at every step.
     """
-    data = CIFAR10()
-    data.prepare_data()
-    normalize = transforms.Normalize([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
-    transform = transforms.Compose([transforms.Resize(96), transforms.ToTensor(), normalize])
-    images = datasets.CIFAR10(str(data.root), train=True, transform=transform)
-    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(images, 64, shuffle=True, num_workers=workers)
     network = ResNet(norm_init="uniform").to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, weight_decay=1e-4)
     sums = [0.0, 0.0]
@@ -50,7 +44,7 @@ def notebook(steps: int, warm: int, device: str = "cpu", workers: int = 4) -> fl
         sums[0] += loss.item()
         sums[1] += (output.argmax(1) == labels).sum().item() / len(labels)
 
-    return 64 / _seconds_a_step(step, _forever(loader), steps, warm, device)
+    return 64 / _seconds_a_step(step, _pictures(workers), steps, warm, device)
 
 
 def bare(
@@ -71,6 +65,12 @@ def bare(
     torch.set_num_threads(threads or torch.get_num_threads())
     torch.backends.cudnn.benchmark = bfloat16  # as configs/with/gpu.yaml has it
     layout = MEMORY_FORMATS[memory_format]
+    step = _bare_step(device, layout, compiled, bfloat16)
+    batches = _prepared(device, layout, batch_size)
+    return batch_size / _seconds_a_step(step, batches, steps, warm, device)
+
+
+def _bare_step(device: str, layout: torch.memory_format, compiled: bool, bfloat16: bool) -> Step:
     network: nn.Module = ResNet(norm_init="uniform").to(device, memory_format=layout)  # type: ignore[call-overload]
     if compiled:
         network.compile(dynamic=False)
@@ -83,14 +83,26 @@ def bare(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
+    return step
+
+
+def _prepared(device: str, layout: torch.memory_format, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Four random batches, again and again."""
     inputs = torch.randn(4, batch_size, 3, 96, 96, device=device)
     labels = torch.randint(10, (4, batch_size), device=device)
-    batches = [(one.contiguous(memory_format=layout), label) for one, label in zip(inputs, labels, strict=True)]
-    return batch_size / _seconds_a_step(step, itertools.cycle(batches), steps, warm, device)
+    return itertools.cycle(
+        [(one.contiguous(memory_format=layout), two) for one, two in zip(inputs, labels, strict=True)]
+    )
 
 
-def _forever(loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Epoch after epoch."""
+def _pictures(workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The notebook's batches, epoch after epoch."""
+    data = CIFAR10()
+    data.prepare_data()
+    normalize = transforms.Normalize([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
+    transform = transforms.Compose([transforms.Resize(96), transforms.ToTensor(), normalize])
+    images = datasets.CIFAR10(str(data.root), train=True, transform=transform)
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(images, 64, shuffle=True, num_workers=workers)
     while True:
         yield from loader
 

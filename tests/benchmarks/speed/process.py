@@ -84,7 +84,8 @@ def _read(terminal: int) -> bytes:
 
 def _check(code: int, words: list[str], output: str) -> None:
     if code:
-        raise RuntimeError(f"{' '.join(words)} ended with {code}:\n{output[-2000:]}")
+        last = output.strip().rpartition("\n")[2]
+        raise RuntimeError(f"{last}\n{' '.join(words)} ended with {code}:\n{output[-2000:]}")
 
 
 def main(module: str, name: str, arguments: str, result: str) -> None:

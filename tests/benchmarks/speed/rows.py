@@ -103,3 +103,8 @@ def median(
 def not_run(what: str, why: str) -> Row:
     """The row of what could not be measured here."""
     return Row(what, note=f"not run: {why}")
+
+
+def counted(number: int, noun: str) -> str:
+    """1 thread, 2 threads."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

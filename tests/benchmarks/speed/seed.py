@@ -15,7 +15,7 @@ from tests.benchmarks.speed.loops import bare, notebook
 from tests.benchmarks.speed.machine import cores
 from tests.benchmarks.speed.process import elsewhere
 from tests.benchmarks.speed.rounds import Values, alternately
-from tests.benchmarks.speed.rows import Row, Target, median, not_run
+from tests.benchmarks.speed.rows import Row, Target, counted, median, not_run
 from tests.benchmarks.speed.settings import Settings, config
 
 UNIT = "images/s"
@@ -61,7 +61,7 @@ def _choices(settings: Settings) -> dict[str, Callable[[], float]]:
     if not settings.on_gpu:
         counts = [count for count in (2**power for power in range(10)) if count < cores()]
         for count in [*counts, cores()]:
-            found[f"bare loop, {count} threads"] = partial(elsewhere, bare, *on, threads=count)
+            found[f"bare loop, {counted(count, 'thread')}"] = partial(elsewhere, bare, *on, threads=count)
     if has_compiler(settings) and not settings.quick:
         # Compiled in the steps before; PyTorch keeps the code for the rounds to come.
         found[COMPILED] = lambda: elsewhere(bare, *on, compiled=True)
@@ -85,7 +85,7 @@ def _memory(settings: Settings) -> Row:
 
 
 def _chosen(values: Values) -> list[Row]:
-    usual = f"{BARE}: channels_last, {torch.get_num_threads()} threads, not compiled"
+    usual = f"{BARE}: channels_last, {counted(torch.get_num_threads(), 'thread')}, not compiled"
     rows = [median(name, values[name], UNIT, usual, values[BARE]) for name in values if name.startswith("bare loop,")]
     return rows if COMPILED in values else [*rows, not_run(COMPILED, "no C++ compiler, or only a try")]
 

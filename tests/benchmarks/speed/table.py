@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.speed.rows import Row
+from tests.benchmarks.speed.rows import Row, counted
 
 WIDTH = 160  # characters in a file or a pipe, where rich would take 80
 
@@ -17,34 +17,34 @@ def show(found: dict[str, Any], rows: list[Row]) -> None:
         console = Console(highlight=False, width=WIDTH)
     machine = found["machine"]
     gpu = machine["gpu"] or "no GPU"
-    console.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {gpu}")
+    console.print(f"{machine['cpu']}, {machine['cores']} cores, {counted(machine['threads'], 'thread')}, {gpu}")
     console.print(f"load {machine['load']:g} before the start, {found['date']}, on {found['settings']['device']}")
     console.print(", ".join(f"{name} {version}" for name, version in found["versions"].items()))
     console.print(table(rows))
 
 
 def table(rows: list[Row]) -> Table:
-    """One line a row, with its note below."""
+    """One line a row, with its note below where it is another one."""
     made = Table("part", "what", show_lines=False)
-    for name in ("value", "unit", "how", "compared with", "its value", "ratio", "target", ""):
+    for name in ("value", "how", "compared with", "its value", "ratio", "target", ""):
         made.add_column(name, justify="right" if "value" in name or name == "ratio" else "left", overflow="fold")
-    before = ""
+    before = Row("")
     for row in rows:
-        if row.part != before:
+        if row.part != before.part:
             made.add_section()
-        before = row.part
-        made.add_row(*cells(row))
+        made.add_row(*cells(row, before))
+        before = row
     return made
 
 
-def cells(row: Row) -> list[str]:
-    """The row's texts."""
+def cells(row: Row, before: Row) -> list[str]:
+    """The texts of ``row``, which comes after ``before``."""
     met = {True: "[green]met[/]", False: "[red]missed[/]", None: ""}[row.met]
     ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
-    what = f"{row.what}\n[dim]{row.note}[/]" if row.note else row.what
+    what = f"{row.what}\n[dim]{row.note}[/]" if row.note != before.note and row.note else row.what
     other = number(row.against_value)
     target = str(row.target) if row.target else ""
-    return [row.part, what, number(row.value), row.unit, row.how, row.against, other, ratio, target, met]
+    return [row.part, what, f"{number(row.value)} {row.unit}", row.how, row.against, other, ratio, target, met]
 
 
 def number(value: float | None) -> str:
