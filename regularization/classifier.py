@@ -2,6 +2,8 @@
 
 import math
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +111,7 @@ class ImageClassifier(LightningModule):
         if stage == "fit" and self._fresh and callable(look_at) and isinstance(data, ImageData):
             look_at(data.sample())
         if self._compiled:
+            _check_compiler(self.trainer)
             # In place, so that names in checkpoints stay what they are. Few shapes occur: each gets code of its own.
             self.network.compile(dynamic=False)
 
@@ -292,6 +295,12 @@ def _narrow(network: nn.Module) -> bool:
     In channels_last and with several threads, the CPU kernels of PyTorch 2.14 write past the memory of such ones.
     """
     return any(isinstance(module, nn.Conv2d) and module.out_channels < 16 for module in network.modules())
+
+
+def _check_compiler(trainer: Trainer) -> None:
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if trainer.strategy.root_device.type == "cpu" and sys.platform != "win32" and shutil.which(compiler) is None:
+        raise Mistake(f"--model.compile needs a C++ compiler on the CPU, and there is no {compiler}: leave it out")
 
 
 def _begin_next_epoch(trainer: Trainer) -> None:

@@ -15,16 +15,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from regularization import checkpoints, evaluation, options, resume, runs, trust
-from regularization.callbacks.audit import Audit
-from regularization.callbacks.config import SavedConfig
-from regularization.callbacks.curves import Curves
-from regularization.callbacks.divergence import Divergence
-from regularization.callbacks.history import History
-from regularization.callbacks.hooks import without_idle_hooks
-from regularization.callbacks.logits import Logits
-from regularization.callbacks.monitor import Monitor
+from regularization.callbacks.fitting import Fitting
 from regularization.callbacks.progress import Progress
-from regularization.callbacks.saving import Best, Last, Stopped
+from regularization.callbacks.saving import Stopped
 from regularization.callbacks.tensorboard import Events
 from regularization.classifier import ImageClassifier
 from regularization.data.modules import ImageData
@@ -218,18 +211,12 @@ class Experiment(LightningCLI):
         """The trainer that writes into the folder ``run``."""
         asked = self._asked()
         self.model.config = load_yaml(asked)
-        self.history = History(run)
-        kept = run / runs.CHECKPOINTS
+        fitting = Fitting(run, asked, self._get(self.config_init, "checkpoint"))
+        self.history, self.monitor, self.curves = fitting.history, fitting.monitor, fitting.curves
         named = [callback for callback in self._get(self.config_init, "callbacks").values() if callback is not None]
-        audit = Audit()
-        self.monitor = Monitor(audit, self.history)
-        self.curves = Curves(self.history)
-        # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
-        ours = [audit, self.monitor, *callbacks, *named, Divergence(), SavedConfig(run, asked), self.curves]
-        every = self._get(self.config_init, "checkpoint")
-        ours += [Logits(run), self.history, Best(kept), Last(kept, every.minutes, every.steps), *self._more_callbacks]
         logger = Events(run) if config["logger"] in (None, True) else config["logger"]
-        return self._trainer({**config, "logger": logger}, [without_idle_hooks(callback) for callback in ours])
+        ours = fitting.around([*callbacks, *named], self._more_callbacks)
+        return self._trainer({**config, "logger": logger}, ours)
 
     def _trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         try:

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -328,6 +329,27 @@ def test_fit_ends_with_the_test_where_asked(capsys: pytest.CaptureFixture[str], 
     assert json.loads((RUN / "result.json").read_text())["test"] == kept
     assert "test" not in (RUN / "config.yaml").read_text().split("data:")[0]
     assert "--test last" in refused("fit", *QUICK, *short, "--test", "best")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="PyTorch compiles with g++")
+def test_compiled_is_the_same_training_and_the_same_checkpoint() -> None:
+    short = ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "5", "--model.mixing", "null"]
+    losses: list[list[float]] = []
+    names: list[list[str]] = []
+    for compiled in ("false", "true"):
+        main(["fit", *QUICK, *short, "--model.compile", compiled])
+        run = Path("runs/quickstart") / f"version_{len(losses)}"
+        losses.append([row["train_loss"] for row in rows_of(run)])
+        names.append(list(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert names[1] == names[0]
+
+
+def test_compiling_without_a_compiler_is_said(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    message = refused("fit", *QUICK, "--model.compile", "true", "--trainer.accelerator", "cpu")
+    assert "--model.compile needs a C++ compiler on the CPU, and there is no no-such-compiler" in message
 
 
 def test_threads_are_what_was_asked_for(two_threads: None) -> None:

@@ -240,6 +240,17 @@ def test_overlays_combine() -> None:
     assert math.isnan(rows_of(folder)[2].get("penalty/l1", math.nan))
 
 
+def test_gpu() -> None:
+    """As far as a CPU can tell: what it asks for is parsed, the images are moved, bfloat16 trains alike."""
+    on_cpu = ["--trainer.accelerator", "cpu", "--model.compile", "false", "--trainer.max_epochs", "1"]
+    _, rows = run("gpu", *on_cpu)
+    main([*DIGITS, *on_cpu])
+    plain_rows = rows_of(Path("runs/quickstart/version_0"))
+    exact, rounded = (found[0]["train_loss"] for found in (plain_rows, rows))
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, rel=0.05)
+
+
 @pytest.mark.parametrize("overlay", WITH, ids=lambda path: path.stem)
 def test_every_overlay_is_tested_and_says_how_it_is_used(overlay: Path) -> None:
     base = "folder" if overlay.stem == "finetune" else "cifar10"

@@ -1,0 +1,43 @@
+"""The callbacks of ``fit``: what looks at a training, writes it down and keeps it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Callback
+
+from regularization import runs
+from regularization.callbacks.audit import Audit
+from regularization.callbacks.config import SavedConfig
+from regularization.callbacks.curves import Curves
+from regularization.callbacks.divergence import Divergence
+from regularization.callbacks.history import History
+from regularization.callbacks.hooks import without_idle_hooks
+from regularization.callbacks.logits import Logits
+from regularization.callbacks.monitor import Monitor
+from regularization.callbacks.saving import Best, Last
+
+
+class Fitting:
+    """The callbacks that write into one run folder.
+
+    Args:
+        run: The folder.
+        asked: The whole config as YAML.
+        every: How often the checkpoint is written within epochs: ``minutes`` and ``steps``.
+    """
+
+    def __init__(self, run: Path, asked: str, every: Namespace) -> None:
+        self.audit = Audit()
+        self.history = History(run)
+        self.monitor = Monitor(self.audit, self.history)
+        self.curves = Curves(self.history)
+        self._config, self._logits = SavedConfig(run, asked), Logits(run)
+        kept = run / runs.CHECKPOINTS
+        self._saving = [Best(kept), Last(kept, every.minutes, every.steps)]
+
+    def around(self, named: Sequence[Callback], last: Sequence[Callback]) -> list[Callback]:
+        """All in their order, with those that the config names and those that stand at the end."""
+        # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
+        ours = [self.audit, self.monitor, *named, Divergence(), self._config, self.curves, self._logits, self.history]
+        return [without_idle_hooks(callback) for callback in [*ours, *self._saving, *last]]
