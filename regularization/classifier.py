@@ -191,6 +191,7 @@ class ImageClassifier(LightningModule):
             return optimizer
         config = LRSchedulerConfigType(scheduler=scheduler, interval=self.optimization.interval(scheduler))
         if isinstance(scheduler, ReduceLROnPlateau):
+            self._check_monitor(str(getattr(scheduler, "monitor", "val_loss")))
             config["monitor"] = getattr(scheduler, "monitor", "val_loss")
             config["strict"] = False  # it is ours to look for the metric, see on_train_epoch_end
         return {"optimizer": optimizer, "lr_scheduler": config}
@@ -220,7 +221,8 @@ class ImageClassifier(LightningModule):
         """Remembers the settings that the checkpoint's run was started with."""
         self._then = checkpoint.get("settings")
         self.regularizer.load_state_dict(checkpoint.get("regularizer", {}))
-        self.train_scores.load_state_dict(checkpoint["train_scores"])
+        if "sums" in (scores := checkpoint["train_scores"]):  # those of version 0.1.0's beginnings had none
+            self.train_scores.load_state_dict(scores)
 
     def on_train_start(self) -> None:
         """After a restore: what the config says now wins over what the checkpoint brought back."""
@@ -261,6 +263,11 @@ class ImageClassifier(LightningModule):
 
     def _log_epoch(self, stage: str, scores: Scores) -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in scores.compute().items()})
+
+    def _check_monitor(self, name: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if name.startswith("val_") and isinstance(data, ImageData) and data.val_size is None:
+            raise Mistake(f"the scheduler watches {name}, but nothing is held out: --data.val_size is null")
 
     def _watched(self, name: str) -> Tensor:
         metrics = self.trainer.callback_metrics

@@ -264,6 +264,8 @@ class Experiment(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Scores the validation images."""
+        if self.datamodule.val_size is None:
+            raise Mistake("nothing is held out to validate on: --data.val_size is null")
         self._scores(self.trainer.validate(**kwargs, **self._loaded(), verbose=False))
 
     def test(self, **kwargs: Any) -> None:

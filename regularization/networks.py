@@ -198,7 +198,14 @@ class WhitenedNet(nn.Module):
         self.whitening.bias.zero_()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(B, num_classes)`` of normalized float images ``(B, 3, H, W)``."""
+        """Logits ``(B, num_classes)`` of normalized float images ``(B, 3, H, W)``.
+
+        Raises:
+            Mistake: When H or W is below 9.
+        """
+        if not torch.compiler.is_compiling() and min(images.shape[-2:]) < 9:
+            size = "×".join(map(str, images.shape[-2:]))
+            raise Mistake(f"WhitenedNet needs images of 9×9 or larger, not {size}: --data.image_size 24, for instance")
         if self.mirror and not self.training:
             return (self._logits(images) + self._logits(images.flip(-1))) / 2
         return self._logits(images)

@@ -96,12 +96,12 @@ class Regularizer:
 
 
 def choose(network: nn.Module, selection: Selection, name: str) -> Named:
-    """The parameters of ``network`` that ``selection`` means, by name.
+    """The trainable parameters of ``network`` that ``selection`` means, by name.
 
     Raises:
         Mistake: When that is none; names what there is.
     """
-    named = dict(network.named_parameters())
+    named = {key: w for key, w in network.named_parameters() if w.requires_grad}
     chosen: Named = {}
     for pattern in [selection] if isinstance(selection, str) else selection:
         found = {key: w for key, w in named.items() if _matches(key, w, pattern, isinstance(selection, str))}

@@ -63,14 +63,18 @@ def load(checkpoint: Path | str, trust_it: bool = False) -> Trained:
     """The network in the file ``checkpoint``, in evaluation mode on the CPU.
 
     Args:
-        checkpoint: A ``best.ckpt`` or ``last.ckpt``; a run's folder stands for its best one.
+        checkpoint: A ``best.ckpt`` or ``last.ckpt``; a run's folder stands for its best one, or its last one where
+            nothing was validated.
         trust_it: Run whatever network class it names, not only those of this program, torch, torchvision and timm.
 
     Raises:
         Mistake: When it is damaged, names a class that is not trusted, or was written before checkpoints knew classes.
     """
     path = Path(checkpoint)
-    path = path / runs.CHECKPOINTS / checkpoints.BEST if path.is_dir() else path
+    if path.is_dir():
+        kept = path / runs.CHECKPOINTS
+        # A run without validation has no best one.
+        path = kept / (checkpoints.BEST if (kept / checkpoints.BEST).is_file() else checkpoints.LAST)
     content = checkpoints.read(path)
     if "serving" not in content:
         raise Mistake(

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from regularization import load
 from regularization.classifier import ImageClassifier
 from regularization.cli import main
 from tests.conftest import CONFIGS, rows_of
@@ -328,6 +329,15 @@ def test_fit_ends_with_the_test_where_asked(capsys: pytest.CaptureFixture[str], 
     main(["test", "--ckpt_path", str(RUN / "checkpoints" / "last.ckpt")])
     assert json.loads((RUN / "result.json").read_text())["test"] == kept
     assert "test" not in (RUN / "config.yaml").read_text().split("data:")[0]
+    assert load(RUN).classes == tuple("0123456789")
+    assert "nothing is held out" in refused("validate", "--ckpt_path", str(RUN / "checkpoints" / "last.ckpt"))
+    plateau = [
+        "--model.lr_scheduler",
+        "lightning.pytorch.cli.ReduceLROnPlateau",
+        "--model.lr_scheduler.monitor",
+        "val_loss",
+    ]
+    assert "the scheduler watches val_loss" in refused("fit", *QUICK, *short, *plateau)
     assert "--test last" in refused("fit", *QUICK, *short, "--test", "best")
 
 

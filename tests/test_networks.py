@@ -8,6 +8,7 @@ from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 from torch.utils.flop_counter import FlopCounterMode
 
 from regularization import ResNet, SmallResNet, WhitenedNet
+from regularization.mistakes import Mistake
 from regularization.networks import ShiftNorm
 
 
@@ -141,3 +142,9 @@ def test_what_the_quick_network_costs(width: int, side: int, gflop: float) -> No
     with FlopCounterMode(display=False) as count:
         WhitenedNet(width=width)(torch.zeros(1, 3, side, side)).sum().backward()
     assert count.get_total_flops() / 1e9 == pytest.approx(gflop, abs=0.005)
+
+
+def test_what_is_too_small_for_the_quick_network_is_said() -> None:
+    assert WhitenedNet()(torch.zeros(2, 3, 9, 12)).shape == (2, 10)
+    with pytest.raises(Mistake, match="needs images of 9×9 or larger, not 8×12"):
+        WhitenedNet()(torch.zeros(2, 3, 8, 12))

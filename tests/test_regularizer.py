@@ -28,10 +28,11 @@ from regularization import (
     Steps,
     StrengthSchedule,
     WarmupDecay,
+    WhitenedNet,
 )
 from regularization.cli import main
 from regularization.mistakes import Mistake
-from regularization.regularizer import Regularizer
+from regularization.regularizer import Regularizer, choose
 from tests.conftest import CONFIGS
 from tests.test_classifier import trainer
 from tests.test_cli import interrupt_at
@@ -258,3 +259,12 @@ def test_l2sp_starts_from_where_training_does() -> None:
 def test_impossible_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(Mistake, match=message):
         ImageClassifier(SmallResNet(width=4), **options)
+
+
+def test_frozen_parameters_are_not_chosen() -> None:
+    # Its filters for whitening, and the scales of its norms, are fixed.
+    named = choose(WhitenedNet(), "weights", "l2")
+    assert "whitening.weight" not in named
+    assert len(named) == 7
+    with pytest.raises(Mistake, match="matches none"):
+        choose(WhitenedNet(), "scales", "slimming")

@@ -14,12 +14,12 @@ EACH_STEP = (
 
 
 def without_idle_hooks(callback: Callback) -> Callback:
-    """The ``callback``, whose hooks of a step are gone where its class has none of its own.
+    """The ``callback``, whose hooks of a step are gone where it has none of its own.
 
     Lightning passes over a hook that can't be called; else it opens a section of its profiler for it, about 3 µs each
     for six hooks of a dozen callbacks.
     """
     for name in EACH_STEP:
-        if getattr(type(callback), name) is getattr(Callback, name):
+        if name not in vars(callback) and getattr(type(callback), name) is getattr(Callback, name):
             setattr(callback, name, None)
     return callback

@@ -135,7 +135,8 @@ def decay_share(optimizer: SGD) -> Tensor:
 
 
 def _weight_metrics(classifier: ImageClassifier) -> dict[str, Tensor]:
-    kernels = {name: w.detach() for name, w in classifier.network.named_parameters() if w.ndim > 1}
+    named = classifier.network.named_parameters()
+    kernels = {name: w.detach() for name, w in named if w.ndim > 1 and w.requires_grad}
     zeros = torch.stack([(w == 0).sum() for w in kernels.values()]).sum()
     norms = torch._foreach_norm(list(kernels.values()))
     by_layer = {f"norm/{name.removesuffix('.weight')}": norm for name, norm in zip(kernels, norms, strict=True)}

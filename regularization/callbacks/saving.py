@@ -108,7 +108,8 @@ class Last(Checkpoint):
         self._before_validation = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After everyone else has seen the epoch's end."""
+        """After everyone else has seen the epoch's end, and after its validation, of which there may have been none."""
+        self._before_validation = False
         self._write(trainer)
         if self._signal is not None:
             raise Stopped(self._signal)

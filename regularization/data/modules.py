@@ -181,8 +181,7 @@ class ImageData(LightningDataModule, ABC):
         """Batches of a fixed part of the training images, a fiftieth and at least 256, in order and unaugmented."""
         assert self.train_set is not None, "setup() comes first"
         images, subset = self.train_set
-        order = torch.randperm(len(subset), generator=torch.Generator().manual_seed(self.split_seed))
-        return self._loader((images, subset[order[: max(256, len(subset) // 50)]]), self.eval_batch_size)
+        return self._loader((images, self._shuffled(subset)[: max(256, len(subset) // 50)]), self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int) -> Any:
         """On the device: (uint8 pixels, labels, index) to (input float32 ``(B, 3, H, W)``, labels int64 ``(B,)``)."""
@@ -192,10 +191,16 @@ class ImageData(LightningDataModule, ABC):
             return self._training_preprocess(self.trainer).to(pixels.device)(pixels), labels
         return self.preprocess.to(pixels.device)(pixels), labels
 
+    def _shuffled(self, subset: Tensor) -> Tensor:
+        return subset[torch.randperm(len(subset), generator=torch.Generator().manual_seed(self.split_seed))]
+
     def sample(self) -> Tensor:
-        """Some training images as training begins with them, unaugmented, float32 ``(N, 3, H, W)``."""
-        pixels = torch.cat([batch[0] for batch in self.clean_dataloader()])
-        sample: Tensor = (self._early or self.preprocess)(pixels)
+        """Up to 1,000 training images at the size that training begins with, unaugmented, float32 ``(N, 3, H, W)``."""
+        assert self.train_set is not None, "setup() comes first"
+        images, subset = self.train_set
+        loader = self._loader((images, self._shuffled(subset)[:1000]), self.eval_batch_size)
+        pixels = torch.cat([batch[0] for batch in loader])
+        sample: Tensor = (self._early or self.preprocess).to(pixels.device)(pixels)
         return sample
 
     def _training_preprocess(self, trainer: Trainer) -> Preprocess:

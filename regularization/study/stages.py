@@ -143,7 +143,8 @@ def _test(found: Answer, plan: Plan, trials: list[Trial], folder: Path) -> None:
         result = results.read(trial.folder, plan.study.score)
         if trial.arm.name in named and result is not None and result.test_accuracy is None:
             with contextlib.redirect_stdout(io.StringIO()):
-                Experiment(["test", f"--ckpt_path={plan.study.score}", *trial.args[1:]], run=trial.folder)
+                args = ["test", f"--ckpt_path={plan.study.score}", *trial.args[1:], "--threads=null"]
+                Experiment(args, run=trial.folder)
 
 
 def _refit(plan: Plan, arm: Arm, folder: Path) -> None:
@@ -156,7 +157,7 @@ def _refit(plan: Plan, arm: Arm, folder: Path) -> None:
     kept = json.loads((trial.folder / runs.RESULT).read_text())
     if "test" not in kept:
         with contextlib.redirect_stdout(io.StringIO()):
-            Experiment(["test", "--ckpt_path=last", *trial.args[1:]], run=trial.folder)
+            Experiment(["test", "--ckpt_path=last", *trial.args[1:], "--threads=null"], run=trial.folder)
         kept = json.loads((trial.folder / runs.RESULT).read_text())
     print(f"refit on all training images: test accuracy {kept['test']['test_accuracy']:.4f}\n{trial.folder}")
 

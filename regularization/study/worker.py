@@ -102,7 +102,8 @@ def execute(trial: Trial, connection: Connection, waits: bool) -> None:
     from regularization.experiment import Experiment
 
     last = trial.folder / runs.CHECKPOINTS / "last.ckpt"
-    args = [*trial.args, *(["--ckpt_path=last"] if last.is_file() else [])]
+    # The test set is for the study's end, and the cores are shared out already, whatever a config says.
+    args = [*trial.args, "--test=null", "--threads=null", *(["--ckpt_path=last"] if last.is_file() else [])]
     Experiment(args, run=trial.folder, callbacks=[Report(connection, waits, trial.folder)])
 
 

@@ -1,7 +1,7 @@
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, LambdaCallback
 
 from regularization.callbacks.divergence import Divergence
 from regularization.callbacks.hooks import EACH_STEP, without_idle_hooks
@@ -27,3 +27,10 @@ def test_hooks_of_its_own_stay_the_others_are_passed_over() -> None:
         "on_before_backward",
         "on_before_optimizer_step",
     }
+
+
+def test_hooks_given_to_the_callback_itself_stay() -> None:
+    seen: list[int] = []
+    given = without_idle_hooks(LambdaCallback(on_train_batch_end=lambda *_: seen.append(1)))
+    given.on_train_batch_end(None, None, None, None, 0)  # type: ignore[arg-type]
+    assert seen == [1]
