@@ -16,7 +16,8 @@ class Preprocess(nn.Module):
 
     Of the image, its short side resized, the centre is cut out: first the square one of ``resize`` pixels, of that the
     one of ``size``. Equal to torchvision's ``Resize``, ``CenterCrop``, ``ToTensor``, ``Normalize`` on PIL images to the
-    bit (where an odd number of pixels is left over, the smaller half is cut off first).
+    bit (where an odd number of pixels is left over, the smaller half is cut off first). Pillow 13 begins with the
+    vertical pass where it shrinks a tall image, of 2.5 to 1 and more: there some values differ by one.
 
     Args:
         size: Height and width of what comes out, in pixels; ``None`` keeps the images' own.

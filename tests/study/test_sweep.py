@@ -39,7 +39,8 @@ def table(folder: Path = STUDY) -> list[dict[str, str]]:
 
 
 def test_a_study_from_its_config_to_its_report(capsys: pytest.CaptureFixture[str]) -> None:
-    main([*write(), "--workers", "2"])
+    # What fit would do at its end is not for trials: the test set is opened once.
+    main([*write(options=OPTIONS | {"test": "last"}), "--workers", "2"])
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"study: {STUDY}"
     assert out[-1] == str(STUDY / "report.html")
@@ -64,7 +65,7 @@ def test_a_study_from_its_config_to_its_report(capsys: pytest.CaptureFixture[str
 
     # Asked for again, nothing is trained; the report is made anew.
     log = (STUDY / "log.csv").read_text()
-    main(write())
+    main(write(options=OPTIONS | {"test": "last"}))
     assert (STUDY / "log.csv").read_text() == log
     assert table() == rows
     (STUDY / "report.html").unlink()
