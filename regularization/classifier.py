@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from regularization import resume
 from regularization.data.augment import mix
+from regularization.data.batches import Batch
 from regularization.data.modules import ImageData
 from regularization.mistakes import Mistake, nearest
 from regularization.optimization import Optimization
@@ -127,24 +128,38 @@ class ImageClassifier(LightningModule):
         if seed := os.environ.get("PL_GLOBAL_SEED"):
             # torch.manual_seed visits every kind of device, which takes 75 µs a step.
             reseed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
-            reseed(mix(int(seed), self.current_epoch, batch_idx, 1))
+            # Each process drops and mixes on its own; the first one as if it were alone.
+            others = (rank,) if (rank := self.global_rank) else ()
+            reseed(mix(int(seed), self.current_epoch, batch_idx, 1, *others))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The batch's mean cross-entropy, with label smoothing and mixing where asked, a scalar."""
-        images, labels = batch
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The batch's mean cross-entropy, with label smoothing and mixing where asked, a scalar.
+
+        Of several processes each has its part of the batch, and the mean of what they return is the batch's.
+        """
+        images, labels = batch.images, batch.labels
         images, targets = (images, labels) if self._mixing is None else self._mixing(images, labels)
         logits = self(images)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
-        self.train_scores.update(loss.detach(), logits.detach(), labels)
-        return loss
+        if batch.weight:
+            self.train_scores.update(loss.detach(), logits.detach(), labels)
+        return loss if batch.weight == 1 else loss * batch.weight
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Adds the batch to the validation metrics, and returns its logits ``(B, num_classes)``."""
-        return self._evaluate(self.val_scores, *batch)
+        return self.score(batch, self.val_scores)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Adds the batch to the test metrics, and returns its logits ``(B, num_classes)``."""
-        return self._evaluate(self.test_scores, *batch)
+        return self.score(batch, self.test_scores)
+
+    def score(self, batch: Batch, scores: Scores) -> Tensor:
+        """Adds the batch to ``scores``, and returns its logits ``(B, num_classes)``; none of a batch of weight 0."""
+        logits: Tensor = self(batch.images)
+        if not batch.weight:
+            return logits[:0]
+        scores.update(functional.cross_entropy(logits, batch.labels), logits, batch.labels)
+        return logits
 
     def on_train_epoch_end(self) -> None:
         """Logs the training metrics, means taken while the weights were changing; steps a plateau scheduler."""
@@ -215,14 +230,14 @@ class ImageClassifier(LightningModule):
         if isinstance(data := getattr(self.trainer, "datamodule", None), ImageData):
             checkpoint["serving"] = data.serving()
         checkpoint["regularizer"] = self.regularizer.state_dict()
-        checkpoint["train_scores"] = self.train_scores.state_dict()
+        checkpoint["train_scores"] = self.train_scores.state_dict(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remembers the settings that the checkpoint's run was started with."""
         self._then = checkpoint.get("settings")
         self.regularizer.load_state_dict(checkpoint.get("regularizer", {}))
-        if "sums" in (scores := checkpoint["train_scores"]):  # those of version 0.1.0's beginnings had none
-            self.train_scores.load_state_dict(scores)
+        if "parts" in (scores := checkpoint["train_scores"]):  # those of version 0.1.0's beginnings had none
+            self.train_scores.load_state_dict(scores, self.trainer)
 
     def on_train_start(self) -> None:
         """After a restore: what the config says now wins over what the checkpoint brought back."""
@@ -256,13 +271,8 @@ class ImageClassifier(LightningModule):
             batches.ready = batches.started = batches.processed = data.batches_done()
         return int(batches.processed)
 
-    def _evaluate(self, scores: Scores, images: Tensor, labels: Tensor) -> Tensor:
-        logits: Tensor = self(images)
-        scores.update(functional.cross_entropy(logits, labels), logits, labels)
-        return logits
-
     def _log_epoch(self, stage: str, scores: Scores) -> None:
-        self.log_dict({f"{stage}_{name}": value for name, value in scores.compute().items()})
+        self.log_dict({f"{stage}_{name}": value for name, value in scores.compute(self.trainer).items()})
 
     def _check_monitor(self, name: str) -> None:
         data = getattr(self.trainer, "datamodule", None)

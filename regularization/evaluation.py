@@ -17,7 +17,7 @@ from torch import Tensor
 
 from regularization import runs
 from regularization.callbacks.curves import save
-from regularization.callbacks.logits import write_logits
+from regularization.callbacks.logits import together, write_logits
 from regularization.data.files import Files
 from regularization.data.modules import ImageData
 from regularization.data.readers import Images
@@ -40,20 +40,26 @@ class Answers(Callback):
     """Keeps what the network says about the test images, in the same pass that scores them."""
 
     def __init__(self) -> None:
-        self._parts: list[Tensor] = []
+        self._parts: list[tuple[Tensor, Tensor]] = []
+        self._answers: tuple[Tensor, Tensor] | None = None
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
     ) -> None:
         """Keeps the batch's logits, on the device: no batch waits for another."""
-        self._parts.append(outputs)
+        self._parts.append((outputs, batch.indices))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Puts together what all processes have."""
+        if self._parts:
+            self._answers = together(self._parts, trainer)
 
     def of(self, data: ImageData) -> "Evaluation":
         """What was kept, with the images that it is about."""
         assert data.test_set is not None
-        images, subset = data.test_set
-        logits = torch.cat(self._parts).cpu()
-        return Evaluation(images, subset[: len(logits)], logits)
+        assert self._answers is not None
+        logits, index = self._answers
+        return Evaluation(data.test_set[0], index, logits)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from regularization import checkpoints, evaluation, options, resume, runs, trust
+from regularization import checkpoints, evaluation, options, ranks, resume, runs, trust
 from regularization.callbacks.fitting import Fitting
 from regularization.callbacks.progress import Progress
 from regularization.callbacks.saving import Stopped
 from regularization.callbacks.tensorboard import Events
 from regularization.classifier import ImageClassifier
+from regularization.data.batches import shared_evenly
 from regularization.data.modules import ImageData
 from regularization.memory import keep_freed
 from regularization.mistakes import Mistake, mistake_behind, plain
@@ -36,6 +37,7 @@ from regularization.parser import (
     with_found,
 )
 from regularization.pretrained import published_normalization
+from regularization.terminal import mute
 
 
 def fit(args: list[str]) -> None:
@@ -72,6 +74,8 @@ class Experiment(LightningCLI):
         self._args = args
         self._more_callbacks = callbacks
         self._guard = ExitStack()
+        if not ranks.first():
+            mute()
         try:
             with self._guard:
                 self._start(args)
@@ -189,22 +193,25 @@ class Experiment(LightningCLI):
                 resume.check_continues(self.restored["settings"], self.model.optimization.asked)
         if self._asked_for("test") == "best" and self.datamodule.val_size is None:
             raise Mistake("without validation there is no best checkpoint: --test last")
-        self.datamodule.prepare_data()
-        self.datamodule.setup(self.subcommand)
+        if ranks.first_of_machine():
+            # The others wait for it, by Lightning: nothing is downloaded twice.
+            self.datamodule.prepare_data()
+            self.datamodule.setup(self.subcommand)
         config = {**self._get(self.config_init, "trainer"), **kwargs}
         callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [Progress()]
         if self.subcommand != "fit":
             self.answers = evaluation.Answers()
             config |= {"logger": False, "enable_checkpointing": False}
             return self._trainer(config, [*callbacks, self.answers])
-        self.claimed = self.run is None
-        if self.run is not None:
-            return self._trainer_of(self.run, config, callbacks)
-        self.run = runs.claim(Path(config["default_root_dir"]), self.name)
+        self.claimed = self.run is None and ranks.first()
+        root = Path(config["default_root_dir"])
+        # Only the first process writes; the others learn the folder when they know each other.
+        self.run = self.run or (runs.claim(root, self.name) if ranks.first() else root / self.name / "unknown")
         try:
             return self._trainer_of(self.run, config, callbacks)
         except Mistake:
-            runs.release(self.run)
+            if self.claimed:
+                runs.release(self.run)
             raise
 
     def _trainer_of(self, run: Path, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -213,6 +220,7 @@ class Experiment(LightningCLI):
         self.model.config = load_yaml(asked)
         fitting = Fitting(run, asked, self._get(self.config_init, "checkpoint"))
         self.history, self.monitor, self.curves = fitting.history, fitting.monitor, fitting.curves
+        self.agreement = fitting.agreement
         named = [callback for callback in self._get(self.config_init, "callbacks").values() if callback is not None]
         logger = Events(run) if config["logger"] in (None, True) else config["logger"]
         ours = fitting.around([*callbacks, *named], self._more_callbacks)
@@ -220,9 +228,11 @@ class Experiment(LightningCLI):
 
     def _trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         try:
-            trainer = self._instantiate_trainer(config, callbacks)
-            if trainer.world_size > 1:
-                raise ValueError("several devices are not supported yet, each would train on the same batches")
+            # Which images a process gets is our own order's to say.
+            ours = ranks.launched() | {"use_distributed_sampler": False}
+            trainer = self._instantiate_trainer(config | ours, callbacks)
+            ranks.check(trainer)
+            shared_evenly(self.datamodule.batch_size, trainer.world_size)
             trainer.strategy.checkpoint_io = checkpoints.CheckpointFiles()
             return trainer
         except (TypeError, ValueError, MisconfigurationException) as error:
@@ -235,24 +245,43 @@ class Experiment(LightningCLI):
         try:
             self.trainer.fit(**kwargs, **self._loaded())
         except (Mistake, MisconfigurationException):
-            if self.claimed and not self.history.started:
-                shutil.rmtree(self.run)
-                runs.release(self.run)
-            elif (kept := self.run / runs.CHECKPOINTS / checkpoints.LAST).is_file():
-                print(f"kept: {kept}", flush=True)
+            self._give_up()
             raise
         except RuntimeError as error:
+            if ranks.lost(error, self.trainer):
+                raise Mistake(f"another of the {self.trainer.world_size} processes ended: {self._kept()}") from error
             if "Early stopping conditioned on metric" not in str(error):
                 raise
             raise Mistake(f"callbacks: {' '.join(str(error).split())}") from error
         except Stopped as stopped:
             where = f"{stopped} in epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
             print(f"stopped by {where}; {self._outcome()}\ncontinue: --ckpt_path last")
-            raise SystemExit(128 + stopped.number) from None
+            # Of several processes the first one says so: Lightning kills it when another one ends with an error.
+            raise SystemExit(128 + stopped.number if self.trainer.is_global_zero else 0) from None
         except SystemExit:
             # Ctrl-C before the first step, which Lightning turns into exit code 1.
             print("interrupted before training began")
             raise SystemExit(130) from None
+        self._conclude()
+
+    def _give_up(self) -> None:
+        """After a mistake: takes away what holds nothing, says what is kept; of several processes one speaks."""
+        assert self.run is not None
+        if self.claimed and not self.history.started:
+            shutil.rmtree(self.run)
+            runs.release(self.run)
+        elif (kept := self.run / runs.CHECKPOINTS / checkpoints.LAST).is_file():
+            print(f"kept: {kept}", flush=True)
+        if self.trainer.world_size > 1 and self.agreement.together() and not self.trainer.is_global_zero:
+            raise SystemExit(0)
+
+    def _kept(self) -> str:
+        """What can be done when a process was lost."""
+        return "--ckpt_path last goes on from the last checkpoint" if self.history.started else "start again"
+
+    def _conclude(self) -> None:
+        """After the last epoch: says what came out, and tests where asked."""
+        self.run = Path(self.trainer.strategy.broadcast(str(self.run)))
         if not self.history.started:
             self._finish()
         if self.history.rows and "clean_accuracy" in self.history.rows[-1]:
@@ -272,7 +301,8 @@ class Experiment(LightningCLI):
         """Scores the test images; how they were answered goes into the run folder."""
         scores = self._scores(self.trainer.test(**kwargs, **self._loaded(), verbose=False))
         assert self.checkpoint is not None
-        evaluation.conclude(self.answers.of(self.datamodule), scores, self.checkpoint, self.run)
+        if self.trainer.is_global_zero:
+            evaluation.conclude(self.answers.of(self.datamodule), scores, self.checkpoint, self.run)
 
     def _loaded(self) -> dict[str, Any]:
         """What the Trainer's methods are told of the checkpoint: data alone is loaded, no code."""
@@ -288,7 +318,11 @@ class Experiment(LightningCLI):
     def _announce(self) -> None:
         size = sum(parameter.numel() for parameter in self.model.network.parameters())
         print(f"{type(self.model.network).__name__} with {size:,} parameters on {self.trainer.strategy.root_device}")
-        print(f"{self.datamodule.describe()}\nrun folder: {self.run}", flush=True)
+        print(self.datamodule.describe())
+        if (world := self.trainer.world_size) > 1:
+            size = self.datamodule.batch_size
+            print(f"{world} processes: of each batch of {size} images every one gets {size // world}")
+        print(f"run folder: {self.run}", flush=True)
         for doubt in self.doubts:
             warnings.warn(doubt, stacklevel=1)
 

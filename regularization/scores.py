@@ -3,8 +3,11 @@
 from typing import Any
 
 import torch
+from lightning import Trainer
 from torch import Tensor
 from torchmetrics.classification import BinaryCalibrationError
+
+from regularization.ranks import gathered
 
 
 class Scores:
@@ -27,7 +30,8 @@ class Scores:
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch: its mean loss, logits ``(B, C)`` and labels ``(B,)``."""
         right = (logits.argmax(dim=1) == labels).sum()
-        batch = torch.stack([loss.float() * len(labels), right.float()])
+        loss = loss.to(torch.promote_types(loss.dtype, torch.float32))
+        batch = torch.stack([loss * len(labels), right.to(loss.dtype)])
         self._sums = self._sums.to(batch.device) + batch
         self._images += len(labels)
         if self._calibration is not None:
@@ -35,20 +39,28 @@ class Scores:
             confidence, guess = logits.float().softmax(dim=1).max(dim=1)
             self._calibration.to(labels.device).update(confidence, (guess == labels).long())
 
-    def state_dict(self) -> dict[str, Any]:
-        """The sums of loss and right answers so far, and of how many images."""
-        return {"sums": self._sums, "images": self._images}
+    def state_dict(self, trainer: Trainer) -> dict[str, Any]:
+        """Each process's sums of losses, of right answers and of images so far, ``(processes, 3)``."""
+        return {"parts": gathered(self._with_images(trainer)[None], trainer).cpu()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from these sums."""
-        self._sums, self._images = state["sums"], state["images"]
+    def load_state_dict(self, state: dict[str, Any], trainer: Trainer) -> None:
+        """Each process goes on from its own sums; the first one from all, when there were more or fewer processes."""
+        parts: Tensor = state["parts"]
+        if len(parts) != trainer.world_size:
+            parts = torch.stack([parts.sum(dim=0), *torch.zeros(trainer.world_size - 1, 3)])
+        self._sums, self._images = parts[trainer.global_rank, :2], int(parts[trainer.global_rank, 2])
 
-    def compute(self) -> dict[str, Tensor]:
-        """The means over all images since the last call, which starts anew."""
-        loss, accuracy = self._sums / self._images
+    def compute(self, trainer: Trainer) -> dict[str, Tensor]:
+        """The means over all processes' images since the last call, which starts anew."""
+        total = trainer.strategy.reduce(self._with_images(trainer), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        loss, accuracy = total[:2] / total[2]
         means = {"loss": loss, "accuracy": accuracy}
         if self._calibration is not None:
             means["calibration_error"] = self._calibration.compute()
             self._calibration.reset()
         self._sums, self._images = torch.zeros(2), 0
         return means
+
+    def _with_images(self, trainer: Trainer) -> Tensor:
+        return torch.cat([self._sums, self._sums.new_tensor([self._images])]).to(trainer.strategy.root_device)

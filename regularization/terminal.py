@@ -25,7 +25,18 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     # Names in pictures may be in scripts that the font does not have: a box stands for the letter.
     warnings.filterwarnings("ignore", ".*missing from font.*")
+    # Metrics are the same for all processes: sums of ours went round before they were logged.
+    warnings.filterwarnings("ignore", ".*recommended to use.*sync_dist=True.*")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+
+
+def mute() -> None:
+    """Keeps a process that is not the first of its run off the terminal: it would say everything once more.
+
+    What it raises is still said.
+    """
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    warnings.showwarning = lambda *_: None
 
 
 @contextmanager

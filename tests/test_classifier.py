@@ -60,16 +60,16 @@ def test_trains_like_a_loop_written_out() -> None:
 def test_scores_are_means_over_images_not_batches() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(50, 7), torch.randint(0, 7, (50,))
-    scores = Scores()
+    scores, trainer = Scores(), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     for part in (slice(0, 32), slice(32, 50)):
         scores.update(F.cross_entropy(logits[part], labels[part]), logits[part], labels[part])
     p = np.exp(logits.numpy().astype(float))
     p /= p.sum(axis=1, keepdims=True)
     expected = {"loss": -np.log(p[np.arange(50), labels]).mean(), "accuracy": (p.argmax(1) == labels.numpy()).mean()}
-    computed = {name: value.item() for name, value in scores.compute().items()}
+    computed = {name: value.item() for name, value in scores.compute(trainer).items()}
     assert computed == pytest.approx(expected, rel=1e-5)
     scores.update(torch.tensor(1.0), logits[:1], logits[:1].argmax(1))
-    assert {name: value.item() for name, value in scores.compute().items()} == {"loss": 1.0, "accuracy": 1.0}
+    assert {name: value.item() for name, value in scores.compute(trainer).items()} == {"loss": 1.0, "accuracy": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from regularization.classifier import ImageClassifier
-from regularization.data.modules import ImageData
+from regularization.data.batches import Batch
 from regularization.invariance import scale_invariant
 from regularization.penalties import L2, GroupLasso, MaxNorm
 from regularization.weight_decay import kind
@@ -128,12 +128,11 @@ def warnings_of(lines: list[Line], classifier: ImageClassifier, planned: float |
 
 
 def _measure(trainer: Trainer, classifier: ImageClassifier) -> dict[str, Tensor]:
-    data = getattr(trainer, "datamodule", None)
+    data = trainer.datamodule  # type: ignore[attr-defined]
     # Not the training batches: in a run that is continued, few of the epoch's may be left.
-    loader: Any = data.clean_dataloader() if isinstance(data, ImageData) else trainer.train_dataloader
-    batch = next(iter(loader))
-    batch = [part[:SAMPLE] for part in batch]
-    images, labels = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+    first: Batch = next(iter(data.clean_dataloader()))
+    few = Batch(first.images[:SAMPLE], first.labels[:SAMPLE], first.indices[:SAMPLE], 1.0)
+    images, labels, *_ = trainer.strategy.batch_to_device(few, dataloader_idx=0)
     return scale_invariant(classifier.network, images.to(classifier.dtype), labels) if len(labels) >= 8 else {}
 
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from regularization.classifier import ImageClassifier
 from regularization.mistakes import Mistake
+from regularization.ranks import gathered
 
 
 class Divergence(Callback):
@@ -18,7 +19,8 @@ class Divergence(Callback):
 
     On a GPU the look itself would make the host wait for the device at every step: there the first such step is noted
     on the device, and asked for every ``log_every_n_steps`` and before anything is written. With a gradient scaler
-    infinite gradients are nothing special, and only the loss counts.
+    infinite gradients are nothing special, and only the loss counts. Several processes look together: the loss of one
+    makes the gradients of all infinite, and all stop.
     """
 
     def __init__(self) -> None:
@@ -56,12 +58,15 @@ class Divergence(Callback):
     def _note(self, what: str, value: Tensor, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
         first = self._first[what]
-        if self.looks_at_every_step(trainer):
+        every = self.looks_at_every_step(trainer)
+        if every and trainer.world_size == 1:
             if not math.isfinite(value.item()):
                 raise _diverged(f"the {what} is not finite", step, trainer, pl_module)
             return
         self._first[what] = torch.where(value.isfinite() | (first >= 0), first, step)
-        if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        # The gradient is the same for all processes.
+        found = every and what == "gradient" and not math.isfinite(value.item())
+        if found or step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._stop_if_any(trainer, pl_module)
 
     def looks_at_every_step(self, trainer: Trainer) -> bool:
@@ -69,9 +74,14 @@ class Divergence(Callback):
         return trainer.strategy.root_device.type == "cpu"
 
     def _stop_if_any(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = [(int(first), what) for what, first in self._first.items() if first >= 0]
+        if not self._first:
+            return
+        notes = gathered(torch.stack(list(self._first.values()))[None], trainer)
+        found = [
+            (int(first), what) for row in notes for what, first in zip(self._first, row, strict=True) if first >= 0
+        ]
         if found:
-            step, what = min(found, key=lambda pair: pair[0])
+            step, what = min(found, key=lambda pair: (pair[0], pair[1] == "gradient"))
             raise _diverged(f"the {what} is not finite", step, trainer, pl_module)
 
 

@@ -16,6 +16,7 @@ from regularization.callbacks.hooks import without_idle_hooks
 from regularization.callbacks.logits import Logits
 from regularization.callbacks.monitor import Monitor
 from regularization.callbacks.saving import Best, Last
+from regularization.ranks import Agreement
 
 
 class Fitting:
@@ -34,7 +35,8 @@ class Fitting:
         self.curves = Curves(self.history)
         self._config, self._logits = SavedConfig(run, asked), Logits(run)
         kept = run / runs.CHECKPOINTS
-        self._saving = [Best(kept), Last(kept, every.minutes, every.steps)]
+        self.agreement = Agreement()
+        self._saving = [Best(kept), Last(kept, self.agreement, every.minutes, every.steps)]
 
     def around(self, named: Sequence[Callback], last: Sequence[Callback]) -> list[Callback]:
         """All in their order, with those that the config names and those that stand at the end."""

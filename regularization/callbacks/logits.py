@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from regularization.data.modules import ImageData
+from regularization.ranks import gathered
 from regularization.runs import LOGITS, replacing
 
 
@@ -24,7 +24,7 @@ class Logits(Callback):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._parts: list[Tensor] = []
+        self._parts: list[tuple[Tensor, Tensor]] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts anew."""
@@ -33,18 +33,24 @@ class Logits(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
     ) -> None:
-        """Keeps the batch's logits, on the device."""
-        self._parts.append(outputs.half())
+        """Keeps the batch's logits, on the device, and of which images they are."""
+        self._parts.append((outputs.half(), batch.indices))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the epoch's checkpoint: whoever has that one has these too."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if self._parts and trainer.is_global_zero and isinstance(data, ImageData) and data.val_set is not None:
-            logits = torch.cat(self._parts)
+        if self._parts and data.val_set is not None:
+            logits, index = together(self._parts, trainer)
             self._parts.clear()
-            images, subset = data.val_set
-            index = subset[: len(logits)]
-            write_logits(self._folder / LOGITS, logits, images.labels[index], index)
+            if trainer.is_global_zero:
+                write_logits(self._folder / LOGITS, logits, data.val_set[0].labels[index], index)
+
+
+def together(parts: list[tuple[Tensor, Tensor]], trainer: Trainer) -> tuple[Tensor, Tensor]:
+    """All processes' logits ``(N, C)`` with their images' index ``(N,)``, in the order of the data set; on the CPU."""
+    logits, index = (gathered(torch.cat(part), trainer).cpu() for part in zip(*parts, strict=True))
+    order = index.argsort()
+    return logits[order], index[order]
 
 
 def write_logits(path: Path, logits: Tensor, labels: Tensor, index: Tensor) -> None:

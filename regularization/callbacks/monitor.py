@@ -7,7 +7,6 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.nn import functional
 from torch.optim import SGD, Optimizer
 
 from regularization.callbacks.audit import Audit
@@ -93,11 +92,11 @@ class Monitor(Callback):
     def _score_clean(self, trainer: Trainer, classifier: ImageClassifier) -> None:
         for batch in trainer.datamodule.clean_dataloader():  # type: ignore[attr-defined]
             batch = trainer.precision_plugin.convert_input(batch)
-            images, labels = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
             with trainer.precision_plugin.forward_context():
-                logits = classifier(images)
-            self._scores.update(functional.cross_entropy(logits, labels), logits, labels)
-        classifier.log_dict({f"clean_{name}": value for name, value in self._scores.compute().items()})
+                classifier.score(batch, self._scores)
+        means = self._scores.compute(trainer)
+        classifier.log_dict({f"clean_{name}": value for name, value in means.items()})
 
 
 def verdict(rows: list[dict[str, float]], classes: int) -> str:

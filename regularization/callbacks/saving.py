@@ -11,6 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from regularization.checkpoints import BEST, LAST
+from regularization.ranks import Agreement
 
 
 class Stopped(Exception):  # noqa: N818 - asked for from outside, no error
@@ -54,25 +55,38 @@ class Last(Checkpoint):
     """Keeps ``last.ckpt``: written after every epoch, within epochs by the clock or by steps, and on SIGINT or SIGTERM.
 
     A signal ends the run after the optimizer step it is in, by ``Stopped``; a second one ends it at once. During
-    validation, what is written is the state before it, so that it is done again.
+    validation, what is written is the state before it, so that it is done again. A signal to one of several processes
+    ends them all, after the same step, and validations are gone through.
 
     Args:
         folder: Where the file goes.
+        agreement: By which several processes write and stop at the same step.
         minutes: Time between two writings, in minutes; None writes at the end of epochs only.
         steps: Optimizer steps between two writings, or None.
     """
 
-    def __init__(self, folder: Path, minutes: float | None = None, steps: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, agreement: Agreement, minutes: float | None = None, steps: int | None = None
+    ) -> None:
         self._path = folder / LAST
+        self._agreement = agreement
         self._minutes = float("inf") if minutes is None else minutes
         self._steps = steps
         self._signal: int | None = None
+        self._patience = 0.0
         self._before_validation = self._current = False
         self._written, self._step = 0.0, 0
+        self._noted = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens to signals, whose former handlers Lightning puts back when it is done."""
         self._written, self._step = time.monotonic(), trainer.global_step
+        self._agreement.begin(trainer)
+        if trainer.world_size > 1:
+            # torchrun hands a terminal's Ctrl-C on to processes that have got it already.
+            self._patience = 5.0
+            # Lightning asks the first process at every step whether it was sent SIGTERM, and waits for the answer.
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         if trainer.received_sigterm:
             # It came before there was anything to write.
             self._signal = signal.SIGTERM
@@ -93,14 +107,16 @@ class Last(Checkpoint):
         assert trainer.fit_loop._data_fetcher is not None
         self._before_validation = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
         ending = loop._is_training_done and not self._before_validation
-        if self._signal is not None and not ending:
-            raise Stopped(self._signal)
-        if not ending and not self._before_validation and self._due(trainer):
+        stop, due = self._agreement.ask(self._signal or 0, self._due(trainer))
+        if stop and not ending:
+            raise Stopped(stop)
+        if due and not ending and not self._before_validation:
             self._write(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Leaves a validation that nobody can wait for; not where gradients wait for the rest of their batch."""
-        if self._signal is not None and not trainer.fit_loop.epoch_loop._should_accumulate():
+        alone = trainer.world_size == 1
+        if alone and self._signal is not None and not trainer.fit_loop.epoch_loop._should_accumulate():
             raise Stopped(self._signal)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,8 +127,9 @@ class Last(Checkpoint):
         """After everyone else has seen the epoch's end, and after its validation, of which there may have been none."""
         self._before_validation = False
         self._write(trainer)
-        if self._signal is not None:
-            raise Stopped(self._signal)
+        stop, _ = self._agreement.settle(self._signal or 0, 0)
+        if stop:
+            raise Stopped(stop)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Writes what there is when a signal has stopped the run; after an error, what was written before is better."""
@@ -137,10 +154,10 @@ class Last(Checkpoint):
         trainer.should_stop = same and checkpoint.get("should_stop", False)
 
     def _note(self, number: int, *_: Any) -> None:
-        if self._signal is not None:
+        if self._signal is not None and time.monotonic() - self._noted >= self._patience:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self._signal = number
+        self._signal, self._noted = number, time.monotonic()
 
     def _due(self, trainer: Trainer) -> bool:
         by_steps = self._steps is not None and trainer.global_step // self._steps > self._step // self._steps

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regularization.data import pictures
 from regularization.data.pictures import Refused
-from regularization.data.readers import Batch
+from regularization.data.readers import Picked
 from regularization.mistakes import Mistake
 
 
@@ -39,7 +39,7 @@ class Files:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: Tensor) -> Batch:
+    def __getitem__(self, index: Tensor) -> Picked:
         """Reads the files at ``index``: pixels uint8 ``(B, 3, side, side)``, labels ``(B,)``, and ``index``.
 
         Raises:

@@ -1,11 +1,9 @@
 """LightningDataModules: they hold uint8 images in memory and hand out batches that are ready for the network."""
 
 import os
-import signal
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from regularization.data.augment import Augment
+from regularization.data.batches import Batch, Batches, Share, deaf
 from regularization.data.files import Files
 from regularization.data.order import Order
 from regularization.data.preprocess import Preprocess
@@ -183,13 +182,13 @@ class ImageData(LightningDataModule, ABC):
         images, subset = self.train_set
         return self._loader((images, self._shuffled(subset)[: max(256, len(subset) // 50)]), self.eval_batch_size)
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int) -> Any:
-        """On the device: (uint8 pixels, labels, index) to (input float32 ``(B, 3, H, W)``, labels int64 ``(B,)``)."""
-        pixels, labels, index = batch
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """On the device: uint8 pixels to the network's input, float32 ``(B, 3, H, W)``, in training augmented."""
+        pixels, preprocess = batch.images, self.preprocess
         if self.trainer is not None and self.trainer.training:
-            pixels = self.augment(pixels, index, self.trainer.current_epoch)
-            return self._training_preprocess(self.trainer).to(pixels.device)(pixels), labels
-        return self.preprocess.to(pixels.device)(pixels), labels
+            pixels = self.augment(pixels, batch.indices, self.trainer.current_epoch)
+            preprocess = self._training_preprocess(self.trainer)
+        return batch._replace(images=preprocess.to(pixels.device)(pixels))
 
     def _shuffled(self, subset: Tensor) -> Tensor:
         return subset[torch.randperm(len(subset), generator=torch.Generator().manual_seed(self.split_seed))]
@@ -198,8 +197,10 @@ class ImageData(LightningDataModule, ABC):
         """Up to 1,000 training images at the size that training begins with, unaugmented, float32 ``(N, 3, H, W)``."""
         assert self.train_set is not None, "setup() comes first"
         images, subset = self.train_set
-        loader = self._loader((images, self._shuffled(subset)[:1000]), self.eval_batch_size)
-        pixels = torch.cat([batch[0] for batch in loader])
+        # In one process or several: each sees the whole sample, so that all begin with the same weights.
+        chosen = self._on_device(images)
+        order = Order(self._shuffled(subset)[:1000], self.eval_batch_size, device=chosen.labels.device)
+        pixels = torch.cat([batch.images for batch in self._batches(chosen, order)])
         sample: Tensor = (self._early or self.preprocess).to(pixels.device)(pixels)
         return sample
 
@@ -219,23 +220,31 @@ class ImageData(LightningDataModule, ABC):
         self, part: Part | None, batch_size: int, seed: int | None = None, done: tuple[int, int] = (0, 0)
     ) -> DataLoader[Any]:
         assert part is not None, "setup() comes first"
-        images, subset = part
-        if self.on_device and self.trainer is not None and isinstance(images, Images):
-            device = self.trainer.strategy.root_device
-            # Training and validation images are parts of one set: it is moved once.
-            images = self._moved[id(images)] = self._moved.get(id(images)) or images.to(device)
-        # batch_size=None: the sampler's index tensors go to Images.__getitem__ whole; nothing is collated.
-        order = Order(subset, batch_size, seed, done, images.labels.device)
-        # A generator of its own: an iterator draws a number when it is made, and must not move the global stream.
+        images, subset = self._on_device(part[0]), part[1]
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return self._batches(images, Order(subset, batch_size, seed, done, images.labels.device), rank, world)
+
+    def _on_device(self, images: Images | Files) -> Images | Files:
+        if not self.on_device or self.trainer is None or isinstance(images, Files):
+            return images
+        device = self.trainer.strategy.root_device
+        # Training and validation images are parts of one set: it is moved once.
+        if id(images) not in self._moved:
+            self._moved[id(images)] = images.to(device)
+        return self._moved[id(images)]
+
+    def _batches(self, images: Images | Files, order: Order, rank: int = 0, world: int = 1) -> Batches:
         return Batches(
-            images,  # type: ignore[arg-type]
+            Share(images, rank, world),
+            # batch_size=None: the order's index tensors go to the images whole; nothing is collated.
             sampler=order,
             batch_size=None,
+            # Of its own: an iterator draws a number when it is made, and must not move the global stream.
             generator=torch.Generator(),
             num_workers=images.workers,
             # The training's processes stay; those of an evaluation would only wait.
-            persistent_workers=images.workers > 0 and seed is not None,
-            worker_init_fn=_deaf,
+            persistent_workers=images.workers > 0 and order.seed is not None,
+            worker_init_fn=deaf,
         )
 
     def _split(self, images: Images | Files) -> tuple[Part, Part | None]:
@@ -291,25 +300,6 @@ class Digits(ImageData):
     def read(self, train: bool) -> Images:
         """1,437 training or 360 test images, uint8 ``(N, 3, 8, 8)``."""
         return read_digits(train)
-
-
-class Batches(DataLoader[Any]):
-    """A DataLoader that begins when the first batch is asked for.
-
-    Lightning makes an iterator before it says which epoch it is, and worker processes would begin with it at once.
-    """
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        try:
-            yield from super().__iter__()
-        except Mistake as mistake:
-            # From a worker process it comes with a traceback in its text.
-            raise Mistake(str(mistake).rpartition("Mistake: ")[2].strip()) from None
-
-
-def _deaf(worker: int) -> None:
-    """Ctrl-C is for the main process, which ends its workers, by SIGTERM, when it has written what it must."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _count(part: Part | None) -> int:

@@ -15,7 +15,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from regularization.mistakes import Mistake
 from regularization.terminal import bars_for_people
 
-Batch = tuple[Tensor, Tensor, Tensor]
+Picked = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, index: Tensor) -> Batch:
+    def __getitem__(self, index: Tensor) -> Picked:
         """The batch of the images at ``index``, int64 ``(B,)``: pixels ``(B, 3, H, W)``, labels ``(B,)``, ``index``."""
         return self.pixels[index], self.labels[index], index
 

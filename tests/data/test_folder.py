@@ -16,6 +16,7 @@ from PIL import Image
 
 from regularization import ImageFolder, Mistake
 from regularization.cli import main
+from regularization.data.batches import Batch
 from regularization.data.files import Files
 from regularization.data.folder import held_out
 from regularization.data.modules import Part
@@ -186,8 +187,8 @@ def test_training_cuts_at_random_and_evaluation_in_the_middle() -> None:
     data.trainer = type("Training", (), {"training": True, "current_epoch": 0})()
     assert data.train_set is not None
     images, subset = data.train_set
-    batch = images[subset]
-    inputs, _ = data.on_after_batch_transfer(batch, 0)
+    batch = Batch(*images[subset], 1.0)
+    inputs = data.on_after_batch_transfer(batch, 0).images
     assert inputs.shape == (len(subset), 3, 16, 16)
     places = set()
     for image, cut in zip(batch[0].float() / 255 * 2 - 1, inputs, strict=True):
@@ -202,7 +203,7 @@ def test_training_cuts_at_random_and_evaluation_in_the_middle() -> None:
         places.update(found)
     assert len(places) > 8
     data.trainer.training = False
-    inputs, _ = data.on_after_batch_transfer(batch, 0)
+    inputs = data.on_after_batch_transfer(batch, 0).images
     assert torch.allclose(inputs, batch[0][:, :, 4:20, 4:20].float() / 255 * 2 - 1, atol=1e-6)
 
 

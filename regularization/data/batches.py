@@ -1,0 +1,87 @@
+"""Batches: what the network is trained and scored on, and each process's part of them."""
+
+import signal
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from regularization.data.files import Files
+from regularization.data.readers import Images
+from regularization.mistakes import Mistake
+
+
+class Batch(NamedTuple):
+    """One process's part of a batch.
+
+    Attributes:
+        images: uint8 ``(B, 3, H, W)`` as they are read; float32, augmented, resized and normalized for the network.
+        labels: int64 ``(B,)``.
+        indices: Which images of the whole set they are, int64 ``(B,)``.
+        weight: What a mean over this part counts for in the mean over all processes: 1 where all parts are of one
+            size, 0 where this one has an image only so that there is something to compute with.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    weight: float
+
+
+class Share(Dataset[Batch]):
+    """A process's part of every batch of ``images``; all of it where there is one process.
+
+    The parts follow each other and differ by one image at most. So the mean over processes of weight × mean over the
+    part is the mean over the batch, and no image is taken twice or left out.
+
+    Args:
+        images: The whole set.
+        rank: Which of the processes this is.
+        world: How many there are.
+    """
+
+    def __init__(self, images: Images | Files, rank: int = 0, world: int = 1) -> None:
+        self._images = images
+        self._rank = rank
+        self._world = world
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        """The part of the batch at ``index``, int64 ``(B,)``; a first image with weight 0 where it would be empty."""
+        own = index.tensor_split(self._world)[self._rank] if self._world > 1 else index
+        weight = len(own) * self._world / len(index)
+        return Batch(*self._images[own if len(own) else index[:1]], weight)
+
+
+class Batches(DataLoader[Any]):
+    """A DataLoader that begins when the first batch is asked for.
+
+    Lightning makes an iterator before it says which epoch it is, and worker processes would begin with it at once.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except Mistake as mistake:
+            # From a worker process it comes with a traceback in its text.
+            raise Mistake(str(mistake).rpartition("Mistake: ")[2].strip()) from None
+
+
+def deaf(worker: int) -> None:
+    """Ctrl-C is for the main process, which ends its workers, by SIGTERM, when it has written what it must."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def shared_evenly(batch_size: int, world: int) -> None:
+    """Checks that every process gets as many images of a batch as the others.
+
+    Raises:
+        Mistake: Naming the next sizes that can be shared.
+    """
+    if batch_size % world:
+        low, high = batch_size // world * world, -(-batch_size // world) * world
+        sizes = f"{low} or {high}" if low else str(high)
+        raise Mistake(f"--data.batch_size {batch_size} can't be shared evenly by {world} processes: {sizes} can")

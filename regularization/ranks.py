@@ -1,0 +1,119 @@
+"""Ranks: the processes that train one network together, each with its number; the first one speaks and writes."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed
+from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.rank_zero import _get_rank
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from regularization.mistakes import Mistake
+
+# What the libraries say in a process whose partner is gone: gloo, its sockets, NCCL.
+_LOST = ("connection closed by peer", "connection reset", "broken pipe", "connect() timed out", "nccl", "gloo", "store")
+SECONDS = 5.0
+
+
+def first() -> bool:
+    """Whether this is the first process, as far as its environment tells before there is a trainer."""
+    return not _get_rank() and LightningEnvironment().node_rank() == 0
+
+
+def first_of_machine() -> bool:
+    """Whether this is the first process of its machine, likewise."""
+    return not any(int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "SLURM_LOCALID"))
+
+
+def launched() -> dict[str, int]:
+    """The trainer's ``devices`` and ``num_nodes`` that torchrun has started processes for; nothing without torchrun."""
+    if not TorchElasticEnvironment.detect():
+        return {}
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {"devices": here, "num_nodes": int(os.environ["WORLD_SIZE"]) // here}
+
+
+def check(trainer: Trainer) -> None:
+    """Checks that several processes would train one network, and not each its own.
+
+    Raises:
+        Mistake: When SLURM has started more processes than the trainer knows of, or the strategy isn't DDP.
+    """
+    if trainer.world_size == 1:
+        if SLURMEnvironment.detect() and (tasks := int(os.environ.get("SLURM_NTASKS", 1))) > 1:
+            raise Mistake(f"SLURM started {tasks} processes: say so by --trainer.devices and --trainer.num_nodes")
+    elif not isinstance(trainer.strategy, DDPStrategy):
+        name = type(trainer.strategy).__name__
+        raise Mistake(f"--trainer.strategy: on several devices it must be ddp, not {name}: weights must be whole")
+
+
+def gathered(part: Tensor, trainer: Trainer) -> Tensor:
+    """The rows of all processes, in their order; each may have another number of them."""
+    part = part.to(trainer.strategy.root_device)
+    return part if trainer.world_size == 1 else torch.cat(gather_all_tensors(part))
+
+
+class Agreement:
+    """What any of the processes wants, so that all of them do it, at the same step.
+
+    Each says at every step what it wants, and learns with the next one what any of them wanted: the answer travels
+    while the network computes. One process alone has it at once.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = None
+        self._asked: tuple[Tensor, torch.distributed.Work] | None = None
+
+    def begin(self, trainer: Trainer) -> None:
+        """To be called by all processes, when they know each other."""
+        if trainer.world_size > 1 and self._group is None:
+            # Gloo works between processors: no GPU is waited for.
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    def ask(self, *wishes: int) -> list[int]:
+        """The highest of each of the ``wishes`` of the call before; of this one where there is one process."""
+        answer = self._answer() if self._asked else [0] * len(wishes)
+        if self._group is None:
+            return list(wishes)
+        asked = torch.tensor(wishes)
+        work = torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, self._group, async_op=True)
+        self._asked = asked, work
+        return answer
+
+    def settle(self, *wishes: int) -> list[int]:
+        """The highest of each of the ``wishes``, of this call and the one before; waits for it."""
+        before = self.ask(*wishes)
+        now = self._answer() if self._asked else list(wishes)
+        return [max(pair) for pair in zip(before, now, strict=True)]
+
+    def together(self) -> bool:
+        """Whether all processes have come here, within five seconds."""
+        if self._group is None:
+            return True
+        try:
+            work = torch.distributed.barrier(self._group, async_op=True)
+            work.wait(timedelta(seconds=SECONDS))
+        except RuntimeError:
+            return False
+        return True
+
+    def _answer(self) -> list[int]:
+        assert self._asked is not None
+        values, work = self._asked
+        self._asked = None
+        work.wait()
+        return [int(value) for value in values]
+
+
+def lost(error: BaseException, trainer: Trainer) -> bool:
+    """Whether ``error`` says that another process is gone."""
+    said = str(error).lower()
+    return trainer.world_size > 1 and (
+        isinstance(error, torch.distributed.DistError) or any(sign in said for sign in _LOST)
+    )

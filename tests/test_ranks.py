@@ -1,0 +1,191 @@
+"""Several real processes train one network: the same numbers as one, and a plain end when one is lost."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regularization.data.batches import Share, shared_evenly
+from regularization.data.readers import Images
+from regularization.mistakes import Mistake
+from tests.conftest import CONFIGS, rows_of
+
+QUICK = [f"--config={CONFIGS / 'quickstart.yaml'}", "--model.network.width=8", "--threads=1", "--trainer.max_epochs=2"]
+# Of 1,149 images 41 batches and one image are made: what of the last one most processes get is nothing.
+EXACT = ["--model.network=tests.frozen.Frozen", "--trainer.precision=64-true", "--model.optimizer.lr=0.03"]
+EXACT += ["--data.flip=true", "--data.crop_padding=1", "--data.cutout=2", "--data.batch_size=28"]
+HERE = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+PROGRAM = ["-m", "regularization"]
+LAST = "checkpoints/last.ckpt"
+STARTED: list["subprocess.Popen[str]"] = []
+
+
+def by_torchrun(processes: int, *args: str) -> "subprocess.Popen[str]":
+    """Starts the command in so many processes."""
+    return start([*TORCHRUN, str(processes), *PROGRAM, *args])
+
+
+def by_lightning(processes: int, *args: str) -> "subprocess.Popen[str]":
+    """Starts the command, which starts the others."""
+    return start([*PROGRAM, *args, f"--trainer.devices={processes}", f"--config={CONFIGS / 'with' / 'ddp.yaml'}"])
+
+
+def start(command: list[str]) -> "subprocess.Popen[str]":
+    """Python with this command, what it says in a pipe."""
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    STARTED.append(subprocess.Popen([sys.executable, *command], env=HERE, **pipe))  # type: ignore[call-overload]
+    return STARTED[-1]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    yield
+    for process in STARTED:
+        for pid in [*children(process.pid), str(process.pid)] if process.poll() is None else []:
+            os.kill(int(pid), signal.SIGKILL)
+    STARTED.clear()
+
+
+def done(process: "subprocess.Popen[str]") -> str:
+    """What it said; it must have ended well."""
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+def run_of(root: str, version: int = 0) -> Path:
+    return Path(root) / "quickstart" / f"version_{version}"
+
+
+def weights(run: Path, name: str = LAST) -> dict[str, torch.Tensor]:
+    content: dict[str, torch.Tensor] = torch.load(run / name, weights_only=True)["state_dict"]
+    return content
+
+
+@given(st.integers(1, 70), st.integers(1, 9))
+def test_parts_make_up_the_batch_and_their_weighted_means_its_mean(size: int, world: int) -> None:
+    images = Images(torch.arange(100).reshape(100, 1, 1, 1), torch.arange(100), ("one",))
+    indices = torch.randperm(100, generator=torch.Generator().manual_seed(size))[:size]
+    parts = [Share(images, rank, world)[indices] for rank in range(world)]
+    counted = [part for part in parts if part.weight]
+    assert torch.equal(torch.cat([part.indices for part in counted][: len(counted)]), indices)
+    assert max(len(part.labels) for part in counted) - min(len(part.labels) for part in counted) <= 1
+    means = [part.weight * part.labels.double().mean().item() for part in parts]
+    assert np.mean(means) == pytest.approx(indices.double().mean().item(), rel=1e-12)
+
+
+def test_a_batch_that_does_not_divide_names_those_that_do() -> None:
+    shared_evenly(64, 4)
+    with pytest.raises(Mistake, match="batch_size 62 can't be shared evenly by 4 processes: 60 or 64 can"):
+        shared_evenly(62, 4)
+    with pytest.raises(Mistake, match="processes: 8 can"):
+        shared_evenly(3, 8)
+
+
+@pytest.mark.slow
+def test_one_two_and_four_processes_train_the_same() -> None:
+    args = ["fit", *QUICK, *EXACT, "--test=last"]
+    done(by_torchrun(1, *args, "--trainer.default_root_dir=one"))
+    said = done(by_torchrun(2, *args, "--trainer.default_root_dir=two"))
+    assert "2 processes: of each batch of 28 images every one gets 14" in said
+    assert said.count("best validation accuracy") == said.count("over 360 test images") == 1
+    said = done(by_lightning(4, *args, "--trainer.default_root_dir=four"))
+    assert said.count("best validation accuracy") == said.count("over 360 test images") == 1
+    alone = rows_of(run_of("one"))
+    assert alone[-1]["step"] == 84  # the figure is wanted after 50
+    assert alone[-1]["val_loss"] < 0.95 * alone[0]["val_loss"]  # it learns: the comparison means something
+    for root in ("two", "four"):
+        for name, value in weights(run_of(root)).items():
+            torch.testing.assert_close(value, weights(run_of("one"))[name], rtol=0, atol=1e-10)
+        for together, one in zip(rows_of(run_of(root)), alone, strict=True):
+            for name in set(one) - {"seconds"}:
+                # torchmetrics bins confidences in float32.
+                exact = 1e-6 if "calibration" in name else 1e-10
+                assert together[name] == pytest.approx(one[name], abs=exact, nan_ok=True), name
+        for file, keys in (("val_logits.npz", ("logits", "labels", "index")), ("test/logits.npz", ("labels", "index"))):
+            with np.load(run_of(root) / file) as several, np.load(run_of("one") / file) as one:
+                assert all(np.array_equal(several[key], one[key]) for key in keys)
+        assert [path.name for path in Path(root, "quickstart").iterdir()] == ["version_0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_the_same_bits(processes: int) -> None:
+    args = ["fit", *QUICK, "--checkpoint.minutes=null", "--checkpoint.steps=5", "--model.network.dropout=0.2"]
+    args += ["--trainer.max_epochs=40"]
+    running = by_torchrun(processes, *args, "--trainer.default_root_dir=killed")
+    metrics = run_of("killed") / "metrics.csv"
+    while not metrics.is_file() or len(rows_of(run_of("killed"))) < 2:
+        assert running.poll() is None
+        time.sleep(0.05)
+    ranks = [int(pid) for pid in children(running.pid)]
+    assert len(ranks) == processes
+    killed = time.monotonic()
+    os.kill(ranks[-1], signal.SIGKILL)
+    said, _ = running.communicate(timeout=60)
+    assert time.monotonic() - killed < 60
+    assert f"another of the {processes} processes ended: --ckpt_path last goes on" in said
+    assert running.returncode != 0
+    begun = len(rows_of(run_of("killed")))
+    assert begun < 40
+    done(by_torchrun(processes, *args, "--trainer.default_root_dir=killed", "--ckpt_path=last"))
+    done(by_torchrun(processes, *args, "--trainer.default_root_dir=whole"))
+    for name, value in weights(run_of("whole")).items():
+        assert torch.equal(value, weights(run_of("killed"))[name]), name
+    assert table(run_of("whole")) == table(run_of("killed"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", [by_torchrun, by_lightning])
+def test_a_signal_to_one_process_stops_all_after_the_same_step(launch: Any) -> None:
+    args = ["fit", *QUICK, "--trainer.max_epochs=400", "--trainer.default_root_dir=stopped"]
+    running = launch(2, *args)
+    while not (run_of("stopped") / LAST).is_file():
+        assert running.poll() is None
+        time.sleep(0.05)
+    other = children(running.pid)[-1]
+    os.kill(int(other), signal.SIGTERM)
+    said, _ = running.communicate(timeout=60)
+    assert said.count("stopped by SIGTERM") == 1
+    assert "continue: --ckpt_path last" in said
+    assert running.returncode == (1 if launch is by_torchrun else 143)  # torchrun has a code of its own
+    kept = torch.load(run_of("stopped") / LAST, weights_only=True)
+    assert f"step {kept['global_step']};" in said
+
+
+@pytest.mark.slow
+def test_a_diverging_run_says_so_once() -> None:
+    args = ["fit", *QUICK, "--model.optimizer.lr=1e12", "--trainer.default_root_dir=diverged"]
+    running = by_lightning(2, *args)
+    said, _ = running.communicate(timeout=120)
+    assert said.count("error: training diverged: the") == 1, said
+    assert running.returncode == 2
+
+
+def children(pid: int) -> list[str]:
+    """The processes that ``pid`` has started and that train, by their command."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (entry / "stat").exists():
+            after = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(after[1]) == pid and b"regularization" in (entry / "cmdline").read_bytes():
+                found.append(entry.name)
+    return sorted(found, key=int)
+
+
+def table(run: Path) -> list[dict[str, str]]:
+    """``metrics.csv`` as it is written, without the clock."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
