@@ -1,5 +1,6 @@
 """The commands: chosen before anything heavy is imported, so that help and most mistakes take no time."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -46,6 +47,8 @@ def run(words: list[str]) -> None:
     if command not in COMMANDS:
         what = f"there is no command {command}{nearest(command, COMMANDS)}" if command else "name a command"
         raise Mistake(f"{what}: {', '.join(COMMANDS)} (--help explains them)")
+    # PyTorch's log, of which it reads the level when it is imported: each process would repeat DDP's remarks.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     function = getattr(import_module(f"regularization.{COMMANDS[command][0]}"), command)
     # Behind the import: Lightning sets up its announcements when it is imported.
     quieten()

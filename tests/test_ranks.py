@@ -28,18 +28,19 @@ EXACT += ["--data.flip=true", "--data.crop_padding=1", "--data.cutout=2", "--dat
 HERE = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 PROGRAM = ["-m", "regularization"]
+DDP = f"--config={CONFIGS / 'with' / 'ddp.yaml'}"
 LAST = "checkpoints/last.ckpt"
 STARTED: list["subprocess.Popen[str]"] = []
 
 
 def by_torchrun(processes: int, *args: str) -> "subprocess.Popen[str]":
     """Starts the command in so many processes."""
-    return start([*TORCHRUN, str(processes), *PROGRAM, *args])
+    return start([*TORCHRUN, str(processes), *PROGRAM, *args, DDP])
 
 
 def by_lightning(processes: int, *args: str) -> "subprocess.Popen[str]":
     """Starts the command, which starts the others."""
-    return start([*PROGRAM, *args, f"--trainer.devices={processes}", f"--config={CONFIGS / 'with' / 'ddp.yaml'}"])
+    return start([*PROGRAM, *args, DDP, f"--trainer.devices={processes}"])
 
 
 def start(command: list[str]) -> "subprocess.Popen[str]":
@@ -66,7 +67,7 @@ def done(process: "subprocess.Popen[str]") -> str:
 
 
 def run_of(root: str, version: int = 0) -> Path:
-    return Path(root) / "quickstart" / f"version_{version}"
+    return Path(root) / "quickstart+ddp" / f"version_{version}"
 
 
 def weights(run: Path, name: str = LAST) -> dict[str, torch.Tensor]:
@@ -117,7 +118,7 @@ def test_one_two_and_four_processes_train_the_same() -> None:
         for file, keys in (("val_logits.npz", ("logits", "labels", "index")), ("test/logits.npz", ("labels", "index"))):
             with np.load(run_of(root) / file) as several, np.load(run_of("one") / file) as one:
                 assert all(np.array_equal(several[key], one[key]) for key in keys)
-        assert [path.name for path in Path(root, "quickstart").iterdir()] == ["version_0"]
+        assert [path.name for path in Path(root, "quickstart+ddp").iterdir()] == ["version_0"]
 
 
 @pytest.mark.slow
