@@ -15,6 +15,8 @@ from regularization.study.search import optuna
 # Seconds between two signs of life of a coordinator, and without one until its trials are given to others.
 HEARTBEAT = 20
 GRACE = 120
+# Attempts to open it: two who come to an empty database at once both begin to make the tables, and one of them fails.
+TRIES = 4
 # A file of the study's folder: the study's name in the storage.
 NAME = "storage.txt"
 
@@ -30,23 +32,29 @@ class Storage:
     """
 
     def __init__(self, url: str) -> None:
-        module = optuna()
         # Without a driver's name, SQLAlchemy 2.1 would look for another one than the extra brings.
-        address = re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", url)
+        self._url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", url)
         self.shown = re.sub(r"//[^/@]*@", "//", url)
         self._answered = time.monotonic()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # heartbeats are an experiment of Optuna's
-                options = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
-                self.tables = module.storages.RDBStorage(address, engine_kwargs={"pool_pre_ping": True}, **options)
-        except ImportError as error:
-            what = "pip install 'regularization[postgresql]'" if "postgres" in url else "its driver is not installed"
-            raise Mistake(f"--storage {self.shown}: {what} ({error})") from error
-        except Exception as error:
-            if not _of_a_database(error):
-                raise
-            raise Mistake(f"--storage {self.shown} can't be opened: {_first_line(error)}") from error
+        for attempt in range(TRIES):
+            try:
+                self.tables = self._tables()
+                break
+            except ImportError as error:
+                what = "pip install 'regularization[postgresql]'" if "postgres" in url else "its driver is missing"
+                raise Mistake(f"--storage {self.shown}: {what} ({error})") from error
+            except Exception as error:
+                if not _of_a_database(error):
+                    raise
+                if attempt == TRIES - 1:
+                    raise Mistake(f"--storage {self.shown} can't be opened: {_first_line(error)}") from error
+                time.sleep(0.5)
+
+    def _tables(self) -> Any:
+        options = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # heartbeats are an experiment of Optuna's
+            return optuna().storages.RDBStorage(self._url, engine_kwargs={"pool_pre_ping": True}, **options)
 
     def study(self, name: str, **options: Any) -> Any:
         """Optuna's study of that name, made where there is none.

@@ -82,7 +82,7 @@ class Tickets(Pending):
             return super().take()
         with self._storage.patient(), suppress(Mistake), runs.held(self._folder, 1.0):
             for ticket in self._study.get_trials(deepcopy=False, states=(self._states.WAITING,)):
-                trial: Trial = self._plan[ticket.user_attrs[PLACE]]
+                trial = self._plan[int(ticket.user_attrs[PLACE])]
                 # First the sign of life: a ticket that runs without any would never be taken for lost.
                 self._storage.tables.record_heartbeat(ticket._trial_id)
                 if not self._claimed(ticket):
@@ -146,8 +146,8 @@ class Tickets(Pending):
 
     def _stands(self, ticket: Any) -> bool:
         if ticket.state == self._states.COMPLETE:
-            return datetime.now() - ticket.datetime_complete < timedelta(seconds=UNSEEN)
-        return ticket.state != self._states.FAIL or REASON in ticket.user_attrs
+            return bool(datetime.now() - ticket.datetime_complete < timedelta(seconds=UNSEEN))
+        return bool(ticket.state != self._states.FAIL or REASON in ticket.user_attrs)
 
     def _unseen(self, tickets: Sequence[Any]) -> bool:
         """Whether another machine has completed a trial whose result is not to be seen yet from here."""

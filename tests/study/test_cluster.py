@@ -33,9 +33,9 @@ def cluster() -> Iterator[Any]:
 
     # Sockets lie in it, whose paths may not be long.
     place = tempfile.mkdtemp(prefix="ray-")
-    memory = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+    memory: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     head = {"num_cpus": 0, "temp_dir": place, **memory}
-    made = Cluster(initialize_head=True, connect=False, head_node_args=head)
+    made: Any = Cluster(initialize_head=True, connect=False, head_node_args=head)
     try:
         for _ in range(2):
             made.add_node(num_cpus=1, **memory)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if user:
         shutil.chown(place, **user)
     data = place / "data"
-    options = {"cwd": place, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **user}
+    options: dict[str, Any] = {"cwd": place, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **user}
     subprocess.run([programs / "initdb", "-D", data, "-U", "me", "-A", "trust", "--no-sync"], check=True, **options)
     command = [programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", place, "-F"]
     server = subprocess.Popen(command, **options)
@@ -82,7 +83,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def start(command: list[str], url: str, name: str) -> "subprocess.Popen[bytes]":
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with Path(name).open("wb") as said:
-        words = [sys.executable, "-c", QUICK, *command, "--storage", url]
+        words: list[str] = [sys.executable, "-c", QUICK, *command, "--storage", url]
         return subprocess.Popen(words, stdout=said, stderr=said, env=environment)
 
 
@@ -190,7 +191,6 @@ def test_every_ticket_is_taken_once(trials: list[Trial], tmp_path: Path) -> None
                 time.sleep(0.1)
                 tickets.look()
 
-    Storage(f"sqlite:///{tmp_path}/t.db")
     threads = [Thread(target=coordinate) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -219,6 +219,7 @@ def test_places_get_another_ticket_only_where_nobody_will_do_them(
     assert done is not None
     assert failed is not None
     assert given_back is not None
+    assert lost is not None
     finish(done)
     dead.end(done, 0.5, None)
     dead.end(failed, 0.5, "it diverged")
@@ -228,10 +229,11 @@ def test_places_get_another_ticket_only_where_nobody_will_do_them(
     heir = coordinator()
     heir._looked = -1e9
     heir.look()
-    assert {heir.take(), heir.take()} == {given_back, lost}, "at its place in the plan, though its number is another"
+    assert {one.name for one in (heir.take(), heir.take()) if one} == {given_back.name, lost.name}, (
+        "at its place in the plan, though its number is another"
+    )
     assert heir.take() is None
     for trial in (given_back, lost):
-        assert trial is not None
         finish(trial)
         heir.end(trial, 0.5, None)
     heir._looked = -1e9
@@ -244,6 +246,7 @@ def test_what_is_refused(refused: Refused, tmp_path: Path) -> None:
     assert "name another --folder" in refused(*command, "--storage", "sqlite:///x.db", "--fresh")
     said = refused(*write(search="tpe"), "--storage", "sqlite:///x.db")
     assert "search tpe proposes from one place" in said
+    command = write()
     assert "can't be opened" in refused(*command, "--storage", "nonsense")
     pytest.importorskip("psycopg2")
     said = refused(*command, "--storage", "postgresql://me:secret@127.0.0.1:9/none")
