@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 from argparse import SUPPRESS
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,12 @@ def sweep(args: list[str]) -> Answer | None:
     if asked.dry_run:
         plan.describe()
         return None
-    folder = _folder(plan, Path(asked.folder), runs.run_name([place]), asked.fresh)
-    with runs.held(folder):
+    name = runs.run_name([place])
+    if plan.storage is None:
+        folder = _folder(plan, Path(asked.folder), name, asked.fresh)
+    else:
+        folder = _shared_folder(plan, Path(asked.folder), name)
+    with runs.held(folder) if plan.storage is None else nullcontext():
         try:
             return run(plan, folder, " ".join(map(shlex.quote, ["python", "-m", "regularization", "sweep", *args])))
         except Stopped as stopped:
@@ -51,8 +56,15 @@ def sweep_parser() -> Parser:
     # Read before the others are parsed: its keys have dots in them, which those of a parser's config may not.
     study = "The study: a file, or the name of one that comes with the program, such as sweeps/quickstart."
     parser.add_argument("-c", "--config", dest="study", metavar="FILE", default=SUPPRESS, help=study)
-    parser.add_argument("--workers", type=int | None, default=None, help="Processes at a time; one a GPU, else one.")
+    parser.add_argument("--workers", type=int | None, default=None, help="Trials at a time; one a GPU, else one.")
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads of a worker; shared out evenly.")
+    ray = "Run trials on the Ray cluster with its head at this host:port, or auto; see docs/cluster.md."
+    parser.add_argument("--ray", type=str | None, default=None, metavar="ADDRESS", help=ray)
+    parser.add_argument(
+        "--gpus", type=float | None, default=None, help="GPUs of a trial on Ray; a fraction shares one."
+    )
+    storage = "Share the study with the same command on other machines, through this database: postgresql://…"
+    parser.add_argument("--storage", type=str | None, default=None, metavar="URL", help=storage)
     parser.add_argument("--folder", type=str, default="runs", help="Where the study's folder goes.")
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="Only list the trials and their cost.")
     parser.add_argument("--fresh", action="store_true", help="Start a new study instead of going on with the last.")
@@ -147,6 +159,25 @@ def _folder(plan: Plan, root: Path, name: str, fresh: bool) -> Path:
         _check_same(existing[-1], plan)
         return existing[-1].parent
     return runs.claim(root, name)
+
+
+def _shared_folder(plan: Plan, root: Path, name: str) -> Path:
+    """The newest of its name, or the first: whoever comes first or at the same time gets the same one."""
+    numbers = [int(path.name[8:]) for path in (root / name).glob("version_*") if path.name[8:].isdigit()]
+    newest = max(numbers, default=0)
+    folder = root / name / f"version_{newest}"
+    if folder.is_dir() and not (folder / STUDY).is_file() and any(folder.glob("[!.]*")):
+        folder = root / name / f"version_{newest + 1}"  # that was a run of another command
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"can't create {folder}: {error.strerror}. Name another --folder.") from error
+    with plan.alone(folder):
+        if (folder / STUDY).is_file():
+            _check_same(folder / STUDY, plan)
+        else:
+            runs.write_text(folder / STUDY, plan.text(""))
+    return folder
 
 
 def _check_same(path: Path, plan: Plan) -> None:

@@ -6,18 +6,25 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from regularization import runs
 from regularization.callbacks.history import duration
 from regularization.mistakes import Mistake
 from regularization.parser import config_paths
 from regularization.study import space
+from regularization.study.crew import Crew, Processes
 from regularization.study.planned import Planned
 from regularization.study.space import Arm, Study, Trial
+from regularization.study.storage import Storage
+
+# Seconds that a coordinator waits for another one, which may be scoring the test images or training the choice again.
+PATIENCE = 7 * 86400.0
 
 
 class Plan:
@@ -36,12 +43,15 @@ class Plan:
         self.arms = arms
         self.baseline = baseline
         self.common = common
-        devices = torch.cuda.device_count()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.workers = asked.workers or devices or 1
-        self.devices = devices
-        self.threads = asked.threads or max(1, cores // self.workers)
+        self.crew = _crew(asked)
+        self.workers = self.crew.size
+        self.threads = self.crew.threads
+        self.storage = _storage(study, asked)
         self.refit = asked.refit
+
+    def alone(self, folder: Path) -> AbstractContextManager[None]:
+        """Keeps the coordinators that share a storage apart, while one of them writes what is for all of them."""
+        return nullcontext() if self.storage is None else runs.held(folder, PATIENCE)
 
     def trials(self, stage: str, arms: Sequence[Arm], folder: Path) -> list[Trial]:
         """The trials of a stage."""
@@ -104,3 +114,30 @@ class Plan:
         about["configs"] = {str(path): hashlib.sha256(text).hexdigest()[:16] for path, text in configs.items()}
         named = {"baseline": None if self.baseline is None else self.baseline.name, "command": command}
         return yaml.safe_dump(about | named, sort_keys=False, allow_unicode=True)
+
+
+def _crew(asked: Any) -> Crew:
+    """Who runs the trials: processes of this machine, or tasks of a cluster."""
+    if asked.ray is not None:
+        from regularization.study.cluster import RayTasks
+
+        if asked.gpus is not None and asked.gpus < 0:
+            raise Mistake(f"--gpus must not be negative, not {asked.gpus:g}")
+        return RayTasks(asked.ray, asked.workers, asked.threads, asked.gpus)
+    if asked.gpus is not None:
+        raise Mistake("--gpus is for a cluster, with --ray; here --workers share the GPUs out")
+    devices = torch.cuda.device_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = asked.workers or devices or 1
+    return Processes(workers, asked.threads or max(1, cores // workers), devices)
+
+
+def _storage(study: Study, asked: Any) -> Storage | None:
+    """What this coordinator shares with others."""
+    if asked.storage is None:
+        return None
+    if asked.fresh:
+        raise Mistake("--fresh can't be said by several at once: with --storage, name another --folder")
+    if study.search == "tpe":
+        raise Mistake("search tpe proposes from one place: use --ray to run it on several machines, or halving")
+    return Storage(asked.storage)

@@ -7,15 +7,26 @@ from typing import Any
 import torch
 
 from regularization.experiment import Experiment
+from regularization.mistakes import Mistake
 
 
 class Planned(Experiment):
     """A trial up to its trainer, without a folder and without training."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """A trainer that writes nothing."""
+        """A trainer that writes nothing.
+
+        Raises:
+            Mistake: When it would take several devices: what a sweep has of these is shared out among its trials.
+        """
         config = self._get(self.config_init, "trainer")
-        return self._trainer({**config, "logger": False, "enable_checkpointing": False}, [])
+        trainer = self._trainer({**config, "logger": False, "enable_checkpointing": False}, [])
+        if trainer.world_size > 1:
+            raise Mistake(
+                f"a sweep runs each trial on one device, not {trainer.world_size}: leave --trainer.devices and "
+                "--trainer.num_nodes at 1.\n--workers runs several trials at a time on this machine, --ray on many."
+            )
+        return trainer
 
     def fit(self, **kwargs: Any) -> None:
         """Nothing."""

@@ -1,41 +1,25 @@
-"""The runner: hands trials to worker processes, and keeps a log of what was run from which step."""
+"""The runner: hands trials to the workers of a crew, and keeps a log of what was run from which step."""
 
 import csv
+import fcntl
 import multiprocessing
-import os
 import signal
-import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from regularization import runs
 from regularization.callbacks.saving import Stopped
+from regularization.study.crew import Crew, Worker
+from regularization.study.pending import Pending
 from regularization.study.space import FAILED, Trial
-from regularization.study.worker import work
 
-# Workers are forked from a server that has imported everything and done nothing: forked from here, they would inherit
-# threads that no longer run and a GPU that they can't use.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["regularization.experiment"])
 LOG = "log.csv"
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Has a process begin without the main module: a user's script that sweeps would otherwise run again in each."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 @dataclass
@@ -57,23 +41,12 @@ class Progress:
     reason: str = ""
 
 
-@dataclass
-class Worker:
-    """A process, the line to it, and the trial that it is at."""
-
-    process: BaseProcess
-    connection: Connection
-    trial: Trial | None = None
-
-
 class Runner:
-    """Runs trials on ``workers`` processes; results are what the trials leave in their folders.
+    """Runs trials; results are what the trials leave in their folders.
 
     Args:
         folder: The study's folder, which gets ``log.csv``.
-        workers: Processes that run at the same time.
-        threads: CPU threads of each.
-        devices: GPUs, shared out among the workers.
+        crew: Who runs them.
         judge: Told of every epoch, says whether the trial is to go on; None lets all run to their end.
         show: Called with the progress whenever there is some.
     """
@@ -81,61 +54,100 @@ class Runner:
     def __init__(
         self,
         folder: Path,
-        workers: int,
-        threads: int,
-        devices: int = 0,
+        crew: Crew,
         judge: Callable[[Trial, int, float], bool] | None = None,
         show: Callable[[dict[str, Progress]], None] = lambda progress: None,
     ) -> None:
         self._folder = folder
-        self._size = workers
-        self._threads = threads
-        self._devices = devices
+        self._crew = crew
         self._judge = judge
         self._show = show
         self._workers: list[Worker] = []
-        self._signal: int | None = None
+        self._deaths: Counter[str] = Counter()
+        self._signals: list[int] = []
+        self._obeyed = 0
+        self._bell, self._cord = multiprocessing.Pipe(duplex=False)
         self.progress: dict[str, Progress] = {}
 
-    def run(self, trials: Sequence[Trial]) -> dict[str, str]:
+    def run(self, trials: Sequence[Trial], pending: Pending | None = None) -> dict[str, str]:
         """Runs those that are not done; returns the reasons of those that failed, by name.
+
+        Args:
+            trials: All of them.
+            pending: Where they are taken from, by default from a queue of its own.
 
         Raises:
             Stopped: After a SIGINT or SIGTERM, when the workers have written their checkpoints.
         """
+        self._trials = trials
+        self._pending = Pending(trials) if pending is None else pending
         self.progress = {trial.name: Progress("done" if trial.done else "waiting") for trial in trials}
-        pending = [trial for trial in trials if not trial.done]
         with self._listening():
-            self._workers = [self._hire(number) for number in range(min(self._size, len(pending)))]
             try:
-                self._serve(pending)
+                self._crew.begin(self._folder)
+                self._serve()
             finally:
                 self._dismiss()
-        if self._signal is not None:
-            raise Stopped(self._signal)
+        if self._signals:
+            raise Stopped(self._signals[-1])
+        self._look_round()
         return {name: one.reason for name, one in self.progress.items() if one.state == "failed"}
 
-    def _serve(self, pending: list[Trial]) -> None:
-        for worker in list(self._workers):
-            try:
-                self._assign(worker, pending)
-            except OSError:
-                self._replace(worker, pending)
-        while any(worker.trial for worker in self._workers):
-            busy = [worker for worker in self._workers if worker.trial]
-            for ready in wait([worker.connection for worker in busy], timeout=1):
-                worker = next(one for one in busy if one.connection is ready)
-                try:
-                    self._hear(worker, worker.connection.recv(), pending)
-                except (EOFError, OSError):
-                    self._replace(worker, pending)
+    def _serve(self) -> None:
+        self._pending.look()
+        while any(worker.trial for worker in self._workers) or (self._pending.open and not self._signals):
+            self._staff()
+            lines = {worker.connection: worker for worker in self._workers}
+            for ready in wait([self._bell, *lines], timeout=1):
+                if ready is self._bell:
+                    self._bell.recv()
+                else:
+                    self._hear(lines[ready])  # type: ignore[index]
+            self._obey()
+            for worker in [worker for worker in self._workers if worker.number in self._crew.gone()]:
+                self._bury(worker)
+            self._pending.look()
+            self._look_round()
             self._show(self.progress)
 
-    def _hear(self, worker: Worker, message: tuple[Any, ...], pending: list[Trial]) -> None:
+    def _staff(self) -> None:
+        """Gives work to those who have none, and hires where there is more of it."""
+        for worker in list(self._workers):
+            self._assign(worker)
+        busy = sum(worker.trial is not None for worker in self._workers)
+        wanted = 0 if self._signals else min(self._crew.size, busy + self._pending.waiting)
+        for _ in range(wanted - len(self._workers) - self._crew.coming):
+            self._crew.hire()
+        for worker in self._crew.arrived():
+            self._workers.append(worker)
+            self._assign(worker)
+
+    def _assign(self, worker: Worker) -> None:
+        if worker.trial is not None or self._signals or not self._pending.waiting:
+            return
+        if (trial := self._pending.take()) is not None:
+            worker.trial = trial
+            trial.plan()
+            self.progress[trial.name].state = "running"
+            self._send(worker, (trial, self._judge is not None))
+
+    def _send(self, worker: Worker, message: Any) -> None:
+        try:
+            worker.connection.send(message)
+        except OSError:
+            self._bury(worker)
+
+    def _hear(self, worker: Worker) -> None:
+        if worker not in self._workers:
+            return
+        try:
+            kind, *content = worker.connection.recv()
+        except (EOFError, OSError):
+            self._bury(worker)
+            return
         trial = worker.trial
         assert trial is not None
         now = self.progress[trial.name]
-        kind, *content = message
         if kind == "start":
             self._log("start", trial, content[0])
         elif kind == "epoch":
@@ -143,12 +155,12 @@ class Runner:
             now.epoch = epoch + 1
             self._log("epoch", trial, step)
             if self._judge is not None and now.epoch < now.epochs:
-                worker.connection.send(self._judge(trial, epoch, now.accuracy))
+                self._send(worker, self._judge(trial, epoch, now.accuracy))
         elif kind == "end":
-            self._close(trial, content[0])
-            self._assign(worker, pending)
-        else:
             worker.trial = None
+            self._close(trial, content[0])
+            self._assign(worker)
+        # A worker that was stopped says so, and goes: the line breaks.
 
     def _close(self, trial: Trial, reason: str | None) -> None:
         now = self.progress[trial.name]
@@ -159,65 +171,66 @@ class Runner:
         else:
             runs.write_text(trial.folder / FAILED, reason + "\n")
         self._log("end" if reason is None else "failed", trial, "")
+        self._pending.end(trial, now.accuracy, reason)
 
-    def _assign(self, worker: Worker, pending: list[Trial]) -> None:
-        worker.trial = pending.pop(0) if pending and self._signal is None else None
-        if worker.trial is not None:
-            worker.trial.plan()
-            self.progress[worker.trial.name].state = "running"
-            worker.connection.send((worker.trial, self._judge is not None))
-            if self._signal is not None and worker.process.is_alive():
-                worker.process.terminate()  # it came between, and was handed on to the others
-
-    def _replace(self, worker: Worker, pending: list[Trial]) -> None:
-        """A worker that died takes its trial's failure with it, and another one takes its place."""
-        assert worker.trial is not None
-        worker.process.join()
-        if self._signal is not None:
-            worker.trial = None
+    def _bury(self, worker: Worker) -> None:
+        """A worker is dead; its trial goes on with another one, or has failed, or waits for the study to go on."""
+        if worker not in self._workers:
             return
-        code = worker.process.exitcode or 0
-        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        self._close(worker.trial, f"its process ended by {cause}")
+        self._workers.remove(worker)
+        worker.connection.close()
+        cause = self._crew.bury(worker)
+        if (trial := worker.trial) is None:
+            return
         worker.trial = None
-        if pending:
-            place = self._workers.index(worker)
-            self._workers[place] = self._hire(place)
-            self._assign(self._workers[place], pending)
+        self._deaths[trial.name] += 1
+        if self._signals:
+            return  # the study is not over, only this command
+        if self._deaths[trial.name] < self._crew.lives:
+            self._log("lost", trial, "")
+            self.progress[trial.name].state = "waiting"
+            self._pending.again(trial)
+        else:
+            self._close(trial, cause)
 
-    def _hire(self, number: int) -> Worker:
-        ours, theirs = processes.Pipe()
-        device = number % self._devices if self._devices else None
-        # Before the interpreter starts: some libraries read it when they are imported.
-        os.environ["OMP_NUM_THREADS"] = str(self._threads)
-        process = processes.Process(target=work, args=(theirs, self._threads, device))
-        with _without_main():
-            process.start()
-        theirs.close()
-        return Worker(process, ours)
+    def _look_round(self) -> None:
+        """Takes note of what other coordinators have done, which only the folders tell."""
+        for trial in self._trials:
+            now = self.progress[trial.name]
+            if now.state != "waiting":
+                continue
+            if trial.done:
+                now.state = "done"
+            elif not self._pending.open and (trial.folder / FAILED).is_file():
+                now.state, now.reason = "failed", (trial.folder / FAILED).read_text().strip()
+
+    def _obey(self) -> None:
+        """A first signal is handed on to the workers, which end their step and write; a second one ends all at once."""
+        for _ in self._signals[self._obeyed : 2]:
+            tell = self._crew.kill if self._obeyed else self._crew.stop
+            self._obeyed += 1
+            for worker in self._workers:
+                if worker.trial is not None:
+                    tell(worker)
 
     def _dismiss(self) -> None:
         for worker in self._workers:
             if worker.trial is None:
-                try:
+                with suppress(OSError):
                     worker.connection.send(None)
-                except OSError:
-                    continue
             else:
-                worker.process.kill()
-        for worker in self._workers:
-            worker.process.join()
+                self._crew.kill(worker)
+        self._crew.end()
+        self._workers.clear()
+        self._pending.close()
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """A first signal is handed on to the workers, which end their step and write; a second one ends all at once."""
+        """Signals only ring: what they ask for is done between two messages, never in the middle of one."""
 
         def note(number: int, _: Any) -> None:
-            first = self._signal is None
-            self._signal = number
-            for worker in self._workers:
-                if worker.trial is not None and worker.process.pid is not None:
-                    worker.process.terminate() if first else worker.process.kill()
+            self._signals.append(number)
+            self._cord.send(None)
 
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -228,4 +241,6 @@ class Runner:
 
     def _log(self, event: str, trial: Trial, step: object) -> None:
         with (self._folder / LOG).open("a", newline="") as file:
+            # Coordinators on other machines write here too, and a network's file system may not append in one step.
+            fcntl.flock(file, fcntl.LOCK_EX)
             csv.writer(file).writerow([f"{time.time():.2f}", event, trial.stage, trial.arm.name, trial.seed, step])

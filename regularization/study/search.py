@@ -3,13 +3,18 @@
 import json
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regularization import runs
 from regularization.mistakes import Mistake
 from regularization.study import results
 from regularization.study.space import Arm, Study, Trial, varied
+
+if TYPE_CHECKING:
+    from regularization.study.storage import Storage
 
 PROPOSALS = "proposals.json"
 # A rung lets the better third of its trials go on, to three times as many epochs.
@@ -39,15 +44,22 @@ class Halving:
     Args:
         epochs: Epochs of a whole trial.
         known: Trials that ran before, or in part, to begin with what is known.
+        storage: Where several coordinators keep what is known, None when there is one; made under their lock.
+        name: Its name there.
     """
 
-    def __init__(self, epochs: int, known: Sequence[Trial] = ()) -> None:
+    def __init__(
+        self, epochs: int, known: Sequence[Trial] = (), storage: "Storage | None" = None, name: str = ""
+    ) -> None:
         module = optuna()
         first = max(1, epochs // REDUCTION**2)
         pruner = module.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
-        self._study = module.create_study(direction="maximize", pruner=pruner)
+        make = module.create_study if storage is None else partial(storage.study, name)
+        self._patient = nullcontext if storage is None else storage.patient
+        self._study = make(direction="maximize", pruner=pruner)
         self._claimed: dict[str, Any] = {}
-        for trial in known:
+        # What a storage knows, all coordinators have told it.
+        for trial in () if self._study.get_trials(deepcopy=False) else known:
             for row in results.read_rows(trial.folder):
                 if row["epoch"] + 1 < epochs:
                     self(trial, int(row["epoch"]), row.get("val_accuracy", math.nan))
@@ -56,10 +68,22 @@ class Halving:
         """Whether the trial goes on after ``epoch``, counted from 0; with NaN, an epoch without validation, it does."""
         if math.isnan(accuracy):
             return True
-        if trial.name not in self._claimed:
-            self._claimed[trial.name] = self._study.ask()
-        self._claimed[trial.name].report(accuracy, epoch + 1)
-        return not self._claimed[trial.name].should_prune()
+        with self._patient():
+            claimed = self._claim(trial.name)
+            claimed.report(accuracy, epoch + 1)
+            return not claimed.should_prune()
+        return True
+
+    def _claim(self, name: str) -> Any:
+        """Optuna's trial for ours, which another coordinator may have begun."""
+        if name not in self._claimed:
+            begun = [one for one in self._study.get_trials(deepcopy=False) if one.user_attrs.get("name") == name]
+            if begun:
+                self._claimed[name] = optuna().trial.Trial(self._study, begun[0]._trial_id)
+            else:
+                self._claimed[name] = self._study.ask()
+                self._claimed[name].set_user_attr("name", name)
+        return self._claimed[name]
 
 
 class Proposals:

@@ -19,7 +19,9 @@ from regularization.study.report import write_report
 from regularization.study.runner import Runner
 from regularization.study.search import Halving, Proposals
 from regularization.study.space import Arm, Study, Trial
+from regularization.study.storage import name_in
 from regularization.study.table import LiveTable
+from regularization.study.tickets import Tickets
 
 STUDY = "study.yaml"
 REFIT = "refit"
@@ -35,7 +37,8 @@ def run(plan: Plan, folder: Path, command: str) -> Answer:
     Raises:
         Mistake: When no trial came to its end.
     """
-    runs.write_text(folder / STUDY, plan.text(command))
+    with plan.alone(folder):
+        runs.write_text(folder / STUDY, plan.text(command))
     print(f"study: {folder}", flush=True)
     finalists = plan.arms
     failed: dict[str, str] = {}
@@ -45,6 +48,12 @@ def run(plan: Plan, folder: Path, command: str) -> Answer:
     failed |= _train(plan, folder, trials)
     for name, reason in failed.items():
         print(f"failed: {name}: {reason}")
+    with plan.alone(folder):
+        return _close(plan, finalists, trials, folder, command)
+
+
+def _close(plan: Plan, finalists: list[Arm], trials: list[Trial], folder: Path, command: str) -> Answer:
+    """Chooses, scores the test images, and says what came out; what was done before is not done again."""
     found = results.find([folder / "final"], plan.study.score)
     lost = results.failures([folder])
     baseline = _baseline(plan, finalists, found)
@@ -72,8 +81,17 @@ def _baseline(plan: Plan, finalists: list[Arm], found: Sequence[results.Result])
 
 def _train(plan: Plan, folder: Path, trials: list[Trial], judge: Callable[..., bool] | None = None) -> dict[str, str]:
     table = LiveTable(trials)
+    pending = None
+    if plan.storage is not None and trials[0].stage != REFIT:
+        pending = Tickets(plan.storage, f"{_name(plan, folder)} {trials[0].stage}", trials, folder)
     with table.shown() as show:
-        return Runner(folder, plan.workers, plan.threads, plan.devices, judge, show).run(trials)
+        return Runner(folder, plan.crew, judge, show).run(trials, pending)
+
+
+def _name(plan: Plan, folder: Path) -> str:
+    """The study's name in the storage."""
+    with plan.alone(folder):
+        return name_in(folder)
 
 
 def _search(plan: Plan, folder: Path) -> tuple[list[Arm], dict[str, str]]:
@@ -98,7 +116,9 @@ def _search(plan: Plan, folder: Path) -> tuple[list[Arm], dict[str, str]]:
     if plan.study.search == "halving":
         assert plan.first is not None
         begun = [trial for trial in trials if (trial.folder / runs.METRICS).is_file()]
-        judge = Halving(plan.first.trainer.max_epochs or 1, begun)
+        name = "" if plan.storage is None else f"{_name(plan, folder)} halving"
+        with plan.alone(folder):
+            judge = Halving(plan.first.trainer.max_epochs or 1, begun, plan.storage, name)
     failed |= _train(plan, folder, trials, judge)
     return _finalists(plan, folder, arms), failed
 

@@ -20,6 +20,9 @@ from regularization.mistakes import Mistake
 from regularization.study.space import PRUNED, Trial
 
 LOG = "log.txt"
+# Seconds. Who was at work in a trial's folder may still be about to end; and a machine that died keeps its locks on a
+# network's file system for a lease, 90 seconds by default.
+LEASE = 150.0
 
 
 class Report(Checkpoint):
@@ -59,7 +62,7 @@ class Report(Checkpoint):
             trainer.should_stop = True
 
 
-def work(connection: Connection, threads: int, device: int | None) -> None:
+def work(connection: Connection, threads: int, device: int | None = None) -> None:
     """Runs the trials that come, until None does; answers each with ``("end", reason or None)``.
 
     Args:
@@ -79,14 +82,13 @@ def work(connection: Connection, threads: int, device: int | None) -> None:
     while (task := connection.recv()) is not None:
         trial, waits = task
         try:
-            # The worker of a coordinator that was killed may still be about to end.
-            with runs.held(trial.folder), _logging(trial.folder):
+            with runs.held(trial.folder, LEASE), _logging(trial.folder):
                 execute(trial, connection, waits)
             connection.send(("end", None))
         except BaseException as error:
-            if isinstance(error, SystemExit) and error.code in (130, 143):
+            if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (130, 143)):
                 # The whole study was asked to stop.
-                connection.send(("stopped", error.code))
+                connection.send(("stopped",))
                 return
             connection.send(("end", _reason(error)))
         # Trainer, network and data hold each other: Python would free them, and 150 MB of CIFAR, some trials later.

@@ -1,0 +1,111 @@
+"""The storage that coordinators on several machines share: a database with Optuna's tables."""
+
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from regularization import runs
+from regularization.mistakes import Mistake
+from regularization.study.search import optuna
+
+# Seconds between two signs of life of a coordinator, and without one until its trials are given to others.
+HEARTBEAT = 20
+GRACE = 120
+# Attempts to open it: two who come to an empty database at once both begin to make the tables, and one of them fails.
+TRIES = 4
+# A file of the study's folder: the study's name in the storage.
+NAME = "storage.txt"
+
+
+class Storage:
+    """Optuna's tables in the database at ``url``.
+
+    Args:
+        url: Such as ``postgresql://user:password@host/database``, or ``sqlite:///file``.
+
+    Raises:
+        Mistake: When it can't be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        # Without a driver's name, SQLAlchemy 2.1 would look for another one than the extra brings.
+        self._url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", url)
+        self.shown = re.sub(r"//[^/@]*@", "//", url)
+        self._answered = time.monotonic()
+        for attempt in range(TRIES):
+            try:
+                self.tables = self._tables()
+                break
+            except ImportError as error:
+                what = "pip install 'regularization[postgresql]'" if "postgres" in url else "its driver is missing"
+                raise Mistake(f"--storage {self.shown}: {what} ({error})") from error
+            except Exception as error:
+                if not _of_a_database(error):
+                    raise
+                if attempt == TRIES - 1:
+                    raise Mistake(f"--storage {self.shown} can't be opened: {_first_line(error)}") from error
+                time.sleep(0.5)
+
+    def _tables(self) -> Any:
+        options = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # heartbeats are an experiment of Optuna's
+            return optuna().storages.RDBStorage(self._url, engine_kwargs={"pool_pre_ping": True}, **options)
+
+    def study(self, name: str, **options: Any) -> Any:
+        """Optuna's study of that name, made where there is none.
+
+        Raises:
+            Mistake: When the storage does not answer.
+        """
+        try:
+            return optuna().create_study(storage=self.tables, study_name=name, load_if_exists=True, **options)
+        except Exception as error:
+            if not _of_a_database(error):
+                raise
+            raise Mistake(f"--storage {self.shown} does not answer: {_first_line(error)}") from error
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """What the storage does not answer in this block is left, to be asked again, until its silence is too long.
+
+        Raises:
+            Mistake: When it has not answered for so long that others may take this coordinator for dead.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+            self._answered = time.monotonic()
+        except Exception as error:
+            if not _of_a_database(error):
+                raise
+            if time.monotonic() - self._answered > GRACE:
+                raise Mistake(
+                    f"--storage {self.shown} does not answer: {_first_line(error)}\n"
+                    "The same command goes on once it does."
+                ) from error
+
+
+def name_in(folder: Path) -> str:
+    """The name in the storage of the study in ``folder``, given once; the folder must be held."""
+    path = folder / NAME
+    if not path.is_file():
+        # A folder that is made again is another study, whatever the storage remembers of the one before.
+        runs.write_text(path, f"{folder.parent.name}/{folder.name} {time.time_ns():x}\n")
+    return path.read_text().strip()
+
+
+def _of_a_database(error: Exception) -> bool:
+    module = type(error).__module__.partition(".")[0]
+    return module in ("sqlalchemy", "psycopg2", "sqlite3") or type(error).__name__ == "StorageInternalError"
+
+
+def _first_line(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,276 @@
+"""Coordinators that share a study through a storage: real processes, SQLite, and a PostgreSQL that the test starts."""
+
+import csv
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from regularization.study.space import Arm, Trial
+from tests.study.test_sweep import LAMBDA, OPTIONS, STUDY, table, write
+from tests.test_cli import Refused
+
+optuna = pytest.importorskip("optuna")
+from regularization.cli import main  # noqa: E402
+from regularization.study import storage as storage_module  # noqa: E402
+from regularization.study import tickets as tickets_module  # noqa: E402
+from regularization.study.storage import Storage  # noqa: E402
+from regularization.study.tickets import Tickets  # noqa: E402
+
+# A coordinator is taken for dead after three seconds, so that the test need not wait for two minutes.
+QUICK = """
+import sys
+from regularization.study import storage, tickets
+storage.HEARTBEAT = tickets.HEARTBEAT = 1
+storage.GRACE = 3
+from regularization.cli import main
+main(sys.argv[1:])
+"""
+PLAN = Counter((f"weight_decay={value}", str(seed)) for value in ("0", "0.001", "0.1") for seed in (0, 1))
+
+
+def binaries() -> Path | None:
+    """Where PostgreSQL's programs are."""
+    found = [Path(path).resolve().parent for path in [shutil.which("initdb")] if path]
+    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
+    return next((path for path in found if (path / "initdb").is_file() and (path / "postgres").is_file()), None)
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an empty database."""
+    if (programs := binaries()) is None:
+        pytest.skip("needs PostgreSQL: no initdb on PATH or in /usr/lib/postgresql")
+    psycopg2 = pytest.importorskip("psycopg2")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # A short path of its own: it refuses to run as root, who for its part can't be kept out of anywhere.
+    place = Path("/tmp") / f"regularization-postgres-{os.getpid()}"
+    place.mkdir()
+    user = {"user": "nobody"} if os.getuid() == 0 else {}
+    if user:
+        shutil.chown(place, **user)
+    data = place / "data"
+    options: dict[str, Any] = {"cwd": place, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **user}
+    subprocess.run([programs / "initdb", "-D", data, "-U", "me", "-A", "trust", "--no-sync"], check=True, **options)
+    command: list[str | Path] = [
+        programs / "postgres",
+        "-D",
+        data,
+        "-p",
+        str(port),
+        "-h",
+        "127.0.0.1",
+        "-k",
+        place,
+        "-F",
+    ]
+    server = subprocess.Popen(command, **options)
+    try:
+        for _ in range(300):
+            with suppress(psycopg2.OperationalError):
+                psycopg2.connect(host="127.0.0.1", port=port, user="me", dbname="postgres").close()
+                break
+            time.sleep(0.1)
+        yield f"postgresql://me@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait()
+        shutil.rmtree(place)
+
+
+def start(command: list[str], url: str, name: str) -> "subprocess.Popen[bytes]":
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with Path(name).open("wb") as said:
+        words: list[str] = [sys.executable, "-c", QUICK, *command, "--storage", url]
+        return subprocess.Popen(words, stdout=said, stderr=said, env=environment)
+
+
+def events(kind: str, at: str | None = None) -> Counter[tuple[str, str]]:
+    path = STUDY / "log.csv"
+    rows = list(csv.reader(path.open(newline=""))) if path.is_file() else []
+    return Counter((arm, seed) for _, event, _, arm, seed, step in rows if event == kind and at in (None, step))
+
+
+def reference(command: list[str]) -> list[dict[str, str]]:
+    """The table of a single process, which leaves nothing else."""
+    main(command)
+    expected = table()
+    shutil.rmtree("runs")
+    return expected
+
+
+def both(command: list[str], url: str) -> None:
+    """Two coordinators, of which each runs some, and all run everything once."""
+    coordinators = [start(command, url, f"said_{number}.txt") for number in range(2)]
+    for number, process in enumerate(coordinators):
+        assert process.wait(timeout=300) == 0, Path(f"said_{number}.txt").read_text()
+    assert events("start") == events("start", "0") == events("end") == PLAN
+    for number in range(2):
+        assert "weight_decay=" in Path(f"said_{number}.txt").read_text().splitlines()[-2]
+
+
+@pytest.mark.slow
+def test_two_coordinators_on_sqlite_run_the_plan_once() -> None:
+    command = write()
+    expected = reference(command)
+    both(command, f"sqlite:///{Path.cwd()}/shared.db")
+    assert table() == expected
+    # The same command on one machine, without a storage, finds everything done.
+    log = (STUDY / "log.csv").read_text()
+    main(command)
+    assert (STUDY / "log.csv").read_text() == log
+
+
+@pytest.mark.slow
+def test_two_coordinators_on_postgresql_run_the_plan_once(postgresql: str) -> None:
+    command = write()
+    expected = reference(command)
+    both(command, postgresql)
+    assert table() == expected
+
+
+@pytest.mark.slow
+def test_the_trials_of_a_coordinator_that_was_killed_are_finished_by_another(postgresql: str) -> None:
+    command = write(options={**OPTIONS, "trainer.max_epochs": 8})
+    expected = reference(command)
+    first = start(command, postgresql, "first.txt")
+    while not events("epoch") and first.poll() is None:
+        time.sleep(0.05)
+    second = start(command, postgresql, "second.txt")
+    first.kill()
+    first.wait()
+    cut = set(events("start")) - set(events("end"))
+    assert second.wait(timeout=300) == 0, Path("second.txt").read_text()
+    assert cut
+    assert events("end") == PLAN
+    again = events("start") - events("start", "0")
+    assert set(again) == cut, "what was cut goes on from a checkpoint"
+    assert events("start", "0") == PLAN
+    assert table() == expected
+
+
+@pytest.mark.slow
+def test_halving_is_shared() -> None:
+    command = write(
+        search="halving", options={**OPTIONS, "trainer.max_epochs": 9}, vary={LAMBDA: [0, 1e-3, 1e-2, 1e-1]}
+    )
+    url = f"sqlite:///{Path.cwd()}/shared.db"
+    coordinators = [start(command, url, f"said_{number}.txt") for number in range(2)]
+    for number, process in enumerate(coordinators):
+        assert process.wait(timeout=300) == 0, Path(f"said_{number}.txt").read_text()
+    assert events("start") == events("start", "0") == events("end")
+    assert [row["stage"] for row in table()].count("search") == 4
+
+
+@pytest.fixture
+def trials(tmp_path: Path) -> list[Trial]:
+    made = [Trial(Arm(f"a{place}", "", {}, ()), 0, "final", (), tmp_path / f"a{place}") for place in range(20)]
+    for trial in made:
+        trial.folder.mkdir()
+    return made
+
+
+def finish(trial: Trial) -> None:
+    (trial.folder / "result.json").write_text("{}")
+
+
+def test_every_ticket_is_taken_once(trials: list[Trial], tmp_path: Path) -> None:
+    taken: list[str] = []
+
+    def coordinate() -> None:
+        tickets = Tickets(Storage(f"sqlite:///{tmp_path}/t.db"), "study", trials, tmp_path)
+        tickets.look()
+        while tickets.open:
+            if (trial := tickets.take()) is not None:
+                taken.append(trial.name)
+                finish(trial)
+                tickets.end(trial, 0.5, None)
+            else:
+                time.sleep(0.1)
+                tickets.look()
+
+    threads = [Thread(target=coordinate) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(taken) == Counter(trial.name for trial in trials)
+
+
+def test_places_get_another_ticket_only_where_nobody_will_do_them(
+    trials: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_module, "HEARTBEAT", 1)
+    monkeypatch.setattr(storage_module, "GRACE", 1)
+    trials = trials[:5]
+    finish(trials[4])
+
+    def coordinator() -> Tickets:
+        made = Tickets(Storage(f"sqlite:///{tmp_path}/t.db"), "study", trials, tmp_path)
+        made.look()
+        return made
+
+    dead = coordinator()
+    assert dead.waiting == 4, "what is done needs no ticket"
+    done, failed, given_back, lost = (dead.take() for _ in range(4))
+    assert (done, failed, given_back, lost) == tuple(trials[:4])
+    assert done is not None
+    assert failed is not None
+    assert given_back is not None
+    assert lost is not None
+    finish(done)
+    dead.end(done, 0.5, None)
+    dead.end(failed, 0.5, "it diverged")
+    dead._mine = {given_back.name: dead._mine[given_back.name]}
+    dead.close()
+    time.sleep(2.5)
+    heir = coordinator()
+    heir._looked = -1e9
+    heir.look()
+    assert {one.name for one in (heir.take(), heir.take()) if one} == {given_back.name, lost.name}, (
+        "at its place in the plan, though its number is another"
+    )
+    assert heir.take() is None
+    for trial in (given_back, lost):
+        finish(trial)
+        heir.end(trial, 0.5, None)
+    heir._looked = -1e9
+    heir.look()
+    assert not heir.open
+
+
+def test_what_is_refused(refused: Refused, tmp_path: Path) -> None:
+    command = write()
+    assert "name another --folder" in refused(*command, "--storage", "sqlite:///x.db", "--fresh")
+    said = refused(*write(search="tpe"), "--storage", "sqlite:///x.db")
+    assert "search tpe proposes from one place" in said
+    command = write()
+    assert "can't be opened" in refused(*command, "--storage", "nonsense")
+    pytest.importorskip("psycopg2")
+    said = refused(*command, "--storage", "postgresql://me:secret@127.0.0.1:9/none")
+    assert "can't be opened" in said
+    assert "secret" not in said
+
+
+def test_the_storage_may_be_silent_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(f"sqlite:///{tmp_path}/t.db")
+    error = optuna.exceptions.StorageInternalError("gone")
+    with storage.patient():
+        raise error
+    monkeypatch.setattr(storage_module, "GRACE", -1)
+    with pytest.raises(storage_module.Mistake, match="does not answer"), storage.patient():
+        raise error
+    assert tickets_module.UNSEEN > 0
