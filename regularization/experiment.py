@@ -218,12 +218,10 @@ class Experiment(LightningCLI):
         """The trainer that writes into the folder ``run``."""
         asked = self._asked()
         self.model.config = load_yaml(asked)
-        fitting = Fitting(run, asked, self._get(self.config_init, "checkpoint"))
-        self.history, self.monitor, self.curves = fitting.history, fitting.monitor, fitting.curves
-        self.agreement = fitting.agreement
+        self.fitting = Fitting(run, asked, self._get(self.config_init, "checkpoint"))
         named = [callback for callback in self._get(self.config_init, "callbacks").values() if callback is not None]
         logger = Events(run) if config["logger"] in (None, True) else config["logger"]
-        ours = fitting.around([*callbacks, *named], self._more_callbacks)
+        ours = self.fitting.around([*callbacks, *named], self._more_callbacks)
         return self._trainer({**config, "logger": logger}, ours)
 
     def _trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -232,7 +230,8 @@ class Experiment(LightningCLI):
             ours = ranks.launched() | {"use_distributed_sampler": False}
             trainer = self._instantiate_trainer(config | ours, callbacks)
             ranks.check(trainer)
-            shared_evenly(self.datamodule.batch_size, trainer.world_size)
+            if self.subcommand == "fit":
+                shared_evenly(self.datamodule.batch_size, trainer.world_size)
             trainer.strategy.checkpoint_io = checkpoints.CheckpointFiles()
             return trainer
         except (TypeError, ValueError, MisconfigurationException) as error:
@@ -249,13 +248,18 @@ class Experiment(LightningCLI):
             raise
         except RuntimeError as error:
             if ranks.lost(error, self.trainer):
-                raise Mistake(f"another of the {self.trainer.world_size} processes ended: {self._kept()}") from error
+                then = (
+                    "--ckpt_path last goes on from the last checkpoint"
+                    if self.fitting.history.started
+                    else "start again"
+                )
+                raise Mistake(f"another of the {self.trainer.world_size} processes ended: {then}") from error
             if "Early stopping conditioned on metric" not in str(error):
                 raise
             raise Mistake(f"callbacks: {' '.join(str(error).split())}") from error
         except Stopped as stopped:
             where = f"{stopped} in epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
-            print(f"stopped by {where}; {self._outcome()}\ncontinue: --ckpt_path last")
+            print(f"stopped by {where}; {self.fitting.outcome()}\ncontinue: --ckpt_path last")
             # Of several processes the first one says so: Lightning kills it when another one ends with an error.
             raise SystemExit(128 + stopped.number if self.trainer.is_global_zero else 0) from None
         except SystemExit:
@@ -267,26 +271,22 @@ class Experiment(LightningCLI):
     def _give_up(self) -> None:
         """After a mistake: takes away what holds nothing, says what is kept; of several processes one speaks."""
         assert self.run is not None
-        if self.claimed and not self.history.started:
+        if self.claimed and not self.fitting.history.started:
             shutil.rmtree(self.run)
             runs.release(self.run)
-        elif (kept := self.run / runs.CHECKPOINTS / checkpoints.LAST).is_file():
-            print(f"kept: {kept}", flush=True)
-        if self.trainer.world_size > 1 and self.agreement.together() and not self.trainer.is_global_zero:
+        elif kept := self.fitting.kept():
+            print(kept, flush=True)
+        if self.trainer.world_size > 1 and self.fitting.agreement.together() and not self.trainer.is_global_zero:
             raise SystemExit(0)
-
-    def _kept(self) -> str:
-        """What can be done when a process was lost."""
-        return "--ckpt_path last goes on from the last checkpoint" if self.history.started else "start again"
 
     def _conclude(self) -> None:
         """After the last epoch: says what came out, and tests where asked."""
         self.run = Path(self.trainer.strategy.broadcast(str(self.run)))
-        if not self.history.started:
-            self._finish()
-        if self.history.rows and "clean_accuracy" in self.history.rows[-1]:
-            print(self.monitor.sentence(self.datamodule.num_classes))
-        print(self._outcome())
+        if not self.fitting.history.started:
+            self.fitting.finish(self.trainer, self.model)
+        if self.fitting.history.rows and "clean_accuracy" in self.fitting.history.rows[-1]:
+            print(self.fitting.monitor.sentence(self.datamodule.num_classes))
+        print(self.fitting.outcome())
         if which := self._asked_for("test"):
             kept = self.run / runs.CHECKPOINTS / f"{which}.ckpt"
             Experiment(["test", *self._args[1:], f"--ckpt_path={kept}"], run=self.run)
@@ -325,23 +325,6 @@ class Experiment(LightningCLI):
         print(f"run folder: {self.run}", flush=True)
         for doubt in self.doubts:
             warnings.warn(doubt, stacklevel=1)
-
-    def _finish(self) -> None:
-        """Completes a run of which every epoch is done: it may have been killed just after the last."""
-        assert self.run is not None
-        done, asked = len(self.history.rows), self.trainer.max_epochs
-        print(f"nothing left to train: {done} epochs are done, --trainer.max_epochs is {asked}")
-        if self.history.rows and not (self.run / runs.RESULT).is_file():
-            self.history.on_train_end(self.trainer, self.model)
-            self.curves.draw()
-
-    def _outcome(self) -> str:
-        if not self.history.rows:
-            return f"no epoch was finished in {self.run}"
-        best = self.history.best()
-        if "val_accuracy" not in best:
-            return f"trained without validation\n{self.run}"
-        return f"best validation accuracy {best['val_accuracy']:.4f} in epoch {best['epoch']}\n{self.run}"
 
     def _asked_for(self, name: str) -> Any:
         return self.config[self.subcommand].get(name)

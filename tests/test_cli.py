@@ -277,7 +277,8 @@ def test_bad_configs(refused: Refused) -> None:
         (["fit", *QUICK, "--model.decay_schedule", "Linear", "--model.decay_schedule.end", "-1"], "at least 0, not -1"),
         (["fit", *QUICK, "--model.timescale_epochs", "0"], "timescale_epochs must be above 0"),
         (["fit", *QUICK, "--model.network.dropout", "2"], "dropout probability has to be between 0 and 1"),
-        (["fit", *QUICK, "--trainer.devices", "2"], "several devices are not supported yet"),
+        (["fit", *QUICK, "--trainer.devices", "3"], "64 can't be shared evenly by 3 processes: 63 or 66 can"),
+        (["fit", *QUICK, "--trainer.devices", "2", "--trainer.strategy", "fsdp"], "--trainer"),
         (["fit", *QUICK, "--trainer.devices", "-7"], "should be an int > 0"),
     ],
 )

@@ -251,6 +251,13 @@ def test_gpu() -> None:
     assert rounded == pytest.approx(exact, rel=0.05)
 
 
+def test_ddp() -> None:
+    on_cpu = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"]
+    _, rows = run("ddp", *on_cpu)  # one process, there are no GPUs to count; tests/test_ranks.py has several
+    main([*DIGITS, *on_cpu])
+    assert rows[0]["train_loss"] == pytest.approx(rows_of(Path("runs/quickstart/version_0"))[0]["train_loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize("overlay", WITH, ids=lambda path: path.stem)
 def test_every_overlay_is_tested_and_says_how_it_is_used(overlay: Path) -> None:
     base = "folder" if overlay.stem == "finetune" else "cifar10"

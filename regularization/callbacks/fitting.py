@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import Namespace
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from regularization import runs
+from regularization import checkpoints, runs
 from regularization.callbacks.audit import Audit
 from regularization.callbacks.config import SavedConfig
 from regularization.callbacks.curves import Curves
@@ -29,6 +30,7 @@ class Fitting:
     """
 
     def __init__(self, run: Path, asked: str, every: Namespace) -> None:
+        self._run = run
         self.audit = Audit()
         self.history = History(run)
         self.monitor = Monitor(self.audit, self.history)
@@ -43,3 +45,25 @@ class Fitting:
         # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
         ours = [self.audit, self.monitor, *named, Divergence(), self._config, self.curves, self._logits, self.history]
         return [without_idle_hooks(callback) for callback in [*ours, *self._saving, *last]]
+
+    def finish(self, trainer: Trainer, classifier: LightningModule) -> None:
+        """Completes a run of which every epoch is done: it may have been killed just after the last."""
+        done, asked = len(self.history.rows), trainer.max_epochs
+        print(f"nothing left to train: {done} epochs are done, --trainer.max_epochs is {asked}")
+        if self.history.rows and trainer.is_global_zero and not (self._run / runs.RESULT).is_file():
+            self.history.on_train_end(trainer, classifier)
+            self.curves.draw()
+
+    def outcome(self) -> str:
+        """The best epoch, and where the run is."""
+        if not self.history.rows:
+            return f"no epoch was finished in {self._run}"
+        best = self.history.best()
+        if "val_accuracy" not in best:
+            return f"trained without validation\n{self._run}"
+        return f"best validation accuracy {best['val_accuracy']:.4f} in epoch {best['epoch']}\n{self._run}"
+
+    def kept(self) -> str:
+        """What is left of a run that ended by a mistake."""
+        last = self._run / runs.CHECKPOINTS / checkpoints.LAST
+        return f"kept: {last}" if last.is_file() else ""

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from regularization.data.batches import Batch
 from regularization.experiment import Experiment
 from regularization.mistakes import Mistake
 
@@ -42,9 +43,9 @@ class Planned(Experiment):
         steps = batches * epochs // self.trainer.accumulate_grad_batches
         parameters = list(self.model.network.parameters())
         times = []
-        for images, labels in self._some_batches():
+        for batch in self._some_batches():
             start = time.perf_counter()
-            loss = torch.nn.functional.cross_entropy(self.model(images), labels)
+            loss = torch.nn.functional.cross_entropy(self.model(batch.images), batch.labels)
             torch.autograd.backward(loss)
             times.append(time.perf_counter() - start)
         held = sum(parameter.nbytes for parameter in parameters)
@@ -53,6 +54,6 @@ class Planned(Experiment):
         # Weights and momentum, in best.ckpt and last.ckpt.
         return steps, (batches * epochs + checked) * min(times), 4 * held
 
-    def _some_batches(self) -> list[Any]:
+    def _some_batches(self) -> list[Batch]:
         some = islice(self.datamodule.train_dataloader(), 4)
         return [self.datamodule.on_after_batch_transfer(batch, 0) for batch in some]

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -57,27 +58,15 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # A short path of its own: it refuses to run as root, who for its part can't be kept out of anywhere.
-    place = Path("/tmp") / f"regularization-postgres-{os.getpid()}"
-    place.mkdir()
+    place = Path(tempfile.mkdtemp(prefix="postgres-"))
     user = {"user": "nobody"} if os.getuid() == 0 else {}
     if user:
         shutil.chown(place, **user)
     data = place / "data"
     options: dict[str, Any] = {"cwd": place, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **user}
     subprocess.run([programs / "initdb", "-D", data, "-U", "me", "-A", "trust", "--no-sync"], check=True, **options)
-    command: list[str | Path] = [
-        programs / "postgres",
-        "-D",
-        data,
-        "-p",
-        str(port),
-        "-h",
-        "127.0.0.1",
-        "-k",
-        place,
-        "-F",
-    ]
-    server = subprocess.Popen(command, **options)
+    place_and_line = ["-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", str(place), "-F"]
+    server = subprocess.Popen([programs / "postgres", *place_and_line], **options)
     try:
         for _ in range(300):
             with suppress(psycopg2.OperationalError):
