@@ -253,7 +253,10 @@ def test_gpu() -> None:
 
 def test_ddp() -> None:
     on_cpu = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"]
-    _, rows = run("ddp", *on_cpu)  # one process, there are no GPUs to count; tests/test_ranks.py has several
+    try:
+        _, rows = run("ddp", *on_cpu)  # one process, there are no GPUs to count; tests/test_ranks.py has several
+    finally:
+        torch.distributed.destroy_process_group()
     main([*DIGITS, *on_cpu])
     assert rows[0]["train_loss"] == pytest.approx(rows_of(Path("runs/quickstart/version_0"))[0]["train_loss"], rel=1e-5)
 

@@ -47,7 +47,7 @@ def test_each_figure_against_its_definition(tmp_path: Path) -> None:
     assert row["gap_accuracy"] == pytest.approx(row["clean_accuracy"] - row["val_accuracy"])
     assert row["gap_loss"] == pytest.approx(row["val_loss"] - row["clean_loss"])
 
-    index = torch.cat([part for _, _, part in data.clean_dataloader()])
+    index = torch.cat([batch.indices for batch in data.clean_dataloader()])
     images, subset = data.train_set or pytest.fail("not read")
     assert len(set(index.tolist())) == 256
     assert set(index.tolist()) <= set(subset.tolist())
@@ -120,7 +120,7 @@ def test_far_too_strong_a_lambda_is_called_so(capsys: pytest.CaptureFixture[str]
 def test_the_clean_part_of_real_cifar_is_a_fiftieth(cifar_root: str) -> None:
     data = CIFAR10(root=cifar_root, val_size=5000)
     data.setup("fit")
-    assert sum(len(index) for _, _, index in data.clean_dataloader()) == 900
+    assert sum(len(batch.indices) for batch in data.clean_dataloader()) == 900
 
 
 def test_what_was_planned_has_accumulated_at_the_end(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class Recorder(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.trained: list[tuple[Tensor, Tensor]] = []
+        self.trained: list[Batch] = []
         self.validated = 0
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -46,7 +46,7 @@ def trained(data: Digits, **limits: Any) -> Recorder:
 
 def test_images_are_small_for_the_first_part_of_the_steps() -> None:
     data = Digits(batch_size=300, val_size=237, image_size=8, early_size=5, early_share=0.4)
-    sides = [images.shape[-1] for images, _ in trained(data, max_epochs=3).trained]
+    sides = [batch.images.shape[-1] for batch in trained(data, max_epochs=3).trained]
     # 12 steps, of which 4.8 are 40%.
     assert sides == [5] * 5 + [8] * 7
     assert data.sample().shape[-2:] == (5, 5)
@@ -73,7 +73,7 @@ def test_sizes_that_cannot_be(options: dict[str, Any], message: str) -> None:
 def test_nothing_held_out_is_nothing_validated() -> None:
     data = Digits(batch_size=500, val_size=None)
     recorder = trained(data, max_epochs=1)
-    assert sum(len(labels) for _, labels in recorder.trained) == 1437
+    assert sum(len(batch.labels) for batch in recorder.trained) == 1437
     assert recorder.validated == 0
     assert data.test_set is None
     assert data.describe() == "Digits: 1,437 images to train, none to validate"
@@ -84,6 +84,6 @@ def test_batches_are_the_same_wherever_the_images_live() -> None:
         trained(Digits(on_device=on_device, flip=True, crop_padding=1), max_epochs=2).trained
         for on_device in (False, True)
     ]
-    for (images, labels), (same, same_labels) in zip(*batches, strict=True):
-        assert torch.equal(images, same)
-        assert torch.equal(labels, same_labels)
+    for one, other in zip(*batches, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
