@@ -6,6 +6,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from regularization import Digits
+from regularization.data.batches import Batch
 from regularization.mistakes import Mistake
 
 QUIET: dict[str, Any] = {
