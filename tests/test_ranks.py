@@ -125,10 +125,10 @@ def test_one_two_and_four_processes_train_the_same() -> None:
 @pytest.mark.parametrize("processes", [2, 4])
 def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_the_same_bits(processes: int) -> None:
     args = ["fit", *QUICK, "--checkpoint.minutes=null", "--checkpoint.steps=5", "--model.network.dropout=0.2"]
-    args += ["--trainer.max_epochs=40"]
+    args += ["--trainer.max_epochs=10"]
     running = by_torchrun(processes, *args, "--trainer.default_root_dir=killed")
     metrics = run_of("killed") / "metrics.csv"
-    while not metrics.is_file() or len(rows_of(run_of("killed"))) < 2:
+    while not metrics.is_file() or not rows_of(run_of("killed")):
         assert running.poll() is None
         time.sleep(0.05)
     ranks = [int(pid) for pid in children(running.pid)]
@@ -140,7 +140,7 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_the_same_bits(p
     assert f"another of the {processes} processes ended: --ckpt_path last goes on" in said
     assert running.returncode != 0
     begun = len(rows_of(run_of("killed")))
-    assert begun < 40
+    assert begun < 10
     done(by_torchrun(processes, *args, "--trainer.default_root_dir=killed", "--ckpt_path=last"))
     done(by_torchrun(processes, *args, "--trainer.default_root_dir=whole"))
     for name, value in weights(run_of("whole")).items():

@@ -28,11 +28,11 @@ class Recorder(LightningModule):
         self.trained: list[Batch] = []
         self.validated = 0
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.trained.append(batch)
         return self.weight**2
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.validated += len(batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
