@@ -241,7 +241,7 @@ class ImageClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         """After a restore: what the config says now wins over what the checkpoint brought back."""
-        done = self._batches_done()
+        done = resume.batches_done(self.trainer, self._then is not None)
         if self._then is None or self._then == self.optimization.asked:
             return
         optimizer = self.trainer.optimizers[0]
@@ -252,24 +252,6 @@ class ImageClassifier(LightningModule):
             reached = reached * self.optimization.steps_per_epoch + done // self.trainer.accumulate_grad_batches
         scheduler = configs[0].scheduler if configs else None
         resume.reconcile(optimizer, scheduler, self._then, self.optimization.build(), reached)
-
-    def _batches_done(self) -> int:
-        """The batches of this epoch that a restored run has behind it; puts right what Lightning counts of them."""
-        epochs: Any = self.trainer.fit_loop.epoch_progress.current
-        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        if epochs.processed == epochs.started:
-            if self._then is not None and self.trainer.fit_loop.restarting:
-                _begin_next_epoch(self.trainer)
-            if batches.ready != self.trainer.num_training_batches:
-                # An epoch that max_steps cut short, or whose batches had another size, counts as done all the same;
-                # Lightning would begin the next one where it was cut.
-                batches.reset()
-            return 0
-        if self._then is not None and isinstance(data := getattr(self.trainer, "datamodule", None), ImageData):
-            # The batch size may be another one now: what is left of the epoch counts.
-            batches.completed += data.batches_done() - batches.processed
-            batches.ready = batches.started = batches.processed = data.batches_done()
-        return int(batches.processed)
 
     def _log_epoch(self, stage: str, scores: Scores) -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in scores.compute(self.trainer).items()})
@@ -318,14 +300,3 @@ def _check_compiler(trainer: Trainer) -> None:
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if trainer.strategy.root_device.type == "cpu" and sys.platform != "win32" and shutil.which(compiler) is None:
         raise Mistake(f"--model.compile needs a C++ compiler on the CPU, and there is no {compiler}: leave it out")
-
-
-def _begin_next_epoch(trainer: Trainer) -> None:
-    """With max_steps set, Lightning would enter the epoch that the checkpoint has finished, and end it once more."""
-    loop = trainer.fit_loop
-    for part in (loop.epoch_progress.total, loop.epoch_progress.current):
-        part.completed = part.processed  # type: ignore[attr-defined]
-    loop._restarting = False
-    loop.reset_restart_stage()
-    loop.epoch_loop.restarting = False
-    loop.epoch_loop.reset_restart_stage()

@@ -247,16 +247,9 @@ class Experiment(LightningCLI):
             self._give_up()
             raise
         except RuntimeError as error:
-            if ranks.lost(error, self.trainer):
-                then = (
-                    "--ckpt_path last goes on from the last checkpoint"
-                    if self.fitting.history.started
-                    else "start again"
-                )
-                raise Mistake(f"another of the {self.trainer.world_size} processes ended: {then}") from error
-            if "Early stopping conditioned on metric" not in str(error):
-                raise
-            raise Mistake(f"callbacks: {' '.join(str(error).split())}") from error
+            if mistake := self._behind(error):
+                raise mistake from error
+            raise
         except Stopped as stopped:
             where = f"{stopped} in epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
             print(f"stopped by {where}; {self.fitting.outcome()}\ncontinue: --ckpt_path last")
@@ -267,6 +260,16 @@ class Experiment(LightningCLI):
             print("interrupted before training began")
             raise SystemExit(130) from None
         self._conclude()
+
+    def _behind(self, error: RuntimeError) -> Mistake | None:
+        """The plain words for an error of PyTorch's or Lightning's that is no fault of the program."""
+        said = " ".join(str(error).split())
+        if ranks.lost(error, self.trainer):
+            goes_on = (
+                "--ckpt_path last goes on from the last checkpoint" if self.fitting.history.started else "start again"
+            )
+            return Mistake(f"another of the {self.trainer.world_size} processes ended: {goes_on}")
+        return Mistake(f"callbacks: {said}") if "Early stopping conditioned on metric" in said else None
 
     def _give_up(self) -> None:
         """After a mistake: takes away what holds nothing, says what is kept; of several processes one speaks."""

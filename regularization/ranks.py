@@ -17,7 +17,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from regularization.mistakes import Mistake
 
 # What the libraries say in a process whose partner is gone: gloo, its sockets, NCCL.
-_LOST = ("connection closed by peer", "connection reset", "broken pipe", "connect() timed out", "nccl", "gloo", "store")
+_LOST = ("connection closed by peer", "connection reset", "broken pipe", "connect() timed out", "nccl", "gloo", "tcpstore")
 SECONDS = 5.0
 
 
