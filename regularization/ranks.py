@@ -1,5 +1,6 @@
 """Ranks: the processes that train one network together, each with its number; the first one speaks and writes."""
 
+import atexit
 import os
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,15 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from regularization.mistakes import Mistake
 
 # What the libraries say in a process whose partner is gone: gloo, its sockets, NCCL.
-_LOST = ("connection closed by peer", "connection reset", "broken pipe", "connect() timed out", "nccl", "gloo", "tcpstore")
+_LOST = (
+    "connection closed by peer",
+    "connection reset",
+    "broken pipe",
+    "connect() timed out",
+    "nccl",
+    "gloo",
+    "tcpstore",
+)
 SECONDS = 5.0
 
 
@@ -40,7 +49,7 @@ def launched() -> dict[str, int]:
 
 
 def check(trainer: Trainer) -> None:
-    """Checks that several processes would train one network, and not each its own.
+    """Checks that several processes would train one network, and not each its own; they part before Python ends.
 
     Raises:
         Mistake: When SLURM has started more processes than the trainer knows of, or the strategy isn't DDP.
@@ -51,6 +60,14 @@ def check(trainer: Trainer) -> None:
     elif not isinstance(trainer.strategy, DDPStrategy):
         name = type(trainer.strategy).__name__
         raise Mistake(f"--trainer.strategy: on several devices it must be ddp, not {name}: weights must be whole")
+    else:
+        atexit.register(_part)
+
+
+def _part() -> None:
+    """Ends the threads of torch.distributed: one that still frees a tensor while Python ends aborts the process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def gathered(part: Tensor, trainer: Trainer) -> Tensor:

@@ -7,15 +7,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning import Trainer
 
+from regularization import ranks
 from regularization.data.batches import Share, shared_evenly
 from regularization.data.readers import Images
 from regularization.mistakes import Mistake
@@ -95,6 +101,49 @@ def test_a_batch_that_does_not_divide_names_those_that_do() -> None:
         shared_evenly(3, 8)
 
 
+def test_one_process_alone_agrees_with_itself_at_once() -> None:
+    agreement = ranks.Agreement()
+    agreement.begin(Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False))
+    assert agreement.ask(3, 0) == agreement.settle(3, 0) == [3, 0]
+    assert agreement.together()
+
+
+def answers_of(rank: int, folder: Path) -> list[Any]:
+    """What a process of two learns, which wishes for its rank at the first step, and for nothing after that."""
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=2)
+    agreement = ranks.Agreement()
+    with mock.patch.object(Trainer, "world_size", 2):
+        agreement.begin(trainer)
+    heard = [agreement.ask(rank, 0), agreement.ask(0, 0), agreement.settle(0, 5 * rank), agreement.together()]
+    torch.distributed.destroy_process_group()
+    return heard
+
+
+@pytest.mark.slow
+def test_what_one_process_wishes_both_learn_with_the_next_step(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        one, other = pool.map(answers_of, (0, 1), (tmp_path, tmp_path))
+    assert one == other == [[0, 0], [1, 0], [0, 5], True]
+
+
+@pytest.mark.parametrize(
+    ("environment", "first", "first_of_machine", "launched"),
+    [
+        ({}, True, True, {}),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True, True, {"devices": 2, "num_nodes": 3}),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False, True, {"devices": 2, "num_nodes": 3}),
+        ({"RANK": "3", "LOCAL_RANK": "1"}, False, False, {"devices": 2, "num_nodes": 3}),
+    ],
+)
+def test_a_process_knows_its_place_from_what_torchrun_tells_it(
+    environment: dict[str, str], first: bool, first_of_machine: bool, launched: dict[str, int]
+) -> None:
+    whole = {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "1"}
+    with mock.patch.dict(os.environ, environment | (whole if environment else {})):
+        assert (ranks.first(), ranks.first_of_machine(), ranks.launched()) == (first, first_of_machine, launched)
+
+
 @pytest.mark.slow
 def test_one_two_and_four_processes_train_the_same() -> None:
     args = ["fit", *QUICK, *EXACT, "--test=last"]
@@ -131,10 +180,10 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_the_same_bits(p
     while not metrics.is_file() or not rows_of(run_of("killed")):
         assert running.poll() is None
         time.sleep(0.05)
-    ranks = [int(pid) for pid in children(running.pid)]
-    assert len(ranks) == processes
+    trained_by = [int(pid) for pid in children(running.pid)]
+    assert len(trained_by) == processes
     killed = time.monotonic()
-    os.kill(ranks[-1], signal.SIGKILL)
+    os.kill(trained_by[-1], signal.SIGKILL)
     said, _ = running.communicate(timeout=60)
     assert time.monotonic() - killed < 60
     assert f"another of the {processes} processes ended: --ckpt_path last goes on" in said
@@ -179,7 +228,7 @@ def children(pid: int) -> list[str]:
     """The processes that ``pid`` has started and that train, by their command."""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (entry / "stat").exists():
+        with suppress(OSError):  # most of them are not ours, and come and go
             after = (entry / "stat").read_text().rpartition(")")[2].split()
             if int(after[1]) == pid and b"regularization" in (entry / "cmdline").read_bytes():
                 found.append(entry.name)

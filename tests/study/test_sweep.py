@@ -200,6 +200,7 @@ def test_report_compares_any_runs(capsys: pytest.CaptureFixture[str], refused: R
         ({}, ["--data.val_size", "0"], "--data.val_size must be above 0"),
         ({}, ["--modle.x", "1"], "unknown argument modle.x (did you mean model"),
         ({}, ["--config", "other.yaml"], "sweep takes one --config"),
+        ({}, ["--trainer.devices", "2"], "a sweep runs each trial on one device, not 2"),
     ],
 )
 def test_bad_studies(changes: dict[str, Any], args: list[str], message: str, refused: Refused) -> None:
