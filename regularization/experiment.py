@@ -234,7 +234,7 @@ class Experiment(LightningCLI):
                 shared_evenly(self.datamodule.batch_size, trainer.world_size)
             trainer.strategy.checkpoint_io = checkpoints.CheckpointFiles()
             return trainer
-        except (TypeError, ValueError, MisconfigurationException) as error:
+        except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
             raise Mistake(f"--trainer: {' '.join(str(error).split())}") from error
 
     def fit(self, **kwargs: Any) -> None:

@@ -41,27 +41,44 @@ def first_of_machine() -> bool:
 
 
 def launched() -> dict[str, int]:
-    """The trainer's ``devices`` and ``num_nodes`` that torchrun has started processes for; nothing without torchrun."""
-    if not TorchElasticEnvironment.detect():
+    """The trainer's ``devices`` and ``num_nodes`` that torchrun or srun has started processes for; nothing without.
+
+    Raises:
+        Mistake: When SLURM's machines have different numbers of processes.
+    """
+    if TorchElasticEnvironment.detect():
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        return {"devices": here, "num_nodes": int(os.environ["WORLD_SIZE"]) // here}
+    tasks = _tasks()
+    if tasks == 1 or not SLURMEnvironment.detect():
         return {}
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
-    return {"devices": here, "num_nodes": int(os.environ["WORLD_SIZE"]) // here}
+    machines = int(os.environ["SLURM_STEP_NUM_NODES"])
+    if tasks % machines:
+        raise Mistake(
+            f"SLURM started {tasks} processes on {machines} machines: give --ntasks-per-node, the same on each"
+        )
+    return {"devices": tasks // machines, "num_nodes": machines}
+
+
+def _tasks() -> int:
+    """How many processes srun has started with this one; a script of sbatch is none of them."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
 
 
 def check(trainer: Trainer) -> None:
     """Checks that several processes would train one network, and not each its own; they part before Python ends.
 
     Raises:
-        Mistake: When SLURM has started more processes than the trainer knows of, or the strategy isn't DDP.
+        Mistake: When the strategy isn't DDP, or SLURM is to start processes and wasn't told to.
     """
     if trainer.world_size == 1:
-        if SLURMEnvironment.detect() and (tasks := int(os.environ.get("SLURM_NTASKS", 1))) > 1:
-            raise Mistake(f"SLURM started {tasks} processes: say so by --trainer.devices and --trainer.num_nodes")
-    elif not isinstance(trainer.strategy, DDPStrategy):
+        return
+    if not isinstance(trainer.strategy, DDPStrategy):
         name = type(trainer.strategy).__name__
         raise Mistake(f"--trainer.strategy: on several devices it must be ddp, not {name}: weights must be whole")
-    else:
-        atexit.register(_part)
+    if isinstance(trainer.strategy.cluster_environment, SLURMEnvironment) and _tasks() != trainer.world_size:
+        raise Mistake(f"SLURM starts the {trainer.world_size} processes: put srun in front of the command")
+    atexit.register(_part)
 
 
 def _part() -> None:

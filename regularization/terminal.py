@@ -27,6 +27,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", ".*missing from font.*")
     # Metrics are the same for all processes: sums of ours went round before they were logged.
     warnings.filterwarnings("ignore", ".*recommended to use.*sync_dist=True.*")
+    # One may well train without SLURM where SLURM is; what would wait for its processes in vain is refused.
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context
@@ -35,6 +35,8 @@ HERE = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THRE
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 PROGRAM = ["-m", "regularization"]
 DDP = f"--config={CONFIGS / 'with' / 'ddp.yaml'}"
+AGENT = {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "1"}
+SRUN = {"SLURM_NTASKS": "6", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_NUM_NODES": "3"}
 LAST = "checkpoints/last.ckpt"
 STARTED: list["subprocess.Popen[str]"] = []
 
@@ -134,14 +136,37 @@ def test_what_one_process_wishes_both_learn_with_the_next_step(tmp_path: Path) -
         ({"RANK": "0", "LOCAL_RANK": "0"}, True, True, {"devices": 2, "num_nodes": 3}),
         ({"RANK": "2", "LOCAL_RANK": "0"}, False, True, {"devices": 2, "num_nodes": 3}),
         ({"RANK": "3", "LOCAL_RANK": "1"}, False, False, {"devices": 2, "num_nodes": 3}),
+        ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, True, True, {"devices": 2, "num_nodes": 3}),
+        ({"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, False, False, {"devices": 2, "num_nodes": 3}),
     ],
 )
-def test_a_process_knows_its_place_from_what_torchrun_tells_it(
-    environment: dict[str, str], first: bool, first_of_machine: bool, launched: dict[str, int]
+def test_a_process_knows_its_place_from_what_torchrun_or_srun_tells_it(
+    environment: dict[str, str],
+    first: bool,
+    first_of_machine: bool,
+    launched: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "1"}
-    with mock.patch.dict(os.environ, environment | (whole if environment else {})):
-        assert (ranks.first(), ranks.first_of_machine(), ranks.launched()) == (first, first_of_machine, launched)
+    for name, value in {
+        **environment,
+        **(SRUN if "SLURM_PROCID" in environment else AGENT if environment else {}),
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert (ranks.first(), ranks.first_of_machine(), ranks.launched()) == (first, first_of_machine, launched)
+
+
+def test_what_slurm_was_not_told(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
+    args = ["fit", *QUICK, "--trainer.accelerator=cpu"]
+    for name in ("SLURM_NODEID", "SLURM_PROCID", "SLURM_LOCALID"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("SLURM_NTASKS", "2")  # as in a script of sbatch
+    assert "Use `--ntasks-per-node=2` instead" in refused(*args, "--trainer.devices=2")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
+    assert "put srun in front of the command" in refused(*args, "--trainer.devices=2")
+    for name, value in {**SRUN, "SLURM_STEP_NUM_TASKS": "5"}.items():
+        monkeypatch.setenv(name, value)
+    assert "SLURM started 5 processes on 3 machines: give --ntasks-per-node" in refused(*args)
+    assert not Path("runs").exists()
 
 
 @pytest.mark.slow

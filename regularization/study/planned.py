@@ -24,8 +24,9 @@ class Planned(Experiment):
         trainer = self._trainer({**config, "logger": False, "enable_checkpointing": False}, [])
         if trainer.world_size > 1:
             raise Mistake(
-                f"a sweep runs each trial on one device, not {trainer.world_size}: leave --trainer.devices and "
-                "--trainer.num_nodes at 1.\n--workers runs several trials at a time on this machine, --ray on many."
+                f"a sweep runs each trial on one device, not {trainer.world_size}: start it once, and leave "
+                "--trainer.devices and --trainer.num_nodes at 1.\n"
+                "--workers runs several trials at a time on this machine, --ray on many."
             )
         return trainer
 
