@@ -81,6 +81,10 @@ class Experiment(LightningCLI):
                 self._start(args)
         except MisconfigurationException as error:
             raise Mistake(str(error)) from error
+        except RuntimeError as error:
+            if mistake := self._behind(error):
+                raise mistake from error
+            raise
 
     def _start(self, args: list[str]) -> None:
         super().__init__(
@@ -246,10 +250,6 @@ class Experiment(LightningCLI):
         except (Mistake, MisconfigurationException):
             self._give_up()
             raise
-        except RuntimeError as error:
-            if mistake := self._behind(error):
-                raise mistake from error
-            raise
         except Stopped as stopped:
             where = f"{stopped} in epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
             print(f"stopped by {where}; {self.fitting.outcome()}\ncontinue: --ckpt_path last")
@@ -264,11 +264,10 @@ class Experiment(LightningCLI):
     def _behind(self, error: RuntimeError) -> Mistake | None:
         """The plain words for an error of PyTorch's or Lightning's that is no fault of the program."""
         said = " ".join(str(error).split())
-        if ranks.lost(error, self.trainer):
-            goes_on = (
-                "--ckpt_path last goes on from the last checkpoint" if self.fitting.history.started else "start again"
-            )
-            return Mistake(f"another of the {self.trainer.world_size} processes ended: {goes_on}")
+        if hasattr(self, "trainer") and ranks.lost(error, self.trainer):
+            begun = self.subcommand == "fit" and self.fitting.history.started
+            then = "--ckpt_path last goes on from the last checkpoint" if begun else "start again"
+            return Mistake(f"another of the {self.trainer.world_size} processes ended: {then}")
         return Mistake(f"callbacks: {said}") if "Early stopping conditioned on metric" in said else None
 
     def _give_up(self) -> None:

@@ -242,7 +242,7 @@ class WhitenedStage(nn.Module):
 
 
 class ShiftNorm(nn.BatchNorm2d):
-    """Batch norm without a scale, whose bias is ``GAIN`` times its parameter, and whose statistics are those of lately.
+    """Batch norm without a scale, whose bias is ``GAIN`` times its parameter.
 
     A bias that is GAIN times its parameter learns GAIN² times as fast, and decays as fast as the others: what a higher
     learning rate and a lower λ for biases would give, but every optimizer does it.
@@ -251,7 +251,7 @@ class ShiftNorm(nn.BatchNorm2d):
     GAIN = 8.0
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, momentum=0.4)
+        super().__init__(channels, momentum=0.1)
         self.weight.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:

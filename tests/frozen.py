@@ -1,12 +1,15 @@
-"""A network whose batch norm stays as it is: without it, what an image gives depends on that image alone."""
+"""Networks for tests of several processes."""
 
-from torch import nn
+import os
+import signal
+
+from torch import Tensor, nn
 
 from regularization import SmallResNet
 
 
 class Frozen(SmallResNet):
-    """SmallResNet with batch norm always in evaluation mode."""
+    """SmallResNet with batch norm always in evaluation mode: what an image gives depends on that image alone."""
 
     def __init__(self, num_classes: int = 10, width: int = 8) -> None:
         super().__init__(num_classes=num_classes, width=width)
@@ -15,3 +18,12 @@ class Frozen(SmallResNet):
                 module.eval()
                 nn.init.constant_(module.weight, 2.0)  # else signals die out, as its statistics are nobody's
                 module.train = lambda mode=True, module=module: module  # type: ignore[method-assign, misc]
+
+
+class Lost(SmallResNet):
+    """SmallResNet whose second process of torchrun is gone as soon as it scores an image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)

@@ -223,6 +223,16 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_the_same_bits(p
 
 
 @pytest.mark.slow
+def test_a_process_that_is_lost_while_scoring_ends_the_other() -> None:
+    done(start([*PROGRAM, "fit", *QUICK[:1], "--model.network=tests.frozen.Lost", "--trainer.max_epochs=1"]))
+    kept = Path("runs/quickstart/version_0") / LAST
+    running = by_torchrun(2, "validate", "--trust", f"--ckpt_path={kept}")
+    said, _ = running.communicate(timeout=60)
+    assert "error: another of the 2 processes ended: start again" in said
+    assert running.returncode != 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("launch", [by_torchrun, by_lightning])
 def test_a_signal_to_one_process_stops_all_after_the_same_step(launch: Any) -> None:
     args = ["fit", *QUICK, "--trainer.max_epochs=400", "--trainer.default_root_dir=stopped"]
