@@ -28,8 +28,8 @@ def fit(config: Configs = (), **options: Any) -> Result:
         options: As on the command line, with two underscores for a dot: ``model__optimizer__weight_decay=1e-3``.
 
     Returns:
-        The run: its ``folder``, its ``rows`` (the metrics of each epoch), its ``accuracy`` in the last one, the path
-        of its best ``checkpoint``.
+        The run: its ``folder``, its ``rows`` (the metrics of each epoch), its ``accuracy`` in the last one (NaN where
+        it was not validated), the path of its best ``checkpoint``, its ``test_accuracy`` if the config asks for it.
 
     Raises:
         Mistake: Where the command would end with a line and exit code 2.
@@ -42,8 +42,8 @@ def fit(config: Configs = (), **options: Any) -> Result:
         except SystemExit as stopped:
             raise KeyboardInterrupt from stopped
     assert experiment.run is not None
-    if (found := results.read(experiment.run)) is None:
-        raise Mistake(f"the run has no validation score in its last epoch; what it has is in {experiment.run}")
+    if (found := results.read(experiment.run, validated=False)) is None:
+        raise Mistake(f"the run has no epoch; what it has is in {experiment.run}")
     return found
 
 

@@ -195,13 +195,14 @@ class Experiment(LightningCLI):
             checkpoints.check_fits(self.restored, self.model, self.checkpoint)
             if self.subcommand == "fit":
                 resume.check_continues(self.restored["settings"], self.model.optimization.asked)
-        if self._asked_for("test") == "best" and self.datamodule.val_size is None:
+        asked = self._get(self.config_init, "trainer")
+        if self._asked_for("test") == "best" and (self.datamodule.val_size is None or asked["limit_val_batches"] == 0):
             raise Mistake("without validation there is no best checkpoint: --test last")
         if ranks.first_of_machine():
             # The others wait for it, by Lightning: nothing is downloaded twice.
             self.datamodule.prepare_data()
             self.datamodule.setup(self.subcommand)
-        config = {**self._get(self.config_init, "trainer"), **kwargs}
+        config = {**asked, **kwargs}
         callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [Progress()]
         if self.subcommand != "fit":
             self.answers = evaluation.Answers()

@@ -250,6 +250,14 @@ def test_bad_configs(refused: Refused) -> None:
         (["fit", *QUICK, "--model.optimizer.weight_decay", "-1e-4"], "Invalid weight_decay value: -0.0001"),
         (["fit", *QUICK, "--model.network", "torch.nn.Flatten"], "torch.nn.Flatten has no argument num_classes"),
         (["fit", *QUICK, "--data.val_size", "5000"], "can't hold 5000 of 1437 images out"),
+        (
+            ["fit", *QUICK, "--test", "best", "--data.val_size", "null"],
+            "without validation there is no best checkpoint",
+        ),
+        (
+            ["fit", *QUICK, "--test", "best", "--trainer.limit_val_batches", "0"],
+            "there is no best checkpoint: --test last",
+        ),
         (["fit", *QUICK, "--data.val_size", "-1"], "--data.val_size must not be negative"),
         (["fit", *QUICK, "--data.batch_size", "0"], "--data.batch_size must be at least 1"),
         (["fit", *QUICK, "--data.mean", "[0,0,0]", "--data.std", "[1,0,1]"], "--data.std must be positive"),

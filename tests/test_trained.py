@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -224,8 +225,10 @@ def test_the_python_way() -> None:
     assert (more.folder, len(more.rows), more.weight_decay) == (run.folder, 3, 5e-4)
     with pytest.raises(Mistake, match=r"did you mean trainer\.max_epochs"):
         fit(CONFIGS / "quickstart.yaml", trainer__max_epochz=2)
-    with pytest.raises(Mistake, match="no validation score"):
-        fit(CONFIGS / "quickstart.yaml", trainer__max_epochs=1, trainer__limit_val_batches=0)
+    alone = fit(CONFIGS / "quickstart.yaml", trainer__max_epochs=1, data__val_size=None, test="last")
+    assert math.isnan(alone.accuracy)
+    assert alone.checkpoint.name == "last.ckpt"
+    assert alone.test_accuracy == pytest.approx(0.9, abs=0.1)
     pixels = read_digits(train=False).pixels
     assert load(more.checkpoint)(pixels[:5]).shape == (5, 10)
 

@@ -29,7 +29,7 @@ class Result:
         seed: Its seed.
         stage: ``search`` or ``final``.
         folder: Its run folder.
-        accuracy: Its score, the validation accuracy of the epoch that counts.
+        accuracy: Its score, the validation accuracy of the epoch that counts; NaN where it was not validated.
         row: All metrics of that epoch.
         rows: Metrics of all epochs.
         weight_decay: The optimizer's λ.
@@ -56,8 +56,9 @@ class Result:
 
     @property
     def checkpoint(self) -> Path:
-        """The epoch with the best validation accuracy, for ``load``."""
-        return self.folder / runs.CHECKPOINTS / "best.ckpt"
+        """The epoch with the best validation accuracy, for ``load``; the last one where it was not validated."""
+        which = "last" if math.isnan(self.accuracy) else "best"
+        return self.folder / runs.CHECKPOINTS / f"{which}.ckpt"
 
     @property
     def seconds(self) -> float:
@@ -83,25 +84,26 @@ class Result:
             return kept["logits"], kept["labels"], kept["index"]
 
 
-def read(folder: Path, score: str = "last") -> Result | None:
+def read(folder: Path, score: str = "last", validated: bool = True) -> Result | None:
     """The result in a run folder, or None when the run has not come to its end.
 
     Args:
         folder: The run folder.
         score: The epoch that counts: ``last`` or ``best``.
+        validated: Whether one without validation is none.
     """
     if not (folder / runs.RESULT).is_file() or not (folder / runs.METRICS).is_file():
         return None
     kept = json.loads((folder / runs.RESULT).read_text())
     about = _about(folder)
     rows = read_rows(folder)
-    if score not in kept or "val_accuracy" not in kept[score]:
+    if score not in kept or (validated and "val_accuracy" not in kept[score]):
         return None
     row = next(row for row in rows if row["epoch"] == kept[score]["epoch"])
     return Result(
         **about,
         folder=folder,
-        accuracy=row["val_accuracy"],
+        accuracy=row.get("val_accuracy", math.nan),
         row=row,
         rows=rows,
         weight_decay=kept.get("weight_decay", math.nan),
