@@ -20,6 +20,10 @@ CHECKPOINTS = "checkpoints"
 TEST = "test"
 
 
+class Busy(Mistake):
+    """Another process is at work in a folder."""
+
+
 def run_name(configs: Sequence[Path]) -> str:
     """The name of the runs that these config files make: their stems joined by ``+``.
 
@@ -125,7 +129,7 @@ def held(folder: Path, seconds: float = 20.0) -> Iterator[None]:
     """Keeps other processes out of the folder; waits for one that is about to end.
 
     Raises:
-        Mistake: When another one is still there after ``seconds``.
+        Busy: When another one is still there after ``seconds``.
     """
     file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     until = time.monotonic() + seconds
@@ -136,9 +140,7 @@ def held(folder: Path, seconds: float = 20.0) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise Mistake(
-                        f"another process is at work in {folder}; --fresh starts a study of its own"
-                    ) from None
+                    raise Busy(f"another process is at work in {folder}; --fresh starts a study of its own") from None
                 time.sleep(0.1)
         yield
     finally:

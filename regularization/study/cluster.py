@@ -7,10 +7,10 @@ import secrets
 import signal
 import socket
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Listener
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from regularization.mistakes import Mistake
@@ -82,9 +82,10 @@ class RayTasks:
         """Opens the door that they will knock at."""
         self._folder = folder.resolve()
         self._key = secrets.token_bytes(32)
-        self._listener = Listener((self._ray.util.get_node_ip_address(), 0), authkey=self._key, backlog=64)
+        self._listener = Listener((self._ray.util.get_node_ip_address(), 0), backlog=64)
         self._arrivals: SimpleQueue[Worker] = SimpleQueue()
-        Thread(target=_receive, args=(self._listener, self._arrivals), daemon=True).start()
+        self._closed = Event()
+        Thread(target=_receive, args=(self._listener, self._key, self._arrivals, self._closed), daemon=True).start()
 
     def hire(self) -> None:
         """Submits a task, which Ray starts when and where there is room."""
@@ -107,17 +108,24 @@ class RayTasks:
         while not self._arrivals.empty():
             worker = self._arrivals.get()
             self._coming.discard(worker.number)
+            self._false_starts = 0
             new.append(worker)
         for number in self._ended(self._coming):
             self._coming.discard(number)
             said = self._outcome(number)
             del self._tasks[number]
-            self._false_starts += 1
-            if isinstance(said, Mistake):
-                raise said
-            if self._false_starts >= FALSE_STARTS:
-                raise Mistake(f"workers on the cluster end before they begin: {said}")
+            self._false_start(said, at_work=len(self._tasks) > len(self._coming))
         return new
+
+    def _false_start(self, said: Any, at_work: bool) -> None:
+        """A task has ended before it came. While others are at work, it is one place less; else it is the end."""
+        self._false_starts += 1
+        if at_work:
+            self.size = max(1, self.size - 1)
+        elif isinstance(said, Mistake):
+            raise said
+        elif self._false_starts >= FALSE_STARTS:
+            raise Mistake(f"workers on the cluster end before they begin: {said}")
 
     def gone(self) -> set[int]:
         """Those whose task has ended: of a machine that lost its power, only Ray knows."""
@@ -132,8 +140,9 @@ class RayTasks:
         self._ray.cancel(self._tasks[worker.number], force=True)
 
     def bury(self, worker: Worker) -> str:
-        """What Ray says of it."""
+        """What Ray says of it; a line may also break while the task lives on."""
         said = self._outcome(worker.number)
+        self.kill(worker)
         self._tasks.pop(worker.number, None)
         return f"it has cost {self.lives} workers, the last one ended by {said}"
 
@@ -145,9 +154,10 @@ class RayTasks:
             self._ray.cancel(self._tasks[number], force=True)
         if left := [task for number, task in self._tasks.items() if number not in self._coming]:
             self._ray.wait(left, num_returns=len(left), timeout=10)
-        with contextlib.suppress(OSError, EOFError):
+        self._closed.set()
+        with contextlib.suppress(OSError):
             # The thread at the door can't be woken otherwise.
-            Client(self._listener.address, authkey=self._key).send(0)
+            socket.create_connection(self._listener.address, timeout=5).close()
         self._listener.close()
         self._listener = None
         self._tasks.clear()
@@ -232,16 +242,29 @@ def come(door: tuple[Any, bytes], number: int, place: tuple[str, str], threads: 
     return None
 
 
-def _receive(listener: Listener, arrivals: "SimpleQueue[Worker]") -> None:
-    """Lets in those who know the key, until number 0 comes."""
+def _receive(listener: Listener, key: bytes, arrivals: "SimpleQueue[Worker]", closed: Event) -> None:
+    """Opens to whoever knocks, until it is closed."""
     while True:
         try:
             connection = listener.accept()
-            if (number := connection.recv()) == 0:
+        except OSError:
+            if closed.is_set():
                 return
-        except (AuthenticationError, OSError, EOFError):
             continue
-        arrivals.put(Worker(number, connection))
+        if closed.is_set():
+            return
+        # Each in a thread of its own: one who knocks and says nothing must not keep the others out.
+        Thread(target=_let_in, args=(connection, key, arrivals), daemon=True).start()
+
+
+def _let_in(connection: "Connection[Any, Any]", key: bytes, arrivals: "SimpleQueue[Worker]") -> None:
+    """Lets in who knows the key."""
+    try:
+        deliver_challenge(connection, key)
+        answer_challenge(connection, key)
+        arrivals.put(Worker(connection.recv(), connection))
+    except (AuthenticationError, OSError, EOFError):
+        connection.close()
 
 
 def _slots(room: tuple[int, float], threads: int, gpus: float) -> int:

@@ -40,9 +40,11 @@ def sweep(args: list[str]) -> Answer | None:
         folder = _folder(plan, Path(asked.folder), name, asked.fresh)
     else:
         folder = _shared_folder(plan, Path(asked.folder), name)
+    # What is kept may be read by others, and a password is not for them.
+    shown = args if plan.storage is None else [arg.replace(asked.storage, plan.storage.shown) for arg in args]
     with runs.held(folder) if plan.storage is None else nullcontext():
         try:
-            return run(plan, folder, " ".join(map(shlex.quote, ["python", "-m", "regularization", "sweep", *args])))
+            return run(plan, folder, " ".join(map(shlex.quote, ["python", "-m", "regularization", "sweep", *shown])))
         except Stopped as stopped:
             print(f"stopped by {stopped}; the same command goes on\n{folder}")
             raise SystemExit(128 + stopped.number) from None
@@ -166,7 +168,8 @@ def _shared_folder(plan: Plan, root: Path, name: str) -> Path:
     numbers = [int(path.name[8:]) for path in (root / name).glob("version_*") if path.name[8:].isdigit()]
     newest = max(numbers, default=0)
     folder = root / name / f"version_{newest}"
-    if folder.is_dir() and not (folder / STUDY).is_file() and any(folder.glob("[!.]*")):
+    # Looked at in this order: another coordinator may be about to write it.
+    if folder.is_dir() and any(folder.glob("[!.]*")) and not (folder / STUDY).is_file():
         folder = root / name / f"version_{newest + 1}"  # that was a run of another command
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,12 @@ class Pending:
 
     Args:
         trials: All of them; those that are done are left out.
+
+    Attributes:
+        shared: Whether there may be others.
     """
+
+    shared = False
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self._trials = [trial for trial in trials if not trial.done]

@@ -118,6 +118,9 @@ class Plan:
 
 def _crew(asked: Any) -> Crew:
     """Who runs the trials: processes of this machine, or tasks of a cluster."""
+    for name in ("workers", "threads"):
+        if asked[name] is not None and asked[name] < 1:
+            raise Mistake(f"--{name} must be at least 1, not {asked[name]}")
     if asked.ray is not None:
         from regularization.study.cluster import RayTasks
 

@@ -156,9 +156,14 @@ class Runner:
             self._log("epoch", trial, step)
             if self._judge is not None and now.epoch < now.epochs:
                 self._send(worker, self._judge(trial, epoch, now.accuracy))
-        elif kind == "end":
+        elif kind in ("end", "busy"):
             worker.trial = None
-            self._close(trial, content[0])
+            if kind == "busy" and self._pending.shared:
+                # Another coordinator, taken for dead while it was only slow, is at it still.
+                now.state = "waiting"
+                self._pending.again(trial)
+            else:
+                self._close(trial, content[0])
             self._assign(worker)
         # A worker that was stopped says so, and goes: the line breaks.
 

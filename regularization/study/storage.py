@@ -17,6 +17,8 @@ HEARTBEAT = 20
 GRACE = 120
 # Attempts to open it: two who come to an empty database at once both begin to make the tables, and one of them fails.
 TRIES = 4
+# Of a server that is gone without a word, the system would otherwise hear for a quarter of an hour and more.
+SOON = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 20, "keepalives_interval": 5}
 # A file of the study's folder: the study's name in the storage.
 NAME = "storage.txt"
 
@@ -32,9 +34,10 @@ class Storage:
     """
 
     def __init__(self, url: str) -> None:
+        optuna()  # which brings SQLAlchemy, or says that it is missing
         # Without a driver's name, SQLAlchemy 2.1 would look for another one than the extra brings.
         self._url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", url)
-        self.shown = re.sub(r"//[^/@]*@", "//", url)
+        self.shown = _without_password(url)
         self._answered = time.monotonic()
         for attempt in range(TRIES):
             try:
@@ -44,7 +47,8 @@ class Storage:
                 what = "pip install 'regularization[postgresql]'" if "postgres" in url else "its driver is missing"
                 raise Mistake(f"--storage {self.shown}: {what} ({error})") from error
             except Exception as error:
-                if not _of_a_database(error):
+                # A URL that is none, or tables of another version of Optuna's, come as errors of Python's.
+                if not (_of_a_database(error) or isinstance(error, ValueError | KeyError | RuntimeError)):
                     raise
                 if attempt == TRIES - 1:
                     raise Mistake(f"--storage {self.shown} can't be opened: {_first_line(error)}") from error
@@ -52,9 +56,10 @@ class Storage:
 
     def _tables(self) -> Any:
         options = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
+        soon = {"connect_args": SOON} if self._url.startswith("postgresql+psycopg") else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # heartbeats are an experiment of Optuna's
-            return optuna().storages.RDBStorage(self._url, engine_kwargs={"pool_pre_ping": True}, **options)
+            return optuna().storages.RDBStorage(self._url, engine_kwargs={"pool_pre_ping": True, **soon}, **options)
 
     def study(self, name: str, **options: Any) -> Any:
         """Optuna's study of that name, made where there is none.
@@ -98,6 +103,17 @@ def name_in(folder: Path) -> str:
         # A folder that is made again is another study, whatever the storage remembers of the one before.
         runs.write_text(path, f"{folder.parent.name}/{folder.name} {time.time_ns():x}\n")
     return path.read_text().strip()
+
+
+def _without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).set(query={}).render_as_string()
+    except (ArgumentError, ValueError):
+        return f"{url.partition(':')[0]}:…"
 
 
 def _of_a_database(error: Exception) -> bool:

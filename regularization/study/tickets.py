@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,17 @@ from regularization.study.search import optuna
 from regularization.study.space import Trial
 from regularization.study.storage import HEARTBEAT, Storage
 
-PLACE = "place"
+TRIAL = "trial"
 REASON = "reason"
 # Seconds until a file that another machine has written is sure to be seen on a network's file system.
 UNSEEN = 120
 
 
 class Tickets(Pending):
-    """The trials of a stage, as tickets in a storage: an Optuna trial each, with the place of its trial in the plan.
+    """The trials of a stage, as tickets in a storage: an Optuna trial each, with the name of ours.
 
     A ticket waits, runs, and is complete or has failed for a reason. One that failed without a reason was given back
-    or taken from a coordinator that gave no more signs of life: its place gets a new ticket. What a trial's folder
+    or taken from a coordinator that gave no more signs of life: its trial gets a new ticket. What a trial's folder
     says counts more: a trial that is done there needs none.
 
     Tickets are made and taken under the lock of the study's folder. Taking one is a single step in PostgreSQL by
@@ -38,9 +37,12 @@ class Tickets(Pending):
         folder: The study's folder.
     """
 
+    shared = True
+
     def __init__(self, storage: Storage, name: str, trials: Sequence[Trial], folder: Path) -> None:
         super().__init__([])
-        self._plan = list(trials)
+        self._plan = {trial.name: trial for trial in trials}
+        self._completed: dict[int, float] = {}
         self._storage = storage
         self._study = storage.study(name, direction="maximize")
         self._states = optuna().trial.TrialState
@@ -62,7 +64,7 @@ class Tickets(Pending):
         return self._open or bool(self._trials or self._ended)
 
     def look(self) -> None:
-        """Gives signs of life, says what has ended, and makes tickets for places that have none."""
+        """Gives signs of life, says what has ended, and makes tickets for trials that have none."""
         if time.monotonic() - self._looked < 1:
             return
         with self._storage.patient():
@@ -82,7 +84,8 @@ class Tickets(Pending):
             return super().take()
         with self._storage.patient(), suppress(Mistake), runs.held(self._folder, 1.0):
             for ticket in self._study.get_trials(deepcopy=False, states=(self._states.WAITING,)):
-                trial = self._plan[int(ticket.user_attrs[PLACE])]
+                if (trial := self._plan.get(ticket.user_attrs[TRIAL])) is None:
+                    continue
                 # First the sign of life: a ticket that runs without any would never be taken for lost.
                 self._storage.tables.record_heartbeat(ticket._trial_id)
                 if not self._claimed(ticket):
@@ -101,7 +104,7 @@ class Tickets(Pending):
             self._say()
 
     def close(self) -> None:
-        """Gives tickets back, whose places get others."""
+        """Gives tickets back, whose trials get others."""
         with self._storage.patient(), suppress(Mistake):
             self._say()
             for ticket in self._mine.values():
@@ -130,8 +133,8 @@ class Tickets(Pending):
 
     def _make(self) -> None:
         with suppress(Mistake), runs.held(self._folder, 1.0):
-            for place in self._without_ticket(self._study.get_trials(deepcopy=False)):
-                self._study.enqueue_trial({}, user_attrs={PLACE: place})
+            for name in self._without_ticket(self._study.get_trials(deepcopy=False)):
+                self._study.enqueue_trial({}, user_attrs={TRIAL: name})
 
     def _claimed(self, ticket: Any) -> bool:
         """Whether this coordinator is the first to take it."""
@@ -139,20 +142,22 @@ class Tickets(Pending):
             return bool(self._storage.tables.set_trial_state_values(ticket._trial_id, self._states.RUNNING))
         return False
 
-    def _without_ticket(self, tickets: Sequence[Any]) -> list[int]:
-        """The places that are not done, and that nobody will do."""
-        standing = {ticket.user_attrs[PLACE] for ticket in tickets if self._stands(ticket)}
-        return [place for place, trial in enumerate(self._plan) if place not in standing and not trial.done]
+    def _without_ticket(self, tickets: Sequence[Any]) -> list[str]:
+        """The trials that are not done, and that nobody will do."""
+        standing = {ticket.user_attrs[TRIAL] for ticket in tickets if self._stands(ticket)}
+        return [name for name, trial in self._plan.items() if name not in standing and not trial.done]
 
     def _stands(self, ticket: Any) -> bool:
         if ticket.state == self._states.COMPLETE:
-            return bool(datetime.now() - ticket.datetime_complete < timedelta(seconds=UNSEEN))
+            # By this machine's clock alone: another one's may be minutes off.
+            return time.monotonic() - self._completed.setdefault(ticket.number, time.monotonic()) < UNSEEN
         return bool(ticket.state != self._states.FAIL or REASON in ticket.user_attrs)
 
     def _unseen(self, tickets: Sequence[Any]) -> bool:
         """Whether another machine has completed a trial whose result is not to be seen yet from here."""
         complete = [ticket for ticket in tickets if ticket.state == self._states.COMPLETE and self._stands(ticket)]
-        return not all(self._plan[ticket.user_attrs[PLACE]].done for ticket in complete)
+        found = [self._plan.get(ticket.user_attrs[TRIAL]) for ticket in complete]
+        return not all(trial.done for trial in found if trial is not None)
 
     def _finished(self) -> type[Exception]:
         error: type[Exception] = optuna().exceptions.UpdateFinishedTrialError

@@ -63,7 +63,7 @@ class Report(Checkpoint):
 
 
 def work(connection: Connection, threads: int, device: int | None = None) -> None:
-    """Runs the trials that come, until None does; answers each with ``("end", reason or None)``.
+    """Runs the trials that come, until None does; answers each with ``("end", reason or None)`` or ``("busy", where)``.
 
     Args:
         connection: To the coordinator.
@@ -83,8 +83,12 @@ def work(connection: Connection, threads: int, device: int | None = None) -> Non
         trial, waits = task
         try:
             with runs.held(trial.folder, LEASE), _logging(trial.folder):
-                execute(trial, connection, waits)
+                # Who was there before may have come to its end.
+                if not trial.done:
+                    execute(trial, connection, waits)
             connection.send(("end", None))
+        except runs.Busy as busy:
+            connection.send(("busy", str(busy)))
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (130, 143)):
                 # The whole study was asked to stop.

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from multiprocessing import Pipe
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -26,6 +27,8 @@ optuna = pytest.importorskip("optuna")
 from regularization.cli import main  # noqa: E402
 from regularization.study import storage as storage_module  # noqa: E402
 from regularization.study import tickets as tickets_module  # noqa: E402
+from regularization.study.crew import Processes, Worker  # noqa: E402
+from regularization.study.runner import Progress, Runner  # noqa: E402
 from regularization.study.storage import Storage  # noqa: E402
 from regularization.study.tickets import Tickets  # noqa: E402
 
@@ -152,6 +155,24 @@ def test_the_trials_of_a_coordinator_that_was_killed_are_finished_by_another(pos
 
 
 @pytest.mark.slow
+def test_a_coordinator_that_is_only_slow_keeps_its_trials() -> None:
+    command = write(options={**OPTIONS, "trainer.max_epochs": 8})
+    url = f"sqlite:///{Path.cwd()}/shared.db"
+    slow = start(command, url, "slow.txt")
+    while not events("start") and slow.poll() is None:
+        time.sleep(0.05)
+    slow.send_signal(signal.SIGSTOP)  # its worker goes on
+    quick = start(command, url, "quick.txt")
+    assert quick.wait(timeout=300) == 0, Path("quick.txt").read_text()
+    slow.send_signal(signal.SIGCONT)
+    assert slow.wait(timeout=100) == 0, Path("slow.txt").read_text()
+    assert events("start") == events("start", "0") == PLAN
+    assert set(events("end")) == set(PLAN)
+    assert not events("failed")
+    assert Path("slow.txt").read_text().splitlines()[-2:] == Path("quick.txt").read_text().splitlines()[-2:]
+
+
+@pytest.mark.slow
 def test_halving_is_shared() -> None:
     command = write(
         search="halving", options={**OPTIONS, "trainer.max_epochs": 9}, vary={LAMBDA: [0, 1e-3, 1e-2, 1e-1]}
@@ -199,7 +220,7 @@ def test_every_ticket_is_taken_once(trials: list[Trial], tmp_path: Path) -> None
     assert Counter(taken) == Counter(trial.name for trial in trials)
 
 
-def test_places_get_another_ticket_only_where_nobody_will_do_them(
+def test_trials_get_another_ticket_only_where_nobody_will_do_them(
     trials: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage_module, "HEARTBEAT", 1)
@@ -229,9 +250,7 @@ def test_places_get_another_ticket_only_where_nobody_will_do_them(
     heir = coordinator()
     heir._looked = -1e9
     heir.look()
-    assert {one.name for one in (heir.take(), heir.take()) if one} == {given_back.name, lost.name}, (
-        "at its place in the plan, though its number is another"
-    )
+    assert {one.name for one in (heir.take(), heir.take()) if one} == {given_back.name, lost.name}
     assert heir.take() is None
     for trial in (given_back, lost):
         finish(trial)
@@ -252,6 +271,40 @@ def test_what_is_refused(refused: Refused, tmp_path: Path) -> None:
     said = refused(*command, "--storage", "postgresql://me:secret@127.0.0.1:9/none")
     assert "can't be opened" in said
     assert "secret" not in said
+    for wrong in ("postgresql://me:secret@127.0.0.1:PORT/none", "postgresql://me:{secret@127.0.0.1:9/none"):
+        said = refused(*command, "--storage", wrong)
+        assert "can't be opened" in said
+        assert "secret" not in said
+    assert "--workers must be at least 1, not -1" in refused(*command, "--workers", "-1")
+    assert "--threads must be at least 1, not 0" in refused(*command, "--threads", "0")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://me:secret@h/db", "postgresql://me:a%40secret@h/db", "postgresql://me@h/db?password=a@secret"],
+)
+def test_a_password_is_not_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Storage, "_tables", lambda self: None)
+    assert Storage(url).shown.replace(":***", "") == "postgresql://me@h/db"
+
+
+def test_a_trial_that_another_coordinator_is_at_waits_with_its_ticket(trials: list[Trial], tmp_path: Path) -> None:
+    tickets = Tickets(Storage(f"sqlite:///{tmp_path}/t.db"), "study", trials[:1], tmp_path)
+    tickets.look()
+    trial = tickets.take()
+    assert trial is not None
+    runner = Runner(tmp_path, Processes(1, 1))
+    runner._pending = tickets
+    runner.progress = {trial.name: Progress("running")}
+    ours, theirs = Pipe()
+    worker = Worker(0, ours, trial)
+    runner._workers.append(worker)
+    theirs.send(("busy", "another process is at work"))
+    runner._hear(worker)
+    assert theirs.poll(5)
+    assert theirs.recv()[0] == trial, "it is tried again"
+    assert not (trial.folder / "failed.txt").exists()
+    assert [one.state for one in tickets._study.get_trials()] == [optuna.trial.TrialState.RUNNING]
 
 
 def test_the_storage_may_be_silent_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
