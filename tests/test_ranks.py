@@ -147,10 +147,10 @@ def test_a_process_knows_its_place_from_what_torchrun_or_srun_tells_it(
     launched: dict[str, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in {
-        **environment,
-        **(SRUN if "SLURM_PROCID" in environment else AGENT if environment else {}),
-    }.items():
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK"):  # which a launch in this process leaves
+        monkeypatch.delenv(name, raising=False)
+    launcher = SRUN if "SLURM_PROCID" in environment else AGENT if environment else {}
+    for name, value in (environment | launcher).items():
         monkeypatch.setenv(name, value)
     assert (ranks.first(), ranks.first_of_machine(), ranks.launched()) == (first, first_of_machine, launched)
 
