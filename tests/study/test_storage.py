@@ -5,13 +5,14 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from multiprocessing import Pipe
 from pathlib import Path
 from threading import Thread
@@ -24,6 +25,7 @@ from tests.study.test_sweep import LAMBDA, OPTIONS, STUDY, table, write
 from tests.test_cli import Refused
 
 optuna = pytest.importorskip("optuna")
+from regularization import runs  # noqa: E402
 from regularization.cli import main  # noqa: E402
 from regularization.study import storage as storage_module  # noqa: E402
 from regularization.study import tickets as tickets_module  # noqa: E402
@@ -96,6 +98,18 @@ def events(kind: str, at: str | None = None) -> Counter[tuple[str, str]]:
     return Counter((arm, seed) for _, event, _, arm, seed, step in rows if event == kind and at in (None, step))
 
 
+def pause(process: "subprocess.Popen[bytes]", database: Path) -> None:
+    """Stops it while it holds neither the database's lock nor the study's: with one of them, nobody could go on."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        free = suppress(sqlite3.OperationalError, runs.Busy)
+        with free, runs.held(STUDY, 0.0), closing(sqlite3.connect(database, 0.5, isolation_level=None)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            return  # closing gives it back
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
+
+
 def reference(command: list[str]) -> list[dict[str, str]]:
     """The table of a single process, which leaves nothing else."""
     main(command)
@@ -161,7 +175,7 @@ def test_a_coordinator_that_is_only_slow_keeps_its_trials() -> None:
     slow = start(command, url, "slow.txt")
     while not events("start") and slow.poll() is None:
         time.sleep(0.05)
-    slow.send_signal(signal.SIGSTOP)  # its worker goes on
+    pause(slow, Path("shared.db"))  # its worker goes on
     quick = start(command, url, "quick.txt")
     assert quick.wait(timeout=300) == 0, Path("quick.txt").read_text()
     slow.send_signal(signal.SIGCONT)
