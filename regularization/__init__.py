@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from regularization.api import fit as fit
     from regularization.api import sweep as sweep
     from regularization.callbacks.averaging import EMA as EMA
+    from regularization.callbacks.averaging import Lookahead as Lookahead
     from regularization.classifier import ImageClassifier as ImageClassifier
     from regularization.data.folder import ImageFolder as ImageFolder
     from regularization.data.modules import CIFAR10 as CIFAR10
@@ -43,6 +44,7 @@ _HOMES = {
     "fit": "api",
     "sweep": "api",
     "EMA": "callbacks.averaging",
+    "Lookahead": "callbacks.averaging",
     "ImageClassifier": "classifier",
     "ImageFolder": "data.folder",
     "CIFAR10": "data.modules",

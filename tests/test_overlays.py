@@ -206,6 +206,15 @@ def test_ema_without_an_average_yet_changes_nothing() -> None:
     assert [row["val_loss"] for row in rows] == [row["val_loss"] for row in alone]
 
 
+def test_lookahead() -> None:
+    checkpoint, _ = run("lookahead", "--callbacks.lookahead.every", "12")
+    # The last of 36 steps is one from which training would go on from the average.
+    (slow,) = (state["slow"] for name, state in checkpoint["callbacks"].items() if name.startswith("Lookahead"))
+    kept = [w for w in checkpoint["state_dict"].values() if w.is_floating_point()]
+    assert all(torch.equal(average, w) for average, w in zip(slow, kept, strict=True))
+    assert not torch.equal(network(checkpoint)["head.weight"], plain()["head.weight"])
+
+
 def test_early_stopping() -> None:
     options = ("--callbacks.early_stopping.patience", "1", "--trainer.max_epochs", "9", "--model.optimizer.lr", "1e-9")
     _, rows = run("early_stopping", *options, "--callbacks.early_stopping.min_delta", "1.0")

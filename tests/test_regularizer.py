@@ -210,8 +210,8 @@ def test_a_schedule_below_zero(make: Any) -> None:
 
 
 def test_a_continued_run_has_the_same_lambda_at_every_step(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scheduled penalties and weight decay, L2SP's origin, and EMA: the same bits as without the interruption."""
-    overlays = ("l1", "l2sp", "decay_schedule", "ema")
+    """Scheduled penalties and weight decay, L2SP's origin, EMA and Lookahead: the same bits as without a stop."""
+    overlays = ("l1", "l2sp", "decay_schedule", "ema", "lookahead")
     Path("more.yaml").write_text("model: {penalties: {l1: {init_args: {schedule: {class_path: Cosine}}}}}")
     configs = [CONFIGS / "quickstart.yaml", *(CONFIGS / "with" / f"{name}.yaml" for name in overlays), "more.yaml"]
     args = ["fit", *(part for config in configs for part in ("--config", str(config))), "--trainer.accelerator", "cpu"]

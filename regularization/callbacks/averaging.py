@@ -2,8 +2,13 @@
 
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from torch import Tensor
+
+from regularization.classifier import ImageClassifier
+from regularization.mistakes import Mistake
 
 
 class EMA(EMAWeightAveraging):
@@ -49,3 +54,64 @@ class EMA(EMAWeightAveraging):
 
     def _has_average(self) -> bool:
         return self._average_model is not None and bool(self._average_model.n_averaged > 0)
+
+
+class Lookahead(Callback):
+    """Every few steps s ← β·s + (1 − β)·w and w ← s: training goes on from a slow average s of the weights w.
+
+    Zhang et al. 2019 (arXiv:1907.08610). As in Jordan 2024 (arXiv:2404.00498), β rises with the share t of the training
+    that is done, β = decay^every · t³: at first nothing is held back, and at the end the noise of the last steps is
+    averaged away. Batch norm's statistics are averaged like the weights; the optimizer's momentum is left alone.
+
+    Args:
+        decay: How much of the average stays at the end of the training, for each step.
+        every: Optimizer steps from one average to the next.
+
+    Raises:
+        Mistake: When ``decay`` lies outside of 0 to 1 or ``every`` is below 1.
+    """
+
+    def __init__(self, decay: float = 0.95, every: int = 5) -> None:
+        if not 0 <= decay < 1:
+            raise Mistake(f"Lookahead: decay must be at least 0 and below 1, not {decay}")
+        if every < 1:
+            raise Mistake(f"Lookahead: every must be at least 1, not {every}")
+        self._decay, self._every = decay, every
+        self._slow: list[Tensor] = []
+        self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins with the weights that training begins with; when continued, with what the checkpoint brought."""
+        assert isinstance(pl_module, ImageClassifier)
+        if pl_module.optimization.steps == float("inf"):
+            raise Mistake("Lookahead needs to know the end: give --trainer.max_epochs or --trainer.max_steps")
+        weights = _averaged(pl_module)
+        kept = self._slow if trainer.global_step and self._slow else weights
+        self._slow = [slow.clone().to(w) for slow, w in zip(kept, weights, strict=True)]
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Averages after every so many steps, and after the last one."""
+        assert isinstance(pl_module, ImageClassifier)
+        before, self._step = self._step, trainer.global_step
+        last = pl_module.optimization.steps
+        # Of the batches of one step, only the last one makes it.
+        if self._step > before and (self._step % self._every == 0 or self._step == last):
+            share = min(1.0, self._step / last)
+            for slow, w in zip(self._slow, _averaged(pl_module), strict=True):
+                slow.lerp_(w, 1 - self._decay**self._every * share**3)
+                w.copy_(slow)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average, which a continued run goes on with."""
+        return {"slow": self._slow}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it back."""
+        self._slow = state_dict["slow"]
+
+
+def _averaged(module: LightningModule) -> list[Tensor]:
+    """Weights and buffers that are numbers one can average; not batch norm's counts."""
+    assert isinstance(module, ImageClassifier)
+    return [w for w in module.network.state_dict().values() if torch.is_floating_point(w)]
