@@ -167,22 +167,18 @@ class WhitenedNet(nn.Module):
         num_classes: Number of logits.
         width: Channels of the first stage.
         mirror: In evaluation, give the mean of the logits of an image and of its mirror image, at twice the time.
-        norm_momentum: How much the last batch counts in the statistics that batch norm evaluates with, which are
-            those of about 2/``norm_momentum`` batches: less is steadier after many steps, and out of date after few.
     """
 
-    def __init__(
-        self, num_classes: int = 10, width: int = 32, mirror: bool = False, norm_momentum: float = 0.4
-    ) -> None:
+    def __init__(self, num_classes: int = 10, width: int = 32, mirror: bool = False) -> None:
         super().__init__()
         self.mirror = mirror
         # A patch of 2×2 pixels in 3 colours has 12 directions; each comes with its opposite.
         self.whitening = nn.Conv2d(3, 24, 2)
         self.whitening.weight.requires_grad_(False)
         self.stages = nn.Sequential(
-            WhitenedStage(24, width, norm_momentum),
-            WhitenedStage(width, 4 * width, norm_momentum),
-            WhitenedStage(4 * width, 4 * width, norm_momentum),
+            WhitenedStage(24, width),
+            WhitenedStage(width, 4 * width),
+            WhitenedStage(4 * width, 4 * width),
         )
         self.pool = nn.AdaptiveMaxPool2d(1)
         self.head = nn.Linear(4 * width, num_classes, bias=False)
@@ -229,15 +225,15 @@ class WhitenedStage(nn.Module):
     Convolutions begin as the identity on the channels that come in (Zagoruyko and Komodakis 2017, arXiv:1706.00388).
     """
 
-    def __init__(self, in_channels: int, channels: int, norm_momentum: float) -> None:
+    def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             _identity_first(in_channels, channels),
             nn.MaxPool2d(2),
-            ShiftNorm(channels, norm_momentum),
+            ShiftNorm(channels),
             nn.GELU(),
             _identity_first(channels, channels),
-            ShiftNorm(channels, norm_momentum),
+            ShiftNorm(channels),
             nn.GELU(),
         )
 
@@ -256,8 +252,8 @@ class ShiftNorm(nn.BatchNorm2d):
 
     GAIN = 8.0
 
-    def __init__(self, channels: int, momentum: float) -> None:
-        super().__init__(channels, momentum=momentum)
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=0.4)
         self.weight.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:

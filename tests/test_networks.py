@@ -118,8 +118,8 @@ def test_a_mirrored_network_takes_both_sides_for_the_same() -> None:
 
 def test_shift_norm_is_batch_norm_with_quick_biases() -> None:
     torch.manual_seed(0)
-    ours = ShiftNorm(3, momentum=0.1).double()
-    theirs = nn.BatchNorm2d(3, momentum=0.1).double()
+    ours = ShiftNorm(3).double()
+    theirs = nn.BatchNorm2d(3, momentum=0.4).double()
     weight = torch.randn(3, 1, 1, dtype=torch.double)
     gain = ShiftNorm.GAIN**2
     optimizers = [

@@ -6,6 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from regularization.mistakes import Mistake
+
+PaddingMode = Literal["constant", "reflect"]
+
 _BITS = 2**64
 _GOLDEN = 0x9E3779B97F4A7C15
 _FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -44,7 +48,7 @@ def uniform(index: Tensor, *keys: int) -> Tensor:
 
 
 class Augment(nn.Module):
-    """Mirrors each image with probability ½, cuts it out of itself padded with black, and blackens a square of it.
+    """Mirrors each image with probability ½, cuts it out of itself padded, and blackens a square of it.
 
     Flip and crop are the usual augmentation for CIFAR (He et al. 2015, arXiv:1512.03385, section 4.2); the square is
     cutout (DeVries and Taylor 2017, arXiv:1708.04552).
@@ -57,6 +61,10 @@ class Augment(nn.Module):
         seed: Seed of the draws.
         crop: Side in pixels of the square that is cut out, at a random place; ``None`` cuts what there was before the
             padding.
+        padding_mode: ``constant`` pads with black, ``reflect`` with the image mirrored at its edge.
+
+    Raises:
+        Mistake: When an image is too small to be reflected.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class Augment(nn.Module):
         cutout: int = 0,
         seed: int = 0,
         crop: int | None = None,
+        padding_mode: PaddingMode = "constant",
     ) -> None:
         super().__init__()
         self.flip = flip
@@ -73,6 +82,7 @@ class Augment(nn.Module):
         self.cutout = cutout
         self.seed = seed
         self.crop = crop
+        self.padding_mode = padding_mode
 
     def forward(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Augmented ``pixels``, uint8 ``(B, 3, H, W)``, of the images at ``index``, int64 ``(B,)``, in ``epoch``."""
@@ -85,7 +95,7 @@ class Augment(nn.Module):
     def _flip_and_crop(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
         height, width = (self.crop, self.crop) if self.crop else pixels.shape[-2:]
         if self.crop_padding:
-            pixels = functional.pad(pixels, (self.crop_padding,) * 4)
+            pixels = self._padded(pixels)
         if pixels.shape[-2:] != (height, width):
             top = self._offset(index, epoch, 1, pixels.shape[-2] - height)
             left = self._offset(index, epoch, 2, pixels.shape[-1] - width)
@@ -95,6 +105,16 @@ class Augment(nn.Module):
         if self.flip:
             pixels = torch.where(self._mirrored(index, epoch)[:, None, None, None], pixels.flip(-1), pixels)
         return pixels
+
+    def _padded(self, pixels: Tensor) -> Tensor:
+        if self.padding_mode == "constant":
+            return functional.pad(pixels, (self.crop_padding,) * 4)
+        if self.crop_padding >= min(pixels.shape[-2:]):
+            size = "×".join(map(str, pixels.shape[-2:]))
+            raise Mistake(f"--data.crop_padding {self.crop_padding} is too much to reflect images of {size} pixels")
+        # By selection: older releases of PyTorch reflect floating-point numbers only.
+        down, across = (_reflected(length, self.crop_padding, pixels.device) for length in pixels.shape[-2:])
+        return pixels[:, :, down[:, None], across]
 
     def _mirrored(self, index: Tensor, epoch: int) -> Tensor:
         """Which images are mirrored, bool ``(B,)``."""
@@ -117,6 +137,11 @@ class Augment(nn.Module):
     def _offset(self, index: Tensor, epoch: int, draw: int, most: int) -> Tensor:
         """A whole number from 0 to ``most`` for each image, int64 ``(B,)``."""
         return (uniform(index, self.seed, epoch, draw) * (most + 1)).long()
+
+
+def _reflected(length: int, padding: int, device: torch.device) -> Tensor:
+    """Which pixels make up an axis that is reflected at both ends, which are not repeated; at most length − 1."""
+    return length - 1 - (torch.arange(-padding, length + padding, device=device).abs() - (length - 1)).abs()
 
 
 def _signed(number: int) -> int:

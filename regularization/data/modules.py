@@ -14,7 +14,7 @@ from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from regularization.data.augment import Augment
+from regularization.data.augment import Augment, PaddingMode
 from regularization.data.batches import Batch, Batches, Share, deaf
 from regularization.data.files import Files
 from regularization.data.order import Order
@@ -46,7 +46,8 @@ class ImageData(LightningDataModule, ABC):
         early_share: Share of the training's steps with early_size.
         flip: Mirror training images left to right with probability 1/2; ``alternating`` mirrors a half of them in even
             epochs, the other half in odd ones.
-        crop_padding: Shift training images by up to this many pixels (padded with black); 0 does not.
+        crop_padding: Shift training images by up to this many pixels; 0 does not.
+        padding_mode: What is shifted in: ``constant`` is black, ``reflect`` the image mirrored at its edge.
         cutout: Side in pixels of a square that is blackened in each training image; 0 does not.
         on_device: Keep the images of memory on the device that trains, so that the processor has no work with them.
         seed: Seed of order and augmentation; null takes the one of ``seed_everything``.
@@ -67,6 +68,7 @@ class ImageData(LightningDataModule, ABC):
         early_share: float = 0.5,
         flip: bool | Literal["alternating"] = False,
         crop_padding: int = 0,
+        padding_mode: PaddingMode = "constant",
         cutout: int = 0,
         on_device: bool = False,
         seed: int | None = None,
@@ -89,7 +91,7 @@ class ImageData(LightningDataModule, ABC):
         self.image_size = image_size
         self.split_seed = split_seed
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.augment = Augment(flip, crop_padding, cutout, self.seed)
+        self.augment = Augment(flip, crop_padding, cutout, self.seed, padding_mode=padding_mode)
         self.preprocess = self.train_preprocess = Preprocess(image_size, mean, std)
         self._early = None if early_size is None else Preprocess(early_size, mean, std)
         self.early_share = early_share

@@ -1,10 +1,12 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as theirs
 
-from regularization.data.augment import Augment, mix, uniform
+from regularization.data.augment import Augment, PaddingMode, mix, uniform
+from regularization.mistakes import Mistake
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -56,19 +58,27 @@ def test_an_image_gets_the_same_in_any_batch() -> None:
     assert not torch.equal(augment(pixels, index, epoch=6), whole)
 
 
-def test_flip_and_crop_are_torchvisions() -> None:
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+def test_flip_and_crop_are_torchvisions(mode: PaddingMode) -> None:
     pixels = torch.randint(0, 256, (60, 3, 8, 10), dtype=torch.uint8)
     index = torch.arange(60)
-    augment = Augment(flip=True, crop_padding=2, seed=1)
+    augment = Augment(flip=True, crop_padding=2, seed=1, padding_mode=mode)
     mirrored = uniform(index, 1, 0, 0) < 0.5
     top = (uniform(index, 1, 0, 1) * 5).long()
     left = (uniform(index, 1, 0, 2) * 5).long()
     for image, flip, y, x, got in zip(pixels, mirrored, top, left, augment(pixels, index, 0), strict=True):
-        cut = theirs.crop(theirs.pad(image, [2, 2]), int(y), int(x), 8, 10)
+        cut = theirs.crop(theirs.pad(image, [2, 2], padding_mode=mode), int(y), int(x), 8, 10)
         expected = theirs.hflip(cut) if flip else cut
         assert torch.equal(got, expected)
     assert 15 < mirrored.sum() < 45
     assert set(top.tolist()) == set(left.tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_an_image_is_not_reflected_beyond_itself() -> None:
+    pixels = torch.randint(0, 256, (3, 3, 5, 8), dtype=torch.uint8)
+    assert Augment(crop_padding=4, padding_mode="reflect")(pixels, torch.arange(3), 0).shape == pixels.shape
+    with pytest.raises(Mistake, match="crop_padding 5 is too much to reflect images of 5×8"):
+        Augment(crop_padding=5, padding_mode="reflect")(pixels, torch.arange(3), 0)
 
 
 def test_alternating_flips_show_both_sides_in_two_epochs() -> None:
