@@ -81,7 +81,7 @@ class Experiment(LightningCLI):
                 self._start(args)
         except MisconfigurationException as error:
             raise Mistake(str(error)) from error
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             if mistake := self._behind(error):
                 raise mistake from error
             raise
@@ -262,13 +262,17 @@ class Experiment(LightningCLI):
             raise SystemExit(130) from None
         self._conclude()
 
-    def _behind(self, error: RuntimeError) -> Mistake | None:
+    def _behind(self, error: Exception) -> Mistake | None:
         """The plain words for an error of PyTorch's or Lightning's that is no fault of the program."""
         said = " ".join(str(error).split())
         if hasattr(self, "trainer") and ranks.lost(error, self.trainer):
             begun = self.subcommand == "fit" and self.fitting.history.started
-            then = "--ckpt_path last goes on from the last checkpoint" if begun else "start again"
-            return Mistake(f"another of the {self.trainer.world_size} processes ended: {then}")
+            what = "ended: --ckpt_path last goes on from the last checkpoint" if begun else "ended, or never came"
+            return Mistake(f"another of the {self.trainer.world_size} processes {what}\n({said[:200]})")
+        if "Expected more than 1 value per channel" in said:
+            # 1×1 features, as of a ResNet on 32×32.
+            size = self.datamodule.batch_size
+            return Mistake(f"an epoch's last batch has one image, too few for batch norm: --data.batch_size {size + 1}")
         return Mistake(f"callbacks: {said}") if "Early stopping conditioned on metric" in said else None
 
     def _give_up(self) -> None:

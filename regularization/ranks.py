@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 from datetime import timedelta
 from typing import Any
 
@@ -28,6 +29,17 @@ _LOST = (
     "tcpstore",
 )
 SECONDS = 5.0
+# What torchrun tells its processes, and Lightning those that it starts.
+_PLACE = (
+    "RANK",
+    "LOCAL_RANK",
+    "GROUP_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 
 
 def first() -> bool:
@@ -60,6 +72,13 @@ def launched() -> dict[str, int]:
     return {"devices": tasks // machines, "num_nodes": machines}
 
 
+def alone() -> None:
+    """Forgets what a launcher has told of this process: what it trains from here on, it trains by itself."""
+    told = [name for name in os.environ if name in _PLACE or name.startswith(("SLURM_", "TORCHELASTIC_"))]
+    for name in told:
+        del os.environ[name]
+
+
 def _tasks() -> int:
     """How many processes srun has started with this one; a script of sbatch is none of them."""
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
@@ -71,14 +90,24 @@ def check(trainer: Trainer) -> None:
     Raises:
         Mistake: When the strategy isn't DDP, or SLURM is to start processes and wasn't told to.
     """
+    asked = trainer.num_devices * trainer.num_nodes
+    slurm = isinstance(getattr(trainer.strategy, "cluster_environment", None), SLURMEnvironment)
+    if slurm and not asked == trainer.world_size == _tasks():
+        raise Mistake(f"SLURM starts the {asked} processes: put srun in front of the command, with --ntasks={asked}")
     if trainer.world_size == 1:
         return
     if not isinstance(trainer.strategy, DDPStrategy):
         name = type(trainer.strategy).__name__
         raise Mistake(f"--trainer.strategy: on several devices it must be ddp, not {name}: weights must be whole")
-    if isinstance(trainer.strategy.cluster_environment, SLURMEnvironment) and _tasks() != trainer.world_size:
-        raise Mistake(f"SLURM starts the {trainer.world_size} processes: put srun in front of the command")
+    # Lightning would tell the others of a SIGTERM from inside the handler, and wait for them for half an hour.
+    trainer._signal_connector._sigterm_notifier_fn = _end  # type: ignore[method-assign, assignment]
     atexit.register(_part)
+
+
+def _end(number: int, _: Any) -> None:
+    """Ends this process by the signal, as it would be without a handler; the others notice that it is gone."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _part() -> None:

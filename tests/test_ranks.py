@@ -28,9 +28,10 @@ from regularization.mistakes import Mistake
 from tests.conftest import CONFIGS, rows_of
 
 QUICK = [f"--config={CONFIGS / 'quickstart.yaml'}", "--model.network.width=8", "--threads=1", "--trainer.max_epochs=2"]
-# Of 1,149 images 41 batches and one image are made: what of the last one most processes get is nothing.
+# Of 1,149 images 41 batches and one image are made: of the last one most processes get nothing.
 EXACT = ["--model.network=tests.frozen.Frozen", "--trainer.precision=64-true", "--model.optimizer.lr=0.03"]
 EXACT += ["--data.flip=true", "--data.crop_padding=1", "--data.cutout=2", "--data.batch_size=28"]
+EXACT += ["--data.eval_batch_size=7"]  # 288 to validate, 360 to test: fewer are left than there are processes
 HERE = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 PROGRAM = ["-m", "regularization"]
@@ -90,7 +91,10 @@ def test_parts_make_up_the_batch_and_their_weighted_means_its_mean(size: int, wo
     parts = [Share(images, rank, world)[indices] for rank in range(world)]
     counted = [part for part in parts if part.weight]
     assert torch.equal(torch.cat([part.indices for part in counted][: len(counted)]), indices)
-    assert max(len(part.labels) for part in counted) - min(len(part.labels) for part in counted) <= 1
+    sizes = [len(part.labels) for part in counted]
+    assert max(sizes) - min(sizes) <= 1
+    # Batch norm has no variance of one image.
+    assert min(len(part.labels) for part in parts) >= min(2, size)
     means = [part.weight * part.labels.double().mean().item() for part in parts]
     assert np.mean(means) == pytest.approx(indices.double().mean().item(), rel=1e-12)
 
@@ -155,11 +159,25 @@ def test_a_process_knows_its_place_from_what_torchrun_or_srun_tells_it(
     assert (ranks.first(), ranks.first_of_machine(), ranks.launched()) == (first, first_of_machine, launched)
 
 
+def test_alone_it_knows_of_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = (
+        AGENT | SRUN | {"RANK": "3", "LOCAL_RANK": "1", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "MASTER_PORT": "1"}
+    )
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.launched()
+    ranks.alone()
+    assert (ranks.first(), ranks.first_of_machine(), ranks.launched()) == (True, True, {})
+    assert not set(told) & set(os.environ)
+
+
 def test_what_slurm_was_not_told(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
     args = ["fit", *QUICK, "--trainer.accelerator=cpu"]
     for name in ("SLURM_NODEID", "SLURM_PROCID", "SLURM_LOCALID"):
         monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("SLURM_NTASKS", "2")  # as in a script of sbatch
+    monkeypatch.setenv("SLURM_NTASKS", "1")  # as in a script of sbatch
+    assert "put srun in front of the command, with --ntasks=2" in refused(*args, DDP, "--trainer.devices=2")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
     assert "Use `--ntasks-per-node=2` instead" in refused(*args, "--trainer.devices=2")
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
     assert "put srun in front of the command" in refused(*args, "--trainer.devices=2")
@@ -223,12 +241,13 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_the_same_bits(p
 
 
 @pytest.mark.slow
-def test_a_process_that_is_lost_while_scoring_ends_the_other() -> None:
-    done(start([*PROGRAM, "fit", *QUICK[:1], "--model.network=tests.frozen.Lost", "--trainer.max_epochs=1"]))
+@pytest.mark.parametrize("network", ["Lost", "Ended"])
+def test_a_process_that_is_lost_while_scoring_ends_the_other(network: str) -> None:
+    done(start([*PROGRAM, "fit", *QUICK[:1], f"--model.network=tests.frozen.{network}", "--trainer.max_epochs=1"]))
     kept = Path("runs/quickstart/version_0") / LAST
     running = by_torchrun(2, "validate", "--trust", f"--ckpt_path={kept}")
     said, _ = running.communicate(timeout=60)
-    assert "error: another of the 2 processes ended: start again" in said
+    assert "error: another of the 2 processes ended, or never came" in said
     assert running.returncode != 0
 
 

@@ -13,6 +13,9 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from regularization.checkpoints import BEST, LAST
 from regularization.ranks import Agreement
 
+# Seconds. What ends all processes of a job by SIGTERM ends a sweep and its workers, to whom the sweep hands it on.
+SOON = 0.5
+
 
 class Stopped(Exception):  # noqa: N818 - asked for from outside, no error
     """The run was asked to stop by a signal, whose number it holds."""
@@ -73,8 +76,8 @@ class Last(Checkpoint):
         self._minutes = float("inf") if minutes is None else minutes
         self._steps = steps
         self._signal: int | None = None
-        self._patience = 0.0
-        self._before_validation = self._current = False
+        self._patience: dict[int, float] = {signal.SIGINT: 0.0, signal.SIGTERM: SOON}
+        self._before_validation = self._current = self._late = False
         self._written, self._step = 0.0, 0
         self._noted = 0.0
 
@@ -84,7 +87,7 @@ class Last(Checkpoint):
         self._agreement.begin(trainer)
         if trainer.world_size > 1:
             # torchrun hands a terminal's Ctrl-C on to processes that have got it already.
-            self._patience = 5.0
+            self._patience = dict.fromkeys(self._patience, 5.0)
             # Lightning asks the first process at every step whether it was sent SIGTERM, and waits for the answer.
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         if trainer.received_sigterm:
@@ -110,8 +113,11 @@ class Last(Checkpoint):
         stop, due = self._agreement.ask(self._signal or 0, self._due(trainer))
         if stop and not ending:
             raise Stopped(stop)
-        if due and not ending and not self._before_validation:
+        late, self._late = self._late, False
+        if due and not late and not ending and not self._before_validation:
             self._write(trainer)
+            # Several processes hear with the next step what they wished for in this one, before it was written.
+            self._late = trainer.world_size > 1
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Leaves a validation that nobody can wait for; not where gradients wait for the rest of their batch."""
@@ -154,7 +160,7 @@ class Last(Checkpoint):
         trainer.should_stop = same and checkpoint.get("should_stop", False)
 
     def _note(self, number: int, *_: Any) -> None:
-        if self._signal is not None and time.monotonic() - self._noted >= self._patience:
+        if self._signal is not None and time.monotonic() - self._noted >= self._patience[number]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._signal, self._noted = number, time.monotonic()

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
         labels: int64 ``(B,)``.
         indices: Which images of the whole set they are, int64 ``(B,)``.
         weight: What a mean over this part counts for in the mean over all processes: 1 where all parts are of one
-            size, 0 where this one has an image only so that there is something to compute with.
+            size, 0 where this one has images only so that there is something to compute with.
     """
 
     images: Tensor
@@ -33,7 +33,8 @@ class Share(Dataset[Batch]):
     """A process's part of every batch of ``images``; all of it where there is one process.
 
     The parts follow each other and differ by one image at most. So the mean over processes of weight × mean over the
-    part is the mean over the batch, and no image is taken twice or left out.
+    part is the mean over the batch, and no image is taken twice or left out. Of a batch that is too small for all, some
+    get nothing and the others two images at least: batch norm has no variance of one.
 
     Args:
         images: The whole set.
@@ -50,10 +51,11 @@ class Share(Dataset[Batch]):
         return len(self._images)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        """The part of the batch at ``index``, int64 ``(B,)``; a first image with weight 0 where it would be empty."""
-        own = index.tensor_split(self._world)[self._rank] if self._world > 1 else index
+        """The part of the batch at ``index``, int64 ``(B,)``; where that is empty, two images of weight 0."""
+        parts = min(self._world, max(1, len(index) // 2))
+        own = index.tensor_split(parts)[self._rank] if self._rank < parts else index[:0]
         weight = len(own) * self._world / len(index)
-        return Batch(*self._images[own if len(own) else index[:1]], weight)
+        return Batch(*self._images[own if len(own) else index[:2]], weight)
 
 
 class Batches(DataLoader[Any]):

@@ -1,7 +1,10 @@
 """Reads a whole data set into one uint8 tensor; CIFAR's pickles are opened only after their MD5 matched."""
 
+import fcntl
 import hashlib
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from regularization.mistakes import Mistake
 from regularization.terminal import bars_for_people
 
+LOCK = ".downloading"
 Picked = tuple[Tensor, Tensor, Tensor]
 
 
@@ -53,17 +57,25 @@ class Images:
 def download_cifar(source: type[CIFAR10], root: Path) -> None:
     """Fetches and unpacks torchvision's archive of ``source`` into ``root``, unless every file is there already.
 
+    Of several processes and machines that share ``root`` one does it, and the others wait.
+
     Raises:
         Mistake: When it can't be downloaded or unpacked; says where it looked and which file to put there.
     """
     folder = root / source.base_folder
     names = [name for name, _ in _files(source)]
-    if all((folder / name).is_file() for name in names):
+
+    def complete() -> bool:
+        return all((folder / name).is_file() for name in names)
+
+    if complete() and not (root / LOCK).exists():
         return
     existed = root.exists()
     try:
-        with bars_for_people():
-            download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
+        root.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(root), bars_for_people():
+            if not complete():
+                download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
     except (OSError, RuntimeError) as error:
         if not existed and root.is_dir() and not any(root.iterdir()):
             root.rmdir()
@@ -72,6 +84,17 @@ def download_cifar(source: type[CIFAR10], root: Path) -> None:
             f"Put {source.filename} into {root} (it is at {source.url}), or name the folder that has it with "
             "--data.root; configs/quickstart.yaml needs no download."
         ) from error
+
+
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """Waits for whoever is downloading into ``root``; the lock is gone when nobody is."""
+    with (root / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            (root / LOCK).unlink(missing_ok=True)
 
 
 def read_cifar(source: type[CIFAR10], root: Path, train: bool) -> Images:

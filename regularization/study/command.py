@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from regularization import runs
+from regularization import ranks, runs
 from regularization.callbacks.saving import Stopped
 from regularization.experiment import parser_of
 from regularization.mistakes import Mistake, nearest
@@ -30,6 +30,9 @@ def sweep(args: list[str]) -> Answer | None:
     bases = [study.base] if isinstance(study.base, str) else study.base
     configs = [word for name in bases for word in ("--config", str(find_config(name, place)))]
     common = [*configs, *space.typed(study.options), *common]
+    if asked.storage is not None:
+        # Started on several machines by srun or torchrun, each is a coordinator for itself.
+        ranks.alone()
     plan = Plan(study, arms, space.baseline_of(study, arms), common, asked)
     plan.check()
     if asked.dry_run:

@@ -91,7 +91,10 @@ class Tickets(Pending):
                 if not self._claimed(ticket):
                     continue
                 self._waiting -= 1
+                at_work = trial.name in self._mine
                 self._mine[trial.name] = ticket._trial_id
+                if at_work:
+                    continue  # others took this coordinator for dead, and its trial got a new ticket
                 if not trial.done:
                     return trial
                 self.end(trial, 0.0, None)

@@ -15,7 +15,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from regularization import runs
+from regularization import ranks, runs
 from regularization.mistakes import Mistake
 from regularization.study.space import PRUNED, Trial
 
@@ -73,6 +73,8 @@ def work(connection: Connection, threads: int, device: int | None = None) -> Non
     if device is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[device] if visible[0] else str(device)
+    # Whoever started the cluster or the sweep, by srun for instance: a trial is trained by its worker alone.
+    ranks.alone()
     # Ctrl-C on the terminal is for the coordinator, which hands it on.
     os.setpgrp()
     _die_with_parent()

@@ -67,7 +67,7 @@ def test_lookahead_is_its_recursion(accumulated: int, monkeypatch: pytest.Monkey
 def test_lookahead_is_refused_what_can_not_be(capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in ({"decay": 1.0}, {"decay": -0.1}, {"every": 0}):
         with pytest.raises(Mistake, match="Lookahead: "):
-            Lookahead(**wrong)  # type: ignore[arg-type]
+            Lookahead(**wrong)
     with pytest.raises(SystemExit):
         main(["fit", *SHORT, "--trainer.max_epochs=-1", "--trainer.max_steps=-1", "--model.lr_scheduler=null"])
     assert "Lookahead needs to know the end" in capsys.readouterr().err

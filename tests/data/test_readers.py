@@ -3,6 +3,7 @@ import pickle
 import shutil
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -104,6 +105,28 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def test_several_download_once(tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    into = tmp_path / "shared" / "data"
+    fetched = []
+
+    def fetch(*_: object, **__: object) -> None:
+        fetched.append(1)
+        for file in (tmp_path / "tiny").iterdir():
+            time.sleep(0.05)
+            (into / "tiny").mkdir(exist_ok=True)
+            shutil.copy(file, into / "tiny")
+
+    monkeypatch.setattr(readers, "download_and_extract_archive", fetch)
+    waiting = [threading.Thread(target=download_cifar, args=(tiny, into)) for _ in range(4)]
+    for thread in waiting:
+        thread.start()
+    for thread in waiting:
+        thread.join()
+    assert len(fetched) == 1
+    assert [path.name for path in into.iterdir()] == ["tiny"]
+    assert len(read_cifar(tiny, into, train=True)) > 0
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -274,6 +274,29 @@ def test_trials_get_another_ticket_only_where_nobody_will_do_them(
     assert not heir.open
 
 
+def test_a_coordinator_that_was_taken_for_dead_runs_no_trial_twice(
+    trials: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_module, "HEARTBEAT", 1)
+    monkeypatch.setattr(storage_module, "GRACE", 1)
+    tickets = Tickets(Storage(f"sqlite:///{tmp_path}/t.db"), "study", trials[:2], tmp_path)
+    tickets.look()
+    first = tickets.take()
+    assert first is not None
+    time.sleep(2.5)  # as a machine that sleeps
+    tickets._looked, tickets._beat = -1e9, time.monotonic()
+    tickets.look()
+    other = tickets.take()
+    assert {first.name, other.name if other else ""} == {trial.name for trial in trials[:2]}
+    assert tickets.take() is None
+    for trial in trials[:2]:
+        finish(trial)
+        tickets.end(trial, 0.5, None)
+    tickets._looked = -1e9
+    tickets.look()
+    assert not tickets.open
+
+
 def test_what_is_refused(refused: Refused, tmp_path: Path) -> None:
     command = write()
     assert "name another --folder" in refused(*command, "--storage", "sqlite:///x.db", "--fresh")
