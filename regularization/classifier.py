@@ -141,8 +141,7 @@ class ImageClassifier(LightningModule):
         images, targets = (images, labels) if self._mixing is None else self._mixing(images, labels)
         logits = self(images)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
-        if batch.weight:
-            self.train_scores.update(loss.detach(), logits.detach(), labels)
+        self.train_scores.update(loss.detach(), logits.detach()[: batch.counted], labels[: batch.counted])
         return loss if batch.weight == 1 else loss * batch.weight
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -156,10 +155,11 @@ class ImageClassifier(LightningModule):
     def score(self, batch: Batch, scores: Scores) -> Tensor:
         """Adds the batch to ``scores``, and returns its logits ``(B, num_classes)``; none of a batch of weight 0."""
         logits: Tensor = self(batch.images)
-        if not batch.weight:
-            return logits[:0]
-        scores.update(functional.cross_entropy(logits, batch.labels), logits, batch.labels)
-        return logits
+        loss = functional.cross_entropy(logits, batch.labels)
+        counted = logits[: batch.counted]
+        # None, too: a process without images must have sums as the others have.
+        scores.update(loss, counted, batch.labels[: batch.counted])
+        return counted
 
     def on_train_epoch_end(self) -> None:
         """Logs the training metrics, means taken while the weights were changing; steps a plateau scheduler."""

@@ -47,7 +47,7 @@ class Answers(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
     ) -> None:
         """Keeps the batch's logits, on the device: no batch waits for another."""
-        self._parts.append((outputs, batch.indices[: len(outputs)]))  # none of a part of weight 0
+        self._parts.append((outputs, batch.indices[: batch.counted]))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts together what all processes have."""

@@ -84,17 +84,16 @@ def weights(run: Path, name: str = LAST) -> dict[str, torch.Tensor]:
     return content
 
 
-@given(st.integers(1, 70), st.integers(1, 9))
-def test_parts_make_up_the_batch_and_their_weighted_means_its_mean(size: int, world: int) -> None:
+@given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 2))
+def test_parts_make_up_the_batch_and_their_weighted_means_its_mean(size: int, world: int, least: int) -> None:
     images = Images(torch.arange(100).reshape(100, 1, 1, 1), torch.arange(100), ("one",))
     indices = torch.randperm(100, generator=torch.Generator().manual_seed(size))[:size]
-    parts = [Share(images, rank, world)[indices] for rank in range(world)]
+    parts = [Share(images, rank, world, least)[indices] for rank in range(world)]
     counted = [part for part in parts if part.weight]
     assert torch.equal(torch.cat([part.indices for part in counted][: len(counted)]), indices)
     sizes = [len(part.labels) for part in counted]
     assert max(sizes) - min(sizes) <= 1
-    # Batch norm has no variance of one image.
-    assert min(len(part.labels) for part in parts) >= min(2, size)
+    assert min(len(part.labels) for part in parts) >= min(least, size)
     means = [part.weight * part.labels.double().mean().item() for part in parts]
     assert np.mean(means) == pytest.approx(indices.double().mean().item(), rel=1e-12)
 

@@ -34,7 +34,7 @@ class Logits(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
     ) -> None:
         """Keeps the batch's logits, on the device, and of which images they are."""
-        self._parts.append((outputs.half(), batch.indices[: len(outputs)]))  # none of a part of weight 0
+        self._parts.append((outputs.half(), batch.indices[: batch.counted]))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the epoch's checkpoint: whoever has that one has these too."""

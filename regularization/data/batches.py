@@ -28,34 +28,41 @@ class Batch(NamedTuple):
     indices: Tensor
     weight: float
 
+    @property
+    def counted(self) -> int:
+        """How many of the images count: all, or none."""
+        return len(self.labels) if self.weight else 0
+
 
 class Share(Dataset[Batch]):
     """A process's part of every batch of ``images``; all of it where there is one process.
 
     The parts follow each other and differ by one image at most. So the mean over processes of weight × mean over the
     part is the mean over the batch, and no image is taken twice or left out. Of a batch that is too small for all, some
-    get nothing and the others two images at least: batch norm has no variance of one.
+    get nothing and the others ``least`` images.
 
     Args:
         images: The whole set.
         rank: Which of the processes this is.
         world: How many there are.
+        least: Images of a part that is not empty, at least: 2 where batch norm, which has no variance of one, trains.
     """
 
-    def __init__(self, images: Images | Files, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, images: Images | Files, rank: int = 0, world: int = 1, least: int = 1) -> None:
         self._images = images
         self._rank = rank
         self._world = world
+        self._least = least
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        """The part of the batch at ``index``, int64 ``(B,)``; where that is empty, two images of weight 0."""
-        parts = min(self._world, max(1, len(index) // 2))
+        """The part of the batch at ``index``, int64 ``(B,)``; where that is empty, the first images with weight 0."""
+        parts = min(self._world, max(1, len(index) // self._least))
         own = index.tensor_split(parts)[self._rank] if self._rank < parts else index[:0]
         weight = len(own) * self._world / len(index)
-        return Batch(*self._images[own if len(own) else index[:2]], weight)
+        return Batch(*self._images[own if len(own) else index[: self._least]], weight)
 
 
 class Batches(DataLoader[Any]):

@@ -236,8 +236,10 @@ class ImageData(LightningDataModule, ABC):
         return self._moved[id(images)]
 
     def _batches(self, images: Images | Files, order: Order, rank: int = 0, world: int = 1) -> Batches:
+        # Who trains with one image a process does so knowingly.
+        least = 2 if order.batch_size >= 2 * world else 1
         return Batches(
-            Share(images, rank, world),
+            Share(images, rank, world, least),
             # batch_size=None: the order's index tensors go to the images whole; nothing is collated.
             sampler=order,
             batch_size=None,
