@@ -33,6 +33,9 @@ def cluster() -> Iterator[Any]:
 
     # Sockets lie in it, whose paths may not be long.
     place = tempfile.mkdtemp(prefix="ray-")
+    # Where Ray notes the newest cluster: /tmp/ray may hold a user's own, or not exist.
+    os.environ["RAY_TMPDIR"] = place
+    Path(place, "ray").mkdir()
     memory: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     head = {"num_cpus": 0, "temp_dir": place, **memory}
     made: Any = Cluster(initialize_head=True, connect=False, head_node_args=head)
@@ -43,6 +46,7 @@ def cluster() -> Iterator[Any]:
     finally:
         made.shutdown()
         shutil.rmtree(place, ignore_errors=True)
+        del os.environ["RAY_TMPDIR"]
 
 
 def start(command: list[str], cluster: Any) -> "subprocess.Popen[bytes]":
