@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from tests.benchmarks.speed import speedrun
 from tests.benchmarks.speed.command import main
 from tests.benchmarks.speed.process import elsewhere, on_terminal
 from tests.benchmarks.speed.rows import Row, Target, median, not_run
+from tests.conftest import CONFIGS
 
 
 def measured(*args: str) -> dict[str, Any]:
@@ -61,6 +64,54 @@ def test_a_row() -> None:
     assert str(row.target) == "ratio ≤ 0.5"
     assert median("ours", [3.0], "s", target=Target(4)).met is False
     assert not_run("ours", "no time").ratio is None
+
+
+FAKE = """
+import torch
+
+class CifarNet(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 10, 32).half()
+    def reset(self):
+        self.layer.reset_parameters()
+    def forward(self, x):
+        return self.layer(x).flatten(1)
+
+@torch.compile
+def update(gradient):
+    assert gradient.bfloat16().dtype == torch.float32
+    return gradient
+
+class Muon(torch.optim.SGD):
+    def step(self):
+        (group,) = self.param_groups
+        for w in group["params"]:
+            w.data.add_(update(w.grad), alpha=-1e-9)
+"""
+
+
+def test_a_training_is_its_steps_times_their_seconds(tmp_path: Path) -> None:
+    script = tmp_path / "airbench94_muon.py"
+    script.write_text(FAKE)
+    assert speedrun.airbench(str(script), 2, False) > 0
+    values = {
+        "step, small": [1.0, 2.0],
+        "step, whole": [3.0, 3.0],
+        "as it is": [20.0, 30.0],
+        "memory kept": [10.0, 10.0],
+    }
+    asked = yaml.safe_load((CONFIGS / "speedrun.yaml").read_text())
+    steps = asked["trainer"]["max_epochs"] * 98
+    early = round(steps * asked["data"]["init_args"]["early_share"])
+    *_, first, second = speedrun._rows(values, known=True)
+    seconds = 1.5 * early + 3 * (steps - early)
+    assert first.value == pytest.approx(seconds)
+    assert first.ratio == pytest.approx(seconds / 5000)
+    assert first.met is (seconds / 5000 <= 1.25)
+    assert second.against_value == 2000
+    assert second.target is None
+    assert speedrun._rows(values, known=False)[-1].note.startswith("not run")
 
 
 def test_a_process_of_its_own() -> None:

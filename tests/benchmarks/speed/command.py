@@ -17,7 +17,7 @@ from tests.benchmarks.speed.settings import Settings
 from tests.benchmarks.speed.table import show
 
 # Those of each device, in their order; each is a module that has measure(settings), which returns rows.
-PARTS = ("seed", "path", "overhead", "start", "fast", "growth", "gpu")
+PARTS = ("seed", "path", "overhead", "start", "fast", "speedrun", "growth", "gpu")
 BY_DEVICE = {"cpu": PARTS, "cuda": ("seed", "overhead", "start", "growth", "gpu")}
 
 

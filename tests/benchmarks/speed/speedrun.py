@@ -1,0 +1,117 @@
+"""The part ``speedrun``: how long ``configs/speedrun.yaml`` trains, beside airbench94 with Muon, from steps of each.
+
+Trained whole, both take half an hour and more on a few cores, so steps are measured in turn and counted up; start and
+evaluation are left out. AIRBENCH must name a checkout of github.com/KellerJordan/cifar10-airbench. Its script is for a
+GPU in half precision: here its network and its optimizers work in fp32 on the CPU, uncompiled, on prepared batches.
+"""
+
+import importlib.util
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import yaml
+from torch import nn
+from torch.nn import functional
+
+from regularization.memory import keep_freed
+from tests.benchmarks.speed.fits import seconds_a_step
+from tests.benchmarks.speed.process import elsewhere
+from tests.benchmarks.speed.rounds import alternately
+from tests.benchmarks.speed.rows import Row, Target, median, not_run
+from tests.benchmarks.speed.settings import CONFIGS, Settings, config
+
+SCRIPT = "airbench94_muon.py"
+THEIR_STEPS, THEIR_BATCH = 200, 2000  # eight epochs of 25
+IMAGES = 50_000
+THEIRS = "airbench94-Muon"
+
+
+def measure(settings: Settings) -> list[Row]:
+    """A step at each size, one of airbench's, and both trainings."""
+    steps, warm = settings.size(6, 1), settings.size(2, 1)
+    args = [*config("speedrun"), *settings.accelerator, "--test", "null"]
+    measures: dict[str, Callable[[], float]] = {
+        f"step, {name}": partial(elsewhere, seconds_a_step, [*args, "--data.early_share", share], steps, warm)
+        for name, share in (("small", "1"), ("whole", "0"))
+    }
+    script = Path(os.environ.get("AIRBENCH", "")) / SCRIPT
+    if known := script.is_file():
+        for name, kept in (("as it is", False), ("memory kept", True)):
+            measures[name] = partial(elsewhere, airbench, str(script), settings.size(3, 1), kept)
+    return _rows(alternately(settings.rounds, measures), known)
+
+
+def _rows(values: dict[str, list[float]], known: bool) -> list[Row]:
+    asked = yaml.safe_load((CONFIGS / "speedrun.yaml").read_text())
+    data = asked["data"]["init_args"]
+    steps = asked["trainer"]["max_epochs"] * -(-IMAGES // data["batch_size"])
+    early = round(steps * data["early_share"])
+    pairs = zip(values["step, small"], values["step, whole"], strict=True)
+    ours = [early * small + (steps - early) * whole for small, whole in pairs]
+    rows = [median(f"a {name} images", values[name], "s") for name in ("step, small", "step, whole")]
+    if not known:
+        rows.append(median("its training", ours, "s", note=f"{steps:,} steps, {early:,} of them small"))
+        return [*rows, not_run(THEIRS, f"AIRBENCH names no folder with {SCRIPT}")]
+    for name in ("as it is", "memory kept"):
+        theirs = [THEIR_STEPS * value for value in values[name]]
+        target = Target(1.25, most=True, of_ratio=True) if name == "as it is" else None
+        step = statistics.median(values[name])
+        note = f"{steps:,} steps, {early:,} of them small; theirs: {THEIR_STEPS} steps of {step:.2f} s"
+        rows.append(median("its training", ours, "s", f"{THEIRS}, {name}", theirs, target, note))
+    return rows
+
+
+def airbench(script: str, steps: int, kept: bool) -> float:
+    """Seconds of a training step of airbench94 with Muon, a median over ``steps`` after one more.
+
+    Args:
+        script: Its file.
+        steps: How many are timed.
+        kept: Whether freed memory is kept, as our program does.
+    """
+    if kept:
+        keep_freed()
+    layout = torch.channels_last
+    # Uncompiled, and in fp32: bfloat16 is slower on a CPU without units for it.
+    with mock.patch.object(torch, "compile", lambda function: function):
+        theirs = _loaded(script)
+    network: Any = theirs.CifarNet().float().to(memory_format=layout)
+    network.reset()
+    optimizers = _optimizers(network, theirs.Muon)
+    inputs = torch.randn(THEIR_BATCH, 3, 32, 32).contiguous(memory_format=layout)
+    labels = torch.randint(10, (THEIR_BATCH,))
+    seconds = []
+    with mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.float):
+        for _ in range(steps + 1):
+            start = time.perf_counter()
+            loss = functional.cross_entropy(network(inputs), labels, label_smoothing=0.2, reduction="sum")
+            torch.autograd.backward(loss)
+            for optimizer in optimizers:
+                optimizer.step()
+            network.zero_grad(set_to_none=True)
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def _loaded(script: str) -> Any:
+    spec = importlib.util.spec_from_file_location("airbench", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _optimizers(network: nn.Module, muon: Any) -> list[Any]:
+    """Its Muon for the filters and SGD for the rest; the rates are its own, and make no difference to the time."""
+    trained = [w for w in network.parameters() if w.requires_grad]
+    rest = [w for w in trained if w.ndim != 4]
+    sgd = torch.optim.SGD(rest, lr=0.05, momentum=0.85, nesterov=True, weight_decay=4e-3 / 0.05)
+    return [sgd, muon([w for w in trained if w.ndim == 4], lr=0.24, momentum=0.6, nesterov=True)]
