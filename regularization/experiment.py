@@ -1,4 +1,4 @@
-"""The commands ``fit``, ``validate`` and ``test``: LightningCLI with run folders, resuming and plain errors."""
+"""The commands ``fit``, ``validate`` and ``test``: run folders, resuming and plain errors."""
 
 import shutil
 import warnings
@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
-from regularization import checkpoints, evaluation, options, ranks, resume, runs, trust
+from regularization import checkpoints, evaluation, ranks, resume, runs
 from regularization.callbacks.fitting import Fitting
 from regularization.callbacks.progress import Progress
 from regularization.callbacks.saving import Stopped
@@ -24,19 +23,11 @@ from regularization.data.batches import shared_evenly
 from regularization.data.modules import ImageData
 from regularization.memory import keep_freed
 from regularization.mistakes import Mistake, mistake_behind, plain
+from regularization.options import Options
 from regularization.parser import (
     Parser,
-    as_text,
-    config_paths,
-    data_class,
-    kept_lambdas,
     load_yaml,
-    read_config,
-    with_classes,
-    with_combined,
-    with_found,
 )
-from regularization.pretrained import published_normalization
 from regularization.terminal import mute
 
 
@@ -60,8 +51,8 @@ def _about(command: Callable[[list[str]], None]) -> dict[str, Any]:
     return {"usage": usage, "description": command.__doc__}
 
 
-class Experiment(LightningCLI):
-    """LightningCLI around ImageClassifier and any ImageData.
+class Experiment(Options):
+    """From what was asked to what came out: LightningCLI around ImageClassifier and any ImageData.
 
     Args:
         args: The command and its options.
@@ -99,75 +90,6 @@ class Experiment(LightningCLI):
             args=args,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The commands, and the arguments of the Trainer's methods that are ours to fill in."""
-        ours = {"model", "datamodule", "weights_only", "ckpt_path"}
-        return {
-            "fit": ours | {"train_dataloaders", "val_dataloaders"},
-            "validate": ours | {"dataloaders", "verbose"},
-            "test": ours | {"dataloaders", "verbose"},
-        }
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds what belongs to this one start, and the seed."""
-        options.add_start(parser)
-
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds everything else."""
-        options.add_experiment(parser)
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses, reads the checkpoint that was named, and parses again on top of the config it holds.
-
-        So the order of precedence is: built-in defaults, the checkpoint, config files, command line.
-        """
-        assert isinstance(args, list)
-        args = with_found(args)
-        paths = config_paths(args)
-        configs = [read_config(path) for path in paths]
-        self.config = parser.parse_args(with_combined(args, configs))
-        command = self.config["subcommand"]
-        asked = self.config[command]
-        self.name = runs.run_name(paths)
-        self.checkpoint: Path | None = None
-        if asked.ckpt_path is not None:
-            self.checkpoint, self.restored = checkpoints.find(asked.ckpt_path, self._newest_with)
-            self.run = self.run or runs.run_of(self.checkpoint)
-            if not asked.trust:
-                # What the user has named himself, in his configs or on the command line, was parsed above.
-                self._guard.enter_context(trust.guarded(trust.named(self.config)))
-                self.restored["config"] = trust.without_fetching(self.restored["config"])
-            place = args.index(command) + 1
-            based = [*args[:place], "--config", as_text(self.restored["config"]), *args[place:]]
-            self.config = parser.parse_args(with_combined(based, [self.restored["config"], *configs]))
-            self.config[command].ckpt_path = str(self.checkpoint)
-        elif command != "fit":
-            raise Mistake(f"{command} needs a trained network: --ckpt_path best, last, or a file")
-        chosen = self.config[command].model.optimizer
-        self.doubts = list(kept_lambdas(chosen, dict(zip(paths, configs, strict=True)), args))
-
-    def _newest_with(self, checkpoint: str) -> Path:
-        """The run folder that last or best is looked for in."""
-        asked = self.config[self.config["subcommand"]]
-        return self.run or runs.newest_with(Path(asked.trainer.default_root_dir or "."), self.name, checkpoint)
-
-    def _parse_ckpt_path(self) -> None:
-        """Lightning lets a checkpoint's hyperparameters override the command line; see ``parse_arguments``."""
-
-    def before_instantiate_classes(self) -> None:
-        """Tells the network how many classes the data has."""
-        config = self.config[self.subcommand]
-        num_classes = data_class(config.data).count_classes(config.data.init_args)
-        config.model.network = with_classes(config.model.network, num_classes)
-        if config.model.mixing is not None:
-            config.model.mixing = with_classes(config.model.mixing, num_classes)
-        asked = config.data.init_args
-        if config.model.weights is not None and asked.get("mean") is None and asked.get("std") is None:
-            if (found := published_normalization(config.model.network)) is None:
-                raise Mistake("--model.weights: say what they were trained with, by --data.mean and --data.std")
-            asked.mean, asked.std = found
-
     def instantiate_classes(self) -> None:
         """Makes data, model and trainer; a value that a class of the config refuses is the user's mistake."""
         keep_freed()
@@ -181,13 +103,6 @@ class Experiment(LightningCLI):
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
-
-    def _to_make(self) -> Namespace:
-        """The config, without the file of weights where a checkpoint brings newer ones."""
-        config: Namespace = self.config.clone()
-        if self.checkpoint is not None:
-            config[self.config["subcommand"]].model.weights = None
-        return config
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Checks whatever can be checked, and only then creates the run folder and the trainer that writes there."""
@@ -332,17 +247,6 @@ class Experiment(LightningCLI):
         print(f"run folder: {self.run}", flush=True)
         for doubt in self.doubts:
             warnings.warn(doubt, stacklevel=1)
-
-    def _asked_for(self, name: str) -> Any:
-        return self.config[self.subcommand].get(name)
-
-    def _asked(self) -> str:
-        """The whole config as YAML, without what belongs to this one start."""
-        config = self.config[self.subcommand].clone()
-        for name in ("ckpt_path", "config", "test", "threads", "trust"):
-            config.pop(name, None)
-        text: str = self._parser(self.subcommand).dump(config, skip_none=False)
-        return text
 
 
 def parser_of(command: str) -> LightningArgumentParser:

@@ -1,18 +1,33 @@
-"""The options of ``fit``, ``validate`` and ``test``, in the order in which ``--help`` shows them."""
+"""The options of ``fit``, ``validate`` and ``test``, in the order of ``--help``; and which of their sources wins."""
 
 import inspect
-from typing import Literal
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
 
+from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from regularization import networks, penalties, schedules, trust, weight_decay
+from regularization import checkpoints, networks, penalties, runs, schedules, trust, weight_decay
 from regularization.callbacks import averaging
 from regularization.classifier import ImageClassifier
 from regularization.data import folder
 from regularization.data.modules import ImageData
+from regularization.mistakes import Mistake
+from regularization.parser import (
+    as_text,
+    config_paths,
+    data_class,
+    kept_lambdas,
+    read_config,
+    with_classes,
+    with_combined,
+    with_found,
+)
+from regularization.pretrained import published_normalization
 
 # Imported, their classes can be named without the module's path.
 SHORT_NAMES = (averaging, folder, networks, penalties, schedules, weight_decay)
@@ -74,3 +89,105 @@ def add_experiment(parser: LightningArgumentParser) -> None:
     assert parser.groups is not None
     for name, (title, about) in GROUPS.items():
         parser.groups[name].title, parser.groups[name].description = title, about
+
+
+class Options(LightningCLI):
+    """What is asked: by built-in defaults, the checkpoint, config files and the command line; the later ones win.
+
+    Attributes:
+        run: The run folder, where it is known already.
+        name: Of the config, which names the runs.
+        checkpoint: The file to go on from or to score, or None.
+        restored: What it holds.
+        doubts: What may not have been meant.
+    """
+
+    run: Path | None
+    _guard: ExitStack  # what holds while the classes of a stranger's checkpoint are made
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and the arguments of the Trainer's methods that are ours to fill in."""
+        ours = {"model", "datamodule", "weights_only", "ckpt_path"}
+        return {
+            "fit": ours | {"train_dataloaders", "val_dataloaders"},
+            "validate": ours | {"dataloaders", "verbose"},
+            "test": ours | {"dataloaders", "verbose"},
+        }
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what belongs to this one start, and the seed."""
+        add_start(parser)
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds everything else."""
+        add_experiment(parser)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses, reads the checkpoint that was named, and parses again on top of the config it holds.
+
+        So the order of precedence is: built-in defaults, the checkpoint, config files, command line.
+        """
+        assert isinstance(args, list)
+        args = with_found(args)
+        paths = config_paths(args)
+        configs = [read_config(path) for path in paths]
+        self.config = parser.parse_args(with_combined(args, configs))
+        command = self.config["subcommand"]
+        asked = self.config[command]
+        self.name = runs.run_name(paths)
+        self.checkpoint: Path | None = None
+        if asked.ckpt_path is not None:
+            self.checkpoint, self.restored = checkpoints.find(asked.ckpt_path, self._newest_with)
+            self.run = self.run or runs.run_of(self.checkpoint)
+            if not asked.trust:
+                # What the user has named himself, in his configs or on the command line, was parsed above.
+                self._guard.enter_context(trust.guarded(trust.named(self.config)))
+                self.restored["config"] = trust.without_fetching(self.restored["config"])
+            place = args.index(command) + 1
+            based = [*args[:place], "--config", as_text(self.restored["config"]), *args[place:]]
+            self.config = parser.parse_args(with_combined(based, [self.restored["config"], *configs]))
+            self.config[command].ckpt_path = str(self.checkpoint)
+        elif command != "fit":
+            raise Mistake(f"{command} needs a trained network: --ckpt_path best, last, or a file")
+        chosen = self.config[command].model.optimizer
+        self.doubts = list(kept_lambdas(chosen, dict(zip(paths, configs, strict=True)), args))
+
+    def _newest_with(self, checkpoint: str) -> Path:
+        """The run folder that last or best is looked for in."""
+        asked = self.config[self.config["subcommand"]]
+        return self.run or runs.newest_with(Path(asked.trainer.default_root_dir or "."), self.name, checkpoint)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lets a checkpoint's hyperparameters override the command line; see ``parse_arguments``."""
+
+    def before_instantiate_classes(self) -> None:
+        """Tells the network how many classes the data has."""
+        config = self.config[self.subcommand]
+        num_classes = data_class(config.data).count_classes(config.data.init_args)
+        config.model.network = with_classes(config.model.network, num_classes)
+        if config.model.mixing is not None:
+            config.model.mixing = with_classes(config.model.mixing, num_classes)
+        asked = config.data.init_args
+        if config.model.weights is not None and asked.get("mean") is None and asked.get("std") is None:
+            if (found := published_normalization(config.model.network)) is None:
+                raise Mistake("--model.weights: say what they were trained with, by --data.mean and --data.std")
+            asked.mean, asked.std = found
+
+    def _to_make(self) -> Namespace:
+        """The config, without the file of weights where a checkpoint brings newer ones."""
+        config: Namespace = self.config.clone()
+        if self.checkpoint is not None:
+            config[self.config["subcommand"]].model.weights = None
+        return config
+
+    def _asked_for(self, name: str) -> Any:
+        return self.config[self.subcommand].get(name)
+
+    def _asked(self) -> str:
+        """The whole config as YAML, without what belongs to this one start."""
+        config = self.config[self.subcommand].clone()
+        for name in ("ckpt_path", "config", "test", "threads", "trust"):
+            config.pop(name, None)
+        text: str = self._parser(self.subcommand).dump(config, skip_none=False)
+        return text
