@@ -19,7 +19,7 @@ from regularization.callbacks.progress import Progress
 from regularization.callbacks.saving import Stopped
 from regularization.callbacks.tensorboard import Events
 from regularization.classifier import ImageClassifier
-from regularization.data.batches import shared_evenly
+from regularization.data.batches import shared_evenly, with_company
 from regularization.data.modules import ImageData
 from regularization.memory import keep_freed
 from regularization.mistakes import Mistake, mistake_behind, plain
@@ -72,7 +72,7 @@ class Experiment(Options):
                 self._start(args)
         except MisconfigurationException as error:
             raise Mistake(str(error)) from error
-        except (RuntimeError, ValueError) as error:
+        except RuntimeError as error:
             if mistake := self._behind(error):
                 raise mistake from error
             raise
@@ -166,6 +166,14 @@ class Experiment(Options):
         except (Mistake, MisconfigurationException):
             self._give_up()
             raise
+        except ValueError as error:
+            if "Expected more than 1 value per channel" not in str(error):
+                raise
+            # A batch of one image whose features are 1×1, as a ResNet's on 32×32.
+            self._give_up()
+            assert self.datamodule.train_set is not None
+            size = with_company(self.datamodule.batch_size, len(self.datamodule.train_set[1]), self.trainer.world_size)
+            raise Mistake(f"batch norm can't learn from an image alone: --data.batch_size {size} leaves none") from None
         except Stopped as stopped:
             where = f"{stopped} in epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
             print(f"stopped by {where}; {self.fitting.outcome()}\ncontinue: --ckpt_path last")
@@ -177,17 +185,13 @@ class Experiment(Options):
             raise SystemExit(130) from None
         self._conclude()
 
-    def _behind(self, error: Exception) -> Mistake | None:
+    def _behind(self, error: RuntimeError) -> Mistake | None:
         """The plain words for an error of PyTorch's or Lightning's that is no fault of the program."""
         said = " ".join(str(error).split())
         if hasattr(self, "trainer") and ranks.lost(error, self.trainer):
             begun = self.subcommand == "fit" and self.fitting.history.started
             what = "ended: --ckpt_path last goes on from the last checkpoint" if begun else "ended, or never came"
             return Mistake(f"another of the {self.trainer.world_size} processes {what}\n({said[:200]})")
-        if "Expected more than 1 value per channel" in said:
-            # 1×1 features, as of a ResNet on 32×32.
-            size = self.datamodule.batch_size
-            return Mistake(f"an epoch's last batch has one image, too few for batch norm: --data.batch_size {size + 1}")
         return Mistake(f"callbacks: {said}") if "Early stopping conditioned on metric" in said else None
 
     def _give_up(self) -> None:

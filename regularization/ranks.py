@@ -11,7 +11,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.fabric.utilities.rank_zero import _get_rank
+from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
@@ -77,6 +77,7 @@ def alone() -> None:
     told = [name for name in os.environ if name in _PLACE or name.startswith(("SLURM_", "TORCHELASTIC_"))]
     for name in told:
         del os.environ[name]
+    rank_zero_only.rank = 0  # type: ignore[attr-defined] # which Lightning has read when it was imported
 
 
 def _tasks() -> int:

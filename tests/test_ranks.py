@@ -20,6 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning import Trainer
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from regularization import ranks
 from regularization.data.batches import Share, shared_evenly
@@ -165,7 +166,9 @@ def test_alone_it_knows_of_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     assert ranks.launched()
+    monkeypatch.setattr(rank_zero_only, "rank", 3)  # as it is when Lightning is imported with these
     ranks.alone()
+    assert rank_zero_only.rank == 0  # type: ignore[attr-defined]
     assert (ranks.first(), ranks.first_of_machine(), ranks.launched()) == (True, True, {})
     assert not set(told) & set(os.environ)
 

@@ -61,7 +61,8 @@ class Lookahead(Callback):
 
     Zhang et al. 2019 (arXiv:1907.08610). As in Jordan 2024 (arXiv:2404.00498), β rises with the share t of the training
     that is done, β = decay^every · t³: at first nothing is held back, and at the end the noise of the last steps is
-    averaged away. Batch norm's statistics are averaged like the weights; the optimizer's momentum is left alone.
+    averaged away. Batch norm's statistics are averaged like the weights; the optimizer's momentum is left alone, and so
+    is a weight of exactly 0.
 
     Args:
         decay: How much of the average stays at the end of the training, for each step.
@@ -100,6 +101,8 @@ class Lookahead(Callback):
             share = min(1.0, self._step / last)
             for slow, w in zip(self._slow, _averaged(pl_module), strict=True):
                 slow.lerp_(w, 1 - self._decay**self._every * share**3)
+                # What a proximal step has made exactly 0 stays 0.
+                slow.masked_fill_(w == 0, 0)
                 w.copy_(slow)
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,6 +115,7 @@ class Lookahead(Callback):
 
 
 def _averaged(module: LightningModule) -> list[Tensor]:
-    """Weights and buffers that are numbers one can average; not batch norm's counts."""
+    """Weights and buffers, each once, that are numbers one can average; not batch norm's counts."""
     assert isinstance(module, ImageClassifier)
-    return [w for w in module.network.state_dict().values() if torch.is_floating_point(w)]
+    found = [*module.network.parameters(), *module.network.buffers()]
+    return [w.detach() for w in found if torch.is_floating_point(w)]

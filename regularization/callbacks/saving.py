@@ -110,11 +110,12 @@ class Last(Checkpoint):
         assert trainer.fit_loop._data_fetcher is not None
         self._before_validation = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
         ending = loop._is_training_done and not self._before_validation
-        stop, due = self._agreement.ask(self._signal or 0, self._due(trainer))
+        stop, due = self._agreement.ask(self._signal or 0, time.monotonic() - self._written >= 60 * self._minutes)
         if stop and not ending:
             raise Stopped(stop)
         late, self._late = self._late, False
-        if due and not late and not ending and not self._before_validation:
+        due = (due and not late) or self._steps_done(trainer)
+        if due and not ending and not self._before_validation:
             self._write(trainer)
             # Several processes hear with the next step what they wished for in this one, before it was written.
             self._late = trainer.world_size > 1
@@ -165,9 +166,9 @@ class Last(Checkpoint):
             os.kill(os.getpid(), number)
         self._signal, self._noted = number, time.monotonic()
 
-    def _due(self, trainer: Trainer) -> bool:
-        by_steps = self._steps is not None and trainer.global_step // self._steps > self._step // self._steps
-        return by_steps or time.monotonic() - self._written >= 60 * self._minutes
+    def _steps_done(self, trainer: Trainer) -> bool:
+        """Steps are the same for all processes: no need to ask."""
+        return self._steps is not None and trainer.global_step // self._steps > self._step // self._steps
 
     def _write(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self._path)

@@ -94,3 +94,11 @@ def shared_evenly(batch_size: int, world: int) -> None:
         low, high = batch_size // world * world, -(-batch_size // world) * world
         sizes = f"{low} or {high}" if low else str(high)
         raise Mistake(f"--data.batch_size {batch_size} can't be shared evenly by {world} processes: {sizes} can")
+
+
+def with_company(batch_size: int, images: int, world: int) -> int:
+    """The next batch size with which no process has one image alone, at the end of all ``images`` neither."""
+    size = max(batch_size // world + 1, 2) * world
+    while images % size == 1:
+        size += world
+    return size

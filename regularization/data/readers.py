@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,17 @@ def download_cifar(source: type[CIFAR10], root: Path) -> None:
 @contextmanager
 def _one_at_a_time(root: Path) -> Iterator[None]:
     """Waits for whoever is downloading into ``root``; the lock is gone when nobody is."""
-    with (root / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            (root / LOCK).unlink(missing_ok=True)
+    with ExitStack() as held:
+        held.callback(_remove, root / LOCK)
+        # Where nothing can be written or locked, one can only go on without.
+        with suppress(OSError):
+            fcntl.flock(held.enter_context((root / LOCK).open("a")), fcntl.LOCK_EX)
+        yield
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def read_cifar(source: type[CIFAR10], root: Path, train: bool) -> Images:

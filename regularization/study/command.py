@@ -24,15 +24,15 @@ from regularization.study.stages import REFIT, STUDY, close, run
 
 def sweep(args: list[str]) -> Answer | None:
     """Runs a study from its config to its report, or goes on with one; its answer, None when it is only described."""
+    if any(arg.partition("=")[0] == "--storage" for arg in args):
+        # Started on several machines by srun or torchrun, each is a coordinator for itself.
+        ranks.alone()
     study, asked, common, place = _parse(args)
     space.check(study)
     arms = space.arms_of(study, place)
     bases = [study.base] if isinstance(study.base, str) else study.base
     configs = [word for name in bases for word in ("--config", str(find_config(name, place)))]
     common = [*configs, *space.typed(study.options), *common]
-    if asked.storage is not None:
-        # Started on several machines by srun or torchrun, each is a coordinator for itself.
-        ranks.alone()
     plan = Plan(study, arms, space.baseline_of(study, arms), common, asked)
     plan.check()
     if asked.dry_run:

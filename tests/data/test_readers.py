@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import hashlib
 import pickle
 import shutil
@@ -127,6 +129,31 @@ def test_several_download_once(tiny: Source, tmp_path: Path, monkeypatch: pytest
     assert len(fetched) == 1
     assert [path.name for path in into.iterdir()] == ["tiny"]
     assert len(read_cifar(tiny, into, train=True)) > 0
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_without_locks_one_can_go_on(
+    complete: bool, tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some network's file systems; and where a download was killed."""
+
+    def no_lock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    def fetch(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    monkeypatch.setattr(readers, "download_and_extract_archive", fetch)
+    root = tmp_path if complete else tmp_path / "elsewhere"
+    root.mkdir(exist_ok=True)
+    (root / readers.LOCK).touch()
+    if complete:
+        download_cifar(tiny, root)
+    else:
+        with pytest.raises(Mistake, match="no route to host"):
+            download_cifar(tiny, root)
+    assert not (root / readers.LOCK).exists()
 
 
 @pytest.mark.parametrize("terminal", [False, True])

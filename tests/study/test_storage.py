@@ -1,6 +1,7 @@
 """Coordinators that share a study through a storage: real processes, SQLite, and a PostgreSQL that the test starts."""
 
 import csv
+import fcntl
 import os
 import shutil
 import signal
@@ -99,11 +100,17 @@ def events(kind: str, at: str | None = None) -> Counter[tuple[str, str]]:
 
 
 def pause(process: "subprocess.Popen[bytes]", database: Path) -> None:
-    """Stops it while it holds neither the database's lock nor the study's: with one of them, nobody could go on."""
+    """Stops it while it holds no lock, neither the database's nor the study's: with one of them, nobody could go on."""
     while True:
         process.send_signal(signal.SIGSTOP)
-        free = suppress(sqlite3.OperationalError, runs.Busy)
-        with free, runs.held(STUDY, 0.0), closing(sqlite3.connect(database, 0.5, isolation_level=None)) as connection:
+        free = suppress(sqlite3.OperationalError, runs.Busy, BlockingIOError)
+        with (
+            free,
+            runs.held(STUDY, 0.0),
+            (STUDY / "log.csv").open() as log,
+            closing(sqlite3.connect(database, 0.5, isolation_level=None)) as connection,
+        ):
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             connection.execute("BEGIN EXCLUSIVE")
             return  # closing gives it back
         process.send_signal(signal.SIGCONT)
