@@ -1,6 +1,8 @@
 """When ``last.ckpt`` is written, where several processes hear of a wish with the next step."""
 
 import itertools
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +25,14 @@ class Late:
     def ask(self, *wishes: int) -> list[int]:
         answer, self.wished = self.wished, list(wishes)
         return answer
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(5, [5, 10, 15, 20]), (1, list(range(1, 22)))])
