@@ -20,6 +20,7 @@ from regularization import resume
 from regularization.data.augment import mix
 from regularization.data.batches import Batch
 from regularization.data.modules import ImageData
+from regularization.memory import has_narrow
 from regularization.mistakes import Mistake, nearest
 from regularization.optimization import Optimization
 from regularization.penalties import Penalty
@@ -72,7 +73,7 @@ class ImageClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.new_tensors = load_weights(network, weights) if weights is not None else []
-        wide = memory_format == "channels_last" and not _narrow(network)
+        wide = memory_format == "channels_last" and not has_narrow(network)
         self._memory_format = torch.channels_last if wide else torch.contiguous_format
         self.network = network.to(memory_format=self._memory_format)
         self._label_smoothing = label_smoothing
@@ -286,14 +287,6 @@ class ImageClassifier(LightningModule):
     def _course(self) -> tuple[float, float]:
         """(time, learning rate's share of its highest), what λ's schedules depend on."""
         return self.optimization.course(self.trainer.global_step, self.trainer.optimizers[0])
-
-
-def _narrow(network: nn.Module) -> bool:
-    """Whether a convolution has fewer than 16 filters.
-
-    In channels_last and with several threads, the CPU kernels of PyTorch 2.14 write past the memory of such ones.
-    """
-    return any(isinstance(module, nn.Conv2d) and module.out_channels < 16 for module in network.modules())
 
 
 def _check_compiler(trainer: Trainer) -> None:

@@ -1,8 +1,9 @@
 """The part ``speedrun``: how long ``configs/speedrun.yaml`` trains, beside airbench94 with Muon, from steps of each.
 
-Trained whole, both take half an hour and more on a few cores, so steps are measured in turn and counted up; start and
-evaluation are left out. AIRBENCH must name a checkout of github.com/KellerJordan/cifar10-airbench. Its script is for a
-GPU in half precision: here its network and its optimizers work in fp32 on the CPU, uncompiled, on prepared batches.
+Trained whole, each takes a quarter of an hour and more on a few cores, so steps are measured in turn and counted up;
+start and evaluation are left out. AIRBENCH must name a checkout of github.com/KellerJordan/cifar10-airbench. Its script
+is for a GPU in half precision: here its network and its optimizers work in fp32 on the CPU, uncompiled, on prepared
+batches.
 """
 
 import importlib.util
