@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from regularization.cli import main
 
@@ -14,6 +15,10 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 # Tests run in several processes, and with networks that are too small for several threads.
 torch.set_num_threads(1)
+
+# The same examples every time: what fails is what has changed. A slow machine's example is no failure.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 
 Rows = list[dict[str, float]]
 

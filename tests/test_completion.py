@@ -1,8 +1,8 @@
 """The script of ``completion``, read and asked by a real shell."""
 
+import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,12 +30,13 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def offered(script: Path) -> Callable[..., list[str]]:
     """What bash offers for the last of the words."""
-    if shutil.which("bash") is None:
+    if (bash := shutil.which("bash")) is None:
         pytest.skip("needs bash")
 
     def ask(*words: str) -> list[str]:
-        command = ["bash", "-c", ASK.format(script=script), "bash", "regularization", *words]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        command = [bash, "-c", ASK.format(script=script), "bash", "regularization", *words]
+        # Asking starts no program, no Python least of all: it takes no time.
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"PATH": ""})
         assert done.stderr == ""
         return done.stdout.split()
 
@@ -89,12 +90,6 @@ def test_checkpoints_and_folders(offered: Callable[..., list[str]]) -> None:
     assert offered("test", "--ckpt_path", "runs/") == ["runs/x.ckpt"]
     assert offered("report", "ru") == ["runs"]
     assert offered("predict", "--images", "a.png", "ru") == ["runs"]
-
-
-def test_asking_takes_no_time(offered: Callable[..., list[str]]) -> None:
-    start = time.perf_counter()
-    offered("fit", "--config", "quickstart", "--model.decay", "all", "--data.")
-    assert time.perf_counter() - start < 1
 
 
 @pytest.mark.parametrize("shell", ["zsh", "tcsh"])

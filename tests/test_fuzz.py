@@ -112,7 +112,7 @@ def run(config: Config, folder: Path) -> None:
     cli.main(["fit", "--config", str(path)])
 
 
-@settings(max_examples=3 * CASES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3 * CASES, suppress_health_check=list(HealthCheck))
 @given(config=VALID)
 def test_valid_configs_are_instantiated(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "Experiment", Parsed)
@@ -125,7 +125,7 @@ def test_mistakes_get_a_line(
 ) -> None:
     monkeypatch.setattr(experiment, "Experiment", Parsed)
 
-    @settings(max_examples=CASES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=CASES, suppress_health_check=list(HealthCheck))
     @given(config=VALID, mistake=MISTAKES[kind])
     def refuse(config: Config, mistake: tuple[list[str], Any]) -> None:
         *places, last = mistake[0]

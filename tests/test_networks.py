@@ -53,7 +53,7 @@ def test_the_seeds_function() -> None:
     torch.testing.assert_close(network(images), seed_network(network.state_dict(), images), rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.integers(32, 100), st.integers(32, 100))
 def test_any_size_from_32(height: int, width: int) -> None:
     assert ResNet(7).eval()(torch.zeros(1, 3, height, width)).shape == (1, 7)

@@ -58,7 +58,7 @@ def _formula(name: str, w: Tensor) -> Any:
     return 0.5 * (w - 0.5).square().sum()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(penalties())), st.lists(SHAPES, min_size=1, max_size=3), st.integers(0, 1000))
 def test_value_and_gradient(name: str, shapes: list[tuple[int, ...]], seed: int) -> None:
     penalty = penalties()[name]
@@ -87,7 +87,7 @@ def test_gradient_by_finite_differences(name: str) -> None:
     np.testing.assert_allclose(penalty.gradients([w])[0].flatten().numpy(), numeric, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(["l1", "elastic", "group"]), SHAPES, st.floats(0.01, 1.5), st.integers(0, 1000))
 def test_prox_is_the_minimum_it_is_defined_by(name: str, shape: tuple[int, ...], threshold: float, seed: int) -> None:
     w = draw(shape, seed)
@@ -111,7 +111,7 @@ def test_prox_of_group_lasso_takes_whole_filters() -> None:
     torch.testing.assert_close(w[0], torch.tensor([3.0, 4.0]) * (1 - math.sqrt(2) / 5))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SHAPES, st.floats(0.1, 3), st.integers(0, 1000))
 def test_max_norm_is_the_nearest_point_of_the_ball(shape: tuple[int, ...], limit: float, seed: int) -> None:
     w = draw(shape, seed)

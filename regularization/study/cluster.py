@@ -19,6 +19,8 @@ from regularization.study.worker import work
 
 # What a trial reads from its environment, and what finds this program where it is not installed.
 ENVIRONMENT = ("CIFAR10_ROOT", "CIFAR100_ROOT", "PYTHONPATH")
+# To a worker; trials, judgements and None are said to it besides.
+STOP = "stop"
 # Tasks that end before they have come: by then it is not one machine that died.
 FALSE_STARTS = 3
 
@@ -132,8 +134,9 @@ class RayTasks:
         return self._ended(set(self._tasks) - self._coming)
 
     def stop(self, worker: Worker) -> None:
-        """Raises SIGINT in the task."""
-        self._ray.cancel(self._tasks[worker.number], force=False)
+        """Says so: Ray's own cancellation ends this process where the task is just about to end (2.60)."""
+        with contextlib.suppress(OSError):
+            worker.connection.send(STOP)
 
     def kill(self, worker: Worker) -> None:
         """Ends the task's process."""
@@ -142,8 +145,9 @@ class RayTasks:
     def bury(self, worker: Worker) -> str:
         """What Ray says of it; a line may also break while the task lives on."""
         said = self._outcome(worker.number)
-        self.kill(worker)
-        self._tasks.pop(worker.number, None)
+        if not self._ended({worker.number}):
+            self.kill(worker)
+        del self._tasks[worker.number]
         return f"it has cost {self.lives} workers, the last one ended by {said}"
 
     def end(self) -> None:
@@ -229,8 +233,9 @@ def come(door: tuple[Any, bytes], number: int, place: tuple[str, str], threads: 
                 f"{socket.gethostname()} has no folder {folder}: all machines need it, shared, at the same path"
             )
     os.chdir(place[0])
-    # Ray has it ignored; it is how a study is stopped.
+    # Ray ignores and blocks it; it is how a study is stopped.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         connection = Client(door[0], authkey=door[1])
     except OSError as error:
@@ -238,8 +243,39 @@ def come(door: tuple[Any, bytes], number: int, place: tuple[str, str], threads: 
     # A line that breaks is a coordinator that is gone.
     with contextlib.suppress(OSError, EOFError, KeyboardInterrupt), connection:
         connection.send(number)
-        work(connection, threads)
+        work(Line(connection), threads)
     return None
+
+
+class Line:
+    """A connection that is listened to all the time: to stop is said in the middle of a trial, and raises SIGINT."""
+
+    def __init__(self, connection: "Connection[Any, Any]") -> None:
+        self._connection = connection
+        self._heard: SimpleQueue[Any] = SimpleQueue()
+        self.send = connection.send
+        Thread(target=self._listen, daemon=True).start()
+
+    def recv(self) -> Any:
+        """The next message.
+
+        Raises:
+            EOFError, OSError: When the line has broken.
+        """
+        message = self._heard.get()
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                if (message := self._connection.recv()) == STOP:
+                    os.kill(os.getpid(), signal.SIGINT)
+                else:
+                    self._heard.put(message)
+        except (EOFError, OSError) as error:
+            self._heard.put(error)
 
 
 def _receive(listener: Listener, key: bytes, arrivals: "SimpleQueue[Worker]", closed: Event) -> None:

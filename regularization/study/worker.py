@@ -8,9 +8,8 @@ import threading
 import traceback
 from collections.abc import Iterator
 from multiprocessing import parent_process
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -25,6 +24,13 @@ LOG = "log.txt"
 LEASE = 150.0
 
 
+class Duplex(Protocol):
+    """The line to the coordinator: a ``Connection``, or what has its two methods."""
+
+    def send(self, message: Any, /) -> None: ...  # noqa: D102 - said above
+    def recv(self) -> Any: ...  # noqa: D102
+
+
 class Report(Checkpoint):
     """Tells the coordinator of each epoch, after it was kept, and stops the run when told so.
 
@@ -36,7 +42,7 @@ class Report(Checkpoint):
         folder: The run folder, where a run that was stopped early is marked.
     """
 
-    def __init__(self, connection: Connection, waits: bool, folder: Path) -> None:
+    def __init__(self, connection: Duplex, waits: bool, folder: Path) -> None:
         self._connection = connection
         self._waits = waits
         self._folder = folder
@@ -62,7 +68,7 @@ class Report(Checkpoint):
             trainer.should_stop = True
 
 
-def work(connection: Connection, threads: int, device: int | None = None) -> None:
+def work(connection: Duplex, threads: int, device: int | None = None) -> None:
     """Runs the trials that come, until None does; answers each with ``("end", reason or None)`` or ``("busy", where)``.
 
     Args:
@@ -101,7 +107,7 @@ def work(connection: Connection, threads: int, device: int | None = None) -> Non
         gc.collect()
 
 
-def execute(trial: Trial, connection: Connection, waits: bool) -> None:
+def execute(trial: Trial, connection: Duplex, waits: bool) -> None:
     """Trains the trial from where it is; what goes wrong is raised.
 
     Raises:

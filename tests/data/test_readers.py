@@ -187,7 +187,7 @@ def test_digits() -> None:
     assert ((shares - 0.2).abs() < 0.01).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(10, 60), min_size=2, max_size=6), st.floats(0.1, 0.5), st.integers(0, 100))
 def test_split_keeps_every_class_in_proportion(sizes: list[int], fraction: float, seed: int) -> None:
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))

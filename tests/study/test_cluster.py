@@ -11,13 +11,15 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from regularization.cli import main
-from regularization.study.cluster import _slots
+from regularization.study.cluster import STOP, Line, _slots
+from tests.freezing import frozen
 from tests.study.test_sweep import OPTIONS, STUDY, table, write
 from tests.test_cli import Refused
 
@@ -62,10 +64,9 @@ def events() -> list[tuple[str, tuple[str, str], int]]:
     return [(event, (arm, seed), int(step or 0)) for _, event, _, arm, seed, step in rows]
 
 
-def wait_for(event: str, process: "subprocess.Popen[bytes]") -> None:
-    while not any(kind == event for kind, _, _ in events()):
-        assert process.poll() is None, Path("said.txt").read_text()
-        time.sleep(0.02)
+def named(kind: str) -> set[tuple[str, str]]:
+    """The trials of which there is such a line."""
+    return {trial for event, trial, _ in events() if event == kind}
 
 
 def at_work(cluster: Any) -> list[int]:
@@ -89,12 +90,15 @@ def test_a_worker_that_is_killed_costs_nothing(cluster: Any) -> None:
     shutil.rmtree("runs")
 
     process = start(command, cluster)
-    begun: set[tuple[str, str]] = set()
-    while len(begun) < 2 or not begun <= {trial for event, trial, _ in events() if event == "epoch"}:
-        assert process.poll() is None, Path("said.txt").read_text()
-        time.sleep(0.02)  # whichever is killed has a checkpoint
-        begun = {trial for event, trial, _ in events() if event == "start"}
+
+    def both_at_work() -> bool:
+        """Two trials, of which each has a checkpoint, whichever is killed."""
+        begun = named("start") - named("end")
+        return len(begun) == 2 and begun <= named("epoch")
+
+    assert frozen(process.pid, both_at_work), Path("said.txt").read_text()
     os.kill(at_work(cluster)[0], signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
     assert process.wait(timeout=300) == 0, Path("said.txt").read_text()
     assert table() == expected
     lost = [trial for event, trial, _ in events() if event == "lost"]
@@ -112,16 +116,21 @@ def test_a_sweep_that_is_stopped_goes_on(cluster: Any) -> None:
     expected = table()
     shutil.rmtree("runs")
 
-    process = start(command, cluster)
-    wait_for("epoch", process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143, Path("said.txt").read_text()
-    assert "the same command goes on" in Path("said.txt").read_text()
-    assert start(command, cluster).wait(timeout=300) == 0, Path("said.txt").read_text()
+    # They write when they are asked to, in the middle of an epoch; where both were just validating, once more.
+    for _ in range(4):
+        before = len(events())
+        process = start(command, cluster)
+        while not any(event == "epoch" for event, _, _ in events()[before:]):
+            assert process.poll() is None, Path("said.txt").read_text()
+            time.sleep(0.02)
+        if any(step % 18 for event, _, step in events() if event == "start"):
+            break
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143, Path("said.txt").read_text()
+        assert "the same command goes on" in Path("said.txt").read_text()
+    assert process.wait(timeout=300) == 0, Path("said.txt").read_text()
+    assert any(step % 18 for event, _, step in events() if event == "start")
     assert table() == expected
-    again = [step for event, _, step in events() if event == "start" and step > 0]
-    assert again
-    assert any(step % 18 for step in again), "they wrote when they were asked to, in the middle of an epoch"
 
 
 @pytest.mark.slow
@@ -144,6 +153,25 @@ def test_what_is_refused(refused: Refused) -> None:
     assert "must be the head's host:port" in refused(*command, "--ray", "somewhere")
     assert "nobody answers there" in refused(*command, "--ray", "127.0.0.1:9")
     assert "start the sweep on a machine of the cluster" in refused(*command, "--ray", "ray://127.0.0.1:10001")
+
+
+def test_a_worker_hears_in_the_middle_of_a_trial_that_it_is_to_stop() -> None:
+    ours, theirs = Pipe()
+    line = Line(theirs)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ours.send("a trial")
+            ours.send(STOP)
+            time.sleep(60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert line.recv() == "a trial"
+    line.send("heard")
+    assert ours.recv() == "heard"
+    ours.close()
+    with pytest.raises(EOFError):
+        line.recv()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from regularization.study.space import Arm, Trial
+from tests.freezing import frozen
 from tests.study.test_sweep import LAMBDA, OPTIONS, STUDY, table, write
 from tests.test_cli import Refused
 
@@ -35,12 +36,12 @@ from regularization.study.runner import Progress, Runner  # noqa: E402
 from regularization.study.storage import Storage  # noqa: E402
 from regularization.study.tickets import Tickets  # noqa: E402
 
-# A coordinator is taken for dead after three seconds, so that the test need not wait for two minutes.
+# A coordinator is soon taken for dead, so that the test need not wait for two minutes.
 QUICK = """
 import sys
 from regularization.study import storage, tickets
 storage.HEARTBEAT = tickets.HEARTBEAT = 1
-storage.GRACE = 3
+storage.GRACE = {grace}
 from regularization.cli import main
 main(sys.argv[1:])
 """
@@ -86,10 +87,11 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.rmtree(place)
 
 
-def start(command: list[str], url: str, name: str) -> "subprocess.Popen[bytes]":
+def start(command: list[str], url: str, name: str, grace: int = 60) -> "subprocess.Popen[bytes]":
+    """A coordinator that takes others for dead who have been silent for ``grace`` seconds."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with Path(name).open("wb") as said:
-        words: list[str] = [sys.executable, "-c", QUICK, *command, "--storage", url]
+        words: list[str] = [sys.executable, "-c", QUICK.format(grace=grace), *command, "--storage", url]
         return subprocess.Popen(words, stdout=said, stderr=said, env=environment)
 
 
@@ -159,18 +161,21 @@ def test_two_coordinators_on_postgresql_run_the_plan_once(postgresql: str) -> No
 def test_the_trials_of_a_coordinator_that_was_killed_are_finished_by_another(postgresql: str) -> None:
     command = write(options={**OPTIONS, "trainer.max_epochs": 8})
     expected = reference(command)
-    first = start(command, postgresql, "first.txt")
-    while not events("epoch") and first.poll() is None:
-        time.sleep(0.05)
-    second = start(command, postgresql, "second.txt")
+    first = start(command, postgresql, "first.txt", grace=3)
+
+    def cut() -> set[tuple[str, str]]:
+        return set(events("start")) - set(events("end"))
+
+    # What is cut has a checkpoint to go on from.
+    assert frozen(first.pid, lambda: bool(cut()) and cut() <= set(events("epoch"))), Path("first.txt").read_text()
+    lost = cut()
+    second = start(command, postgresql, "second.txt", grace=3)
     first.kill()
     first.wait()
-    cut = set(events("start")) - set(events("end"))
     assert second.wait(timeout=300) == 0, Path("second.txt").read_text()
-    assert cut
     assert events("end") == PLAN
     again = events("start") - events("start", "0")
-    assert set(again) == cut, "what was cut goes on from a checkpoint"
+    assert set(again) == lost, "what was cut goes on from a checkpoint"
     assert events("start", "0") == PLAN
     assert table() == expected
 
@@ -179,11 +184,11 @@ def test_the_trials_of_a_coordinator_that_was_killed_are_finished_by_another(pos
 def test_a_coordinator_that_is_only_slow_keeps_its_trials() -> None:
     command = write(options={**OPTIONS, "trainer.max_epochs": 8})
     url = f"sqlite:///{Path.cwd()}/shared.db"
-    slow = start(command, url, "slow.txt")
+    slow = start(command, url, "slow.txt", grace=3)
     while not events("start") and slow.poll() is None:
         time.sleep(0.05)
     pause(slow, Path("shared.db"))  # its worker goes on
-    quick = start(command, url, "quick.txt")
+    quick = start(command, url, "quick.txt", grace=3)
     assert quick.wait(timeout=300) == 0, Path("quick.txt").read_text()
     slow.send_signal(signal.SIGCONT)
     assert slow.wait(timeout=100) == 0, Path("slow.txt").read_text()
