@@ -158,12 +158,16 @@ def test_what_is_refused(refused: Refused) -> None:
 def test_a_worker_hears_in_the_middle_of_a_trial_that_it_is_to_stop() -> None:
     ours, theirs = Pipe()
     line = Line(theirs)
+
+    def told() -> None:
+        ours.send("a trial")
+        ours.send(STOP)
+        time.sleep(60)
+
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            ours.send("a trial")
-            ours.send(STOP)
-            time.sleep(60)
+            told()
     finally:
         signal.signal(signal.SIGINT, before)
     assert line.recv() == "a trial"
