@@ -25,6 +25,7 @@ class Scores:
         # Of losses and of right answers; float32 counts exactly up to 16 million images.
         self._sums = torch.zeros(2)
         self._images = 0
+        self._before = torch.zeros(3)  # what latest() has told
         self._calibration = BinaryCalibrationError(15, "l1", validate_args=False) if calibration else None
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -50,6 +51,14 @@ class Scores:
             parts = torch.stack([parts.sum(dim=0), *torch.zeros(trainer.world_size - 1, 3)])
         self._sums, self._images = parts[trainer.global_rank, :2], int(parts[trainer.global_rank, 2])
 
+    def latest(self, trainer: Trainer) -> dict[str, float]:
+        """The means over all processes' images since this or ``compute`` was last called; waits for the device."""
+        sums = self._with_images(trainer)
+        new = trainer.strategy.reduce(sums - self._before.to(sums.device), reduce_op="sum")
+        self._before = sums
+        loss, right, images = new.tolist()
+        return {"loss": loss / images, "accuracy": right / images}
+
     def compute(self, trainer: Trainer) -> dict[str, Tensor]:
         """The means over all processes' images since the last call, which starts anew."""
         total = trainer.strategy.reduce(self._with_images(trainer), reduce_op="sum")
@@ -59,7 +68,7 @@ class Scores:
         if self._calibration is not None:
             means["calibration_error"] = self._calibration.compute()
             self._calibration.reset()
-        self._sums, self._images = torch.zeros(2), 0
+        self._sums, self._images, self._before = torch.zeros(2), 0, torch.zeros(3)
         return means
 
     def _with_images(self, trainer: Trainer) -> Tensor:

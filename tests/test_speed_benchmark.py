@@ -12,6 +12,7 @@ from tests.benchmarks.speed import speedrun
 from tests.benchmarks.speed.command import main
 from tests.benchmarks.speed.process import elsewhere, on_terminal
 from tests.benchmarks.speed.rows import Row, Target, median, not_run
+from tests.benchmarks.speed.settings import Settings
 from tests.conftest import CONFIGS
 
 
@@ -42,6 +43,15 @@ def test_without_a_gpu_it_says_so() -> None:
     (row,) = measured("gpu")["rows"]
     assert row["note"].startswith("not run: ")
     assert row["value"] is row["ratio"] is row["met"] is None
+
+
+def test_the_speedrun_is_trained_with_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speedrun, "trained", lambda _, name, seed: (900.0 + seed, {"speedrun": 0.938}[name] + seed / 1000))
+    command, accuracy = speedrun._whole(Settings(seeds=3))
+    assert command.value == 901
+    assert accuracy.value == pytest.approx(0.939)
+    assert accuracy.note == "standard deviation 0.0010"
+    assert accuracy.met is False
 
 
 def test_a_part_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

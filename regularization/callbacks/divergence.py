@@ -66,7 +66,8 @@ class Divergence(Callback):
         self._first[what] = torch.where(value.isfinite() | (first >= 0), first, step)
         # The gradient is the same for all processes.
         found = every and what == "gradient" and not math.isfinite(value.item())
-        if found or step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        often = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if found or (often and step % often == 0):
             self._stop_if_any(trainer, pl_module)
 
     def looks_at_every_step(self, trainer: Trainer) -> bool:

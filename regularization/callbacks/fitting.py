@@ -16,6 +16,7 @@ from regularization.callbacks.history import History
 from regularization.callbacks.hooks import without_idle_hooks
 from regularization.callbacks.logits import Logits
 from regularization.callbacks.monitor import Monitor
+from regularization.callbacks.running import Running
 from regularization.callbacks.saving import Best, Last
 from regularization.ranks import Agreement
 
@@ -43,8 +44,9 @@ class Fitting:
     def around(self, named: Sequence[Callback], last: Sequence[Callback]) -> list[Callback]:
         """All in their order, with those that the config names and those that stand at the end."""
         # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
-        ours = [self.audit, self.monitor, *named, Divergence(), self._config, self.curves, self._logits, self.history]
-        return [without_idle_hooks(callback) for callback in [*ours, *self._saving, *last]]
+        looking = [self.audit, self.monitor, *named, Divergence(), Running()]
+        writing = [self._config, self.curves, self._logits, self.history, *self._saving]
+        return [without_idle_hooks(callback) for callback in [*looking, *writing, *last]]
 
     def finish(self, trainer: Trainer, classifier: LightningModule) -> None:
         """Completes a run of which every epoch is done: it may have been killed just after the last."""

@@ -5,6 +5,8 @@ import sys
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
+from regularization.callbacks.running import Running
+
 
 class Progress(RichProgressBar):
     """rich's bar, taken away after each epoch so that the history's lines remain.
@@ -20,5 +22,8 @@ class Progress(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The run's metrics, without the version number that its folder tells already."""
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        """Loss and accuracy of the last steps. No version number: the run's folder tells it already."""
+        shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            shown |= callback.means if isinstance(callback, Running) else {}
+        return shown

@@ -27,7 +27,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; or all")
     made.add_argument("--json", type=Path, metavar="FILE", help="where the table also goes, as JSON")
     made.add_argument("--rounds", type=int, default=5, metavar="N", help="how often all is measured, in turn")
-    made.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds configs/fast.yaml is run with")
+    made.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds a config is run with")
+    made.add_argument("--whole", action="store_true", help="speedrun: also train, a quarter of an hour a seed")
     made.add_argument("--device", choices=list(BY_DEVICE), default="cpu")
     made.add_argument("--quick", action="store_true", help="few steps, to see that it works: no numbers to keep")
     return made
@@ -38,7 +39,7 @@ def main(args: list[str]) -> None:
     asked = parser().parse_args(args)
     if unknown := set(asked.parts) - set(PARTS):
         parser().error(f"there is no part {unknown.pop()}: {', '.join(PARTS)}")
-    settings = Settings(asked.rounds, asked.seeds, asked.device, asked.quick)
+    settings = Settings(asked.rounds, asked.seeds, asked.device, asked.quick, asked.whole)
     found: dict[str, Any] = about(settings)
     rows: list[Row] = []
     failed: list[str] = []

@@ -12,15 +12,17 @@ class Settings:
 
     Attributes:
         rounds: How often everything is measured, in turn.
-        seeds: Runs of the part ``fast``, with the seeds from 0 on.
+        seeds: Runs of what is trained for its accuracy, with the seeds from 0 on.
         device: ``cpu`` or ``cuda``.
         quick: Few steps of everything, to see that it works; the numbers then mean nothing.
+        whole: Whether the part ``speedrun`` also trains.
     """
 
     rounds: int = 5
     seeds: int = 3
     device: str = "cpu"
     quick: bool = False
+    whole: bool = False
 
     def size(self, usual: int, quick: int) -> int:
         """One of two numbers."""
