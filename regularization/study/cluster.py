@@ -15,12 +15,11 @@ from typing import Any
 
 from regularization.mistakes import Mistake
 from regularization.study.crew import Worker
+from regularization.study.line import STOP, Line
 from regularization.study.worker import work
 
 # What a trial reads from its environment, and what finds this program where it is not installed.
 ENVIRONMENT = ("CIFAR10_ROOT", "CIFAR100_ROOT", "PYTHONPATH")
-# To a worker; trials, judgements and None are said to it besides.
-STOP = "stop"
 # Tasks that end before they have come: by then it is not one machine that died.
 FALSE_STARTS = 3
 
@@ -243,39 +242,9 @@ def come(door: tuple[Any, bytes], number: int, place: tuple[str, str], threads: 
     # A line that breaks is a coordinator that is gone.
     with contextlib.suppress(OSError, EOFError, KeyboardInterrupt), connection:
         connection.send(number)
-        work(Line(connection), threads)
+        with Line(connection) as line:
+            work(line, threads)
     return None
-
-
-class Line:
-    """A connection that is listened to all the time: to stop is said in the middle of a trial, and raises SIGINT."""
-
-    def __init__(self, connection: "Connection[Any, Any]") -> None:
-        self._connection = connection
-        self._heard: SimpleQueue[Any] = SimpleQueue()
-        self.send = connection.send
-        Thread(target=self._listen, daemon=True).start()
-
-    def recv(self) -> Any:
-        """The next message.
-
-        Raises:
-            EOFError, OSError: When the line has broken.
-        """
-        message = self._heard.get()
-        if isinstance(message, Exception):
-            raise message
-        return message
-
-    def _listen(self) -> None:
-        try:
-            while True:
-                if (message := self._connection.recv()) == STOP:
-                    os.kill(os.getpid(), signal.SIGINT)
-                else:
-                    self._heard.put(message)
-        except (EOFError, OSError) as error:
-            self._heard.put(error)
 
 
 def _receive(listener: Listener, key: bytes, arrivals: "SimpleQueue[Worker]", closed: Event) -> None:

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from regularization.cli import main
-from regularization.study.cluster import STOP, Line, _slots
+from regularization.study.cluster import _slots
+from regularization.study.line import STOP, Line
 from tests.freezing import frozen
 from tests.study.test_sweep import OPTIONS, STUDY, table, write
 from tests.test_cli import Refused
@@ -171,11 +172,12 @@ def test_a_worker_hears_in_the_middle_of_a_trial_that_it_is_to_stop() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert line.recv() == "a trial"
-    line.send("heard")
+    with theirs, line:
+        line.send("heard")
     assert ours.recv() == "heard"
-    ours.close()
-    with pytest.raises(EOFError):
-        line.recv()
+    for end in (ours, line):
+        with pytest.raises((EOFError, OSError)):
+            end.recv()
 
 
 @pytest.mark.parametrize(
