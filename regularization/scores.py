@@ -49,7 +49,8 @@ class Scores:
         parts: Tensor = state["parts"]
         if len(parts) != trainer.world_size:
             parts = torch.stack([parts.sum(dim=0), *torch.zeros(trainer.world_size - 1, 3)])
-        self._sums, self._images = parts[trainer.global_rank, :2], int(parts[trainer.global_rank, 2])
+        self._before = parts[trainer.global_rank]
+        self._sums, self._images = self._before[:2], int(self._before[2])
 
     def latest(self, trainer: Trainer) -> dict[str, float]:
         """The means over all processes' images since this or ``compute`` was last called; waits for the device."""

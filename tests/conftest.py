@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 
 from regularization.cli import main
+from tests.processes import kill_the_rest
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -28,6 +29,12 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test starts in a folder of its own, without the environment's data or seed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_runs_on() -> Iterator[None]:
+    yield
+    kill_the_rest()
 
 
 @pytest.fixture

@@ -57,6 +57,23 @@ def test_trains_like_a_loop_written_out() -> None:
     assert fitted.callback_metrics["train_accuracy"].item() == pytest.approx(right / len(subset))
 
 
+def test_the_latest_scores_are_of_what_came_since_also_after_a_checkpoint() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(50, 7), torch.randint(0, 7, (50,))
+    scores, trainer = Scores(), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    for start, end in ((0, 10), (10, 25), (25, 50)):
+        scores.update(F.cross_entropy(logits[start:end], labels[start:end]), logits[start:end], labels[start:end])
+        if end == 25:
+            kept, scores = scores.state_dict(trainer), Scores()
+            scores.load_state_dict(kept, trainer)
+            continue
+        part = -logits[start:end].double().log_softmax(dim=1).numpy()[np.arange(end - start), labels[start:end]]
+        right = (logits[start:end].numpy().argmax(axis=1) == labels[start:end].numpy()).mean()
+        assert scores.latest(trainer) == pytest.approx({"loss": part.mean(), "accuracy": right}, rel=1e-5)
+    total = -logits.double().log_softmax(dim=1).numpy()[np.arange(50), labels]
+    assert scores.compute(trainer)["loss"].item() == pytest.approx(total.mean(), rel=1e-5)
+
+
 def test_scores_are_means_over_images_not_batches() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(50, 7), torch.randint(0, 7, (50,))

@@ -27,6 +27,7 @@ from regularization.data.batches import Share, shared_evenly
 from regularization.data.readers import Images
 from regularization.mistakes import Mistake
 from tests.conftest import CONFIGS, rows_of
+from tests.processes import frozen
 
 QUICK = [f"--config={CONFIGS / 'quickstart.yaml'}", "--model.network.width=8", "--threads=1", "--trainer.max_epochs=2"]
 # Of 1,149 images 41 batches and one image are made: of the last one most processes get nothing.
@@ -219,7 +220,7 @@ def test_one_two_and_four_processes_train_the_same() -> None:
 @pytest.mark.parametrize("processes", [2, 4])
 def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_the_same_bits(processes: int) -> None:
     args = ["fit", *QUICK, "--checkpoint.minutes=null", "--checkpoint.steps=5", "--model.network.dropout=0.2"]
-    args += ["--trainer.max_epochs=10"]
+    args += ["--trainer.max_epochs=12"]
     running = by_torchrun(processes, *args, "--trainer.default_root_dir=killed")
     metrics = run_of("killed") / "metrics.csv"
     while not metrics.is_file() or not rows_of(run_of("killed")):
@@ -227,14 +228,13 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_the_same_bits(p
         time.sleep(0.05)
     trained_by = [int(pid) for pid in children(running.pid)]
     assert len(trained_by) == processes
-    killed = time.monotonic()
+    assert frozen(trained_by[-1], lambda: len(rows_of(run_of("killed"))) < 8)
     os.kill(trained_by[-1], signal.SIGKILL)
     said, _ = running.communicate(timeout=60)
-    assert time.monotonic() - killed < 60
     assert f"another of the {processes} processes ended: --ckpt_path last goes on" in said
     assert running.returncode != 0
     begun = len(rows_of(run_of("killed")))
-    assert begun < 10
+    assert begun < 12
     done(by_torchrun(processes, *args, "--trainer.default_root_dir=killed", "--ckpt_path=last"))
     done(by_torchrun(processes, *args, "--trainer.default_root_dir=whole"))
     for name, value in weights(run_of("whole")).items():
@@ -248,7 +248,7 @@ def test_a_process_that_is_lost_while_scoring_ends_the_other(network: str) -> No
     done(start([*PROGRAM, "fit", *QUICK[:1], f"--model.network=tests.frozen.{network}", "--trainer.max_epochs=1"]))
     kept = Path("runs/quickstart/version_0") / LAST
     running = by_torchrun(2, "validate", "--trust", f"--ckpt_path={kept}")
-    said, _ = running.communicate(timeout=60)
+    said, _ = running.communicate(timeout=300)
     assert "error: another of the 2 processes ended, or never came" in said
     assert running.returncode != 0
 
@@ -275,7 +275,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(launch: Any) -> N
 def test_a_diverging_run_says_so_once() -> None:
     args = ["fit", *QUICK, "--model.optimizer.lr=1e12", "--trainer.default_root_dir=diverged"]
     running = by_lightning(2, *args)
-    said, _ = running.communicate(timeout=120)
+    said, _ = running.communicate(timeout=300)
     assert said.count("error: training diverged: the") == 1, said
     assert running.returncode == 2
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from multiprocessing.sharedctypes import Synchronized
+from ctypes import c_int
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from tests.conftest import CONFIGS, rows_of
-from tests.freezing import frozen
+from tests.processes import frozen, started
 
 KILLS = int(os.environ.get("SOAK_KILLS", 20))
 PHASES = ("starting", "training", "validation", "writing")
@@ -37,7 +37,7 @@ CIFAR += ["--data.val_size=48000", "--data.batch_size=50", "--trainer.limit_val_
 processes = multiprocessing.get_context("forkserver")
 
 
-def fit(args: list[str], folder: Path, phase: "Synchronized[int]") -> None:
+def fit(args: list[str], folder: Path, phase: c_int) -> None:
     """Runs in a process of its own, and tells in ``phase`` what it is doing."""
     from regularization.checkpoints import CheckpointFiles
     from regularization.classifier import ImageClassifier
@@ -68,8 +68,8 @@ def fit(args: list[str], folder: Path, phase: "Synchronized[int]") -> None:
     main(args)
 
 
-def start(args: list[str], folder: Path) -> tuple[Any, "Synchronized[int]"]:
-    phase = processes.Value("i", 0)
+def start(args: list[str], folder: Path) -> tuple[Any, c_int]:
+    phase: Any = processes.Value("i", 0, lock=False)  # who is stopped must not hold a lock
     process = processes.Process(target=fit, args=(args, folder, phase))
     process.start()
     return process, phase
@@ -171,7 +171,7 @@ seeds: 3
 def sweep(folder: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "regularization", "sweep", "--config", "study.yaml", "--workers=2", "--threads=1"]
     with (folder / "said.txt").open("ab") as said:
-        return subprocess.Popen(command, cwd=folder, stdout=said, stderr=said)
+        return started(subprocess.Popen(command, cwd=folder, stdout=said, stderr=said))
 
 
 def events(folder: Path) -> list[tuple[str, str, int]]:

@@ -11,13 +11,17 @@ from regularization.classifier import ImageClassifier
 class Running(Callback):
     """Every ``log_every_n_steps``: means of loss and accuracy over the images trained on since the last time.
 
-    Loggers get ``running/train_loss`` and ``running/train_accuracy``. They start anew with each epoch, and are the only
-    numbers that are fetched from the device within one.
+    Loggers get ``running/train_loss`` and ``running/train_accuracy``. They start anew with each epoch. Within one,
+    nothing else is fetched from the device but whether it diverged.
     """
 
     def __init__(self) -> None:
         self.means: dict[str, float] = {}
         self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What a run that is continued had told by then is not told again."""
+        self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Fetches and logs them after every so many optimizer steps."""

@@ -34,10 +34,11 @@ class Line:
         """The next message.
 
         Raises:
-            EOFError, OSError: When the line has broken.
+            EOFError, OSError: When the line has broken, each time.
         """
         message = self._heard.get()
         if isinstance(message, Exception):
+            self._heard.put(message)
             raise message
         return message
 
@@ -48,5 +49,5 @@ class Line:
                     os.kill(os.getpid(), signal.SIGINT)
                 else:
                     self._heard.put(message)
-        except (EOFError, OSError) as error:
+        except Exception as error:  # what can't be read is for whoever waits for it
             self._heard.put(error)

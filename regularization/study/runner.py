@@ -145,8 +145,8 @@ class Runner:
         except (EOFError, OSError):
             self._bury(worker)
             return
-        trial = worker.trial
-        assert trial is not None
+        if (trial := worker.trial) is None:
+            return  # it was told to stop just when its trial ended, and says both
         now = self.progress[trial.name]
         if kind == "start":
             self._log("start", trial, content[0])

@@ -20,7 +20,7 @@ import pytest
 from regularization.cli import main
 from regularization.study.cluster import _slots
 from regularization.study.line import STOP, Line
-from tests.freezing import frozen
+from tests.processes import frozen, started
 from tests.study.test_sweep import OPTIONS, STUDY, table, write
 from tests.test_cli import Refused
 
@@ -56,7 +56,7 @@ def start(command: list[str], cluster: Any) -> "subprocess.Popen[bytes]":
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     words = [sys.executable, "-m", "regularization", *command, "--ray", cluster.address]
     with Path("said.txt").open("ab") as said:
-        return subprocess.Popen(words, stdout=said, stderr=said, env=environment)
+        return started(subprocess.Popen(words, stdout=said, stderr=said, env=environment))
 
 
 def events() -> list[tuple[str, tuple[str, str], int]]:
@@ -93,9 +93,10 @@ def test_a_worker_that_is_killed_costs_nothing(cluster: Any) -> None:
     process = start(command, cluster)
 
     def both_at_work() -> bool:
-        """Two trials, of which each has a checkpoint, whichever is killed."""
+        """Two trials in their middle: each has a checkpoint, and won't be done before one of them is killed."""
         begun = named("start") - named("end")
-        return len(begun) == 2 and begun <= named("epoch")
+        epochs = Counter(trial for event, trial, _ in events() if event == "epoch")
+        return len(begun) == 2 and all(1 <= epochs[trial] <= 6 for trial in begun)
 
     assert frozen(process.pid, both_at_work), Path("said.txt").read_text()
     os.kill(at_work(cluster)[0], signal.SIGKILL)
@@ -118,7 +119,7 @@ def test_a_sweep_that_is_stopped_goes_on(cluster: Any) -> None:
     shutil.rmtree("runs")
 
     # They write when they are asked to, in the middle of an epoch; where both were just validating, once more.
-    for _ in range(4):
+    for _ in range(10):
         before = len(events())
         process = start(command, cluster)
         while not any(event == "epoch" for event, _, _ in events()[before:]):
@@ -175,7 +176,7 @@ def test_a_worker_hears_in_the_middle_of_a_trial_that_it_is_to_stop() -> None:
     with theirs, line:
         line.send("heard")
     assert ours.recv() == "heard"
-    for end in (ours, line):
+    for end in (ours, line, line):
         with pytest.raises((EOFError, OSError)):
             end.recv()
 

@@ -1,7 +1,6 @@
 """The quickstart study, and its report opened in a real browser."""
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,9 +48,8 @@ def test_the_quickstart_ends_with_a_report_that_works(browser: Any, capsys: pyte
         browser.execute_cdp_cmd(
             "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": dark}]}
         )
-        time.sleep(0.3)
-        colour = browser.execute_script("return document.getElementById('plot1').layout.font.color")
-        assert colour == ("#e6e9ec" if dark == "dark" else "#1d2329")
+        wanted = "#e6e9ec" if dark == "dark" else "#1d2329"
+        comes(browser, f"return document.getElementById('plot1').layout.font.color == '{wanted}'")
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     )
@@ -60,6 +58,13 @@ def test_the_quickstart_ends_with_a_report_that_works(browser: Any, capsys: pyte
         "no sideways scrolling on a phone"
     )
     assert browser.get_log("browser") == []
+
+
+def comes(browser: Any, condition: str) -> None:
+    """What the page shows a moment later."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser, 20).until(lambda _: browser.execute_script(condition), condition)
 
 
 def sorts(browser: Any, table: str, column: int) -> None:
@@ -87,8 +92,7 @@ def hovers(browser: Any) -> None:
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
     points = plot.find_elements("css selector", ".scatterlayer .trace:last-child .points path")
     ActionChains(browser).move_to_element(points[len(points) // 2]).perform()
-    time.sleep(0.5)
-    assert "%" in plot.find_element("css selector", ".hoverlayer").text
+    comes(browser, "return document.querySelector('#plot1 .hoverlayer').textContent.includes('%')")
 
 
 def hides_an_arm(browser: Any) -> None:
@@ -96,5 +100,4 @@ def hides_an_arm(browser: Any) -> None:
     plot = browser.find_element("id", "plot2")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
     plot.find_element("css selector", ".legend .legendtoggle").click()
-    time.sleep(0.8)
-    assert browser.execute_script("return document.getElementById('plot2').data[0].visible") == "legendonly"
+    comes(browser, "return document.getElementById('plot2').data[0].visible == 'legendonly'")

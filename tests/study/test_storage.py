@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from regularization.study.space import Arm, Trial
-from tests.freezing import frozen
+from tests.processes import frozen, started
 from tests.study.test_sweep import LAMBDA, OPTIONS, STUDY, table, write
 from tests.test_cli import Refused
 
@@ -32,6 +32,7 @@ from regularization.cli import main  # noqa: E402
 from regularization.study import storage as storage_module  # noqa: E402
 from regularization.study import tickets as tickets_module  # noqa: E402
 from regularization.study.crew import Processes, Worker  # noqa: E402
+from regularization.study.pending import Pending  # noqa: E402
 from regularization.study.runner import Progress, Runner  # noqa: E402
 from regularization.study.storage import Storage  # noqa: E402
 from regularization.study.tickets import Tickets  # noqa: E402
@@ -92,7 +93,7 @@ def start(command: list[str], url: str, name: str, grace: int = 60) -> "subproce
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with Path(name).open("wb") as said:
         words: list[str] = [sys.executable, "-c", QUICK.format(grace=grace), *command, "--storage", url]
-        return subprocess.Popen(words, stdout=said, stderr=said, env=environment)
+        return started(subprocess.Popen(words, stdout=said, stderr=said, env=environment))
 
 
 def events(kind: str, at: str | None = None) -> Counter[tuple[str, str]]:
@@ -166,12 +167,15 @@ def test_the_trials_of_a_coordinator_that_was_killed_are_finished_by_another(pos
     def cut() -> set[tuple[str, str]]:
         return set(events("start")) - set(events("end"))
 
-    # What is cut has a checkpoint to go on from.
-    assert frozen(first.pid, lambda: bool(cut()) and cut() <= set(events("epoch"))), Path("first.txt").read_text()
+    def midway() -> bool:
+        """What is cut has a checkpoint to go on from, and epochs before it."""
+        return bool(cut()) and all(1 <= events("epoch")[trial] <= 4 for trial in cut())
+
+    assert frozen(first.pid, midway), Path("first.txt").read_text()
     lost = cut()
-    second = start(command, postgresql, "second.txt", grace=3)
     first.kill()
     first.wait()
+    second = start(command, postgresql, "second.txt", grace=3)
     assert second.wait(timeout=300) == 0, Path("second.txt").read_text()
     assert events("end") == PLAN
     again = events("start") - events("start", "0")
@@ -354,6 +358,22 @@ def test_a_trial_that_another_coordinator_is_at_waits_with_its_ticket(trials: li
     assert theirs.recv()[0] == trial, "it is tried again"
     assert not (trial.folder / "failed.txt").exists()
     assert [one.state for one in tickets._study.get_trials()] == [optuna.trial.TrialState.RUNNING]
+
+
+def test_a_worker_that_is_stopped_just_when_its_trial_ends_says_both(trials: list[Trial], tmp_path: Path) -> None:
+    runner = Runner(tmp_path, Processes(1, 1))
+    runner._pending = Pending(trials[:1])
+    trial = runner._pending.take()
+    assert trial is not None
+    runner.progress = {trial.name: Progress("running")}
+    ours, theirs = Pipe()
+    worker = Worker(0, ours, trial)
+    runner._workers.append(worker)
+    for message in (("end", None), ("stopped",)):
+        theirs.send(message)
+        runner._hear(worker)
+    assert runner.progress[trial.name].state == "done"
+    assert worker.trial is None
 
 
 def test_the_storage_may_be_silent_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
