@@ -234,7 +234,7 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_the_same_bits(p
     assert f"another of the {processes} processes ended: --ckpt_path last goes on" in said
     assert running.returncode != 0
     begun = len(rows_of(run_of("killed")))
-    assert begun < 12
+    assert begun < 10
     done(by_torchrun(processes, *args, "--trainer.default_root_dir=killed", "--ckpt_path=last"))
     done(by_torchrun(processes, *args, "--trainer.default_root_dir=whole"))
     for name, value in weights(run_of("whole")).items():
@@ -248,7 +248,7 @@ def test_a_process_that_is_lost_while_scoring_ends_the_other(network: str) -> No
     done(start([*PROGRAM, "fit", *QUICK[:1], f"--model.network=tests.frozen.{network}", "--trainer.max_epochs=1"]))
     kept = Path("runs/quickstart/version_0") / LAST
     running = by_torchrun(2, "validate", "--trust", f"--ckpt_path={kept}")
-    said, _ = running.communicate(timeout=300)
+    said, _ = running.communicate(timeout=60)
     assert "error: another of the 2 processes ended, or never came" in said
     assert running.returncode != 0
 
@@ -275,7 +275,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(launch: Any) -> N
 def test_a_diverging_run_says_so_once() -> None:
     args = ["fit", *QUICK, "--model.optimizer.lr=1e12", "--trainer.default_root_dir=diverged"]
     running = by_lightning(2, *args)
-    said, _ = running.communicate(timeout=300)
+    said, _ = running.communicate(timeout=120)
     assert said.count("error: training diverged: the") == 1, said
     assert running.returncode == 2
 

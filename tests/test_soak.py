@@ -158,6 +158,7 @@ def test_killed_and_continued_is_the_same_as_undisturbed(data: str, tmp_path: Pa
             kills[wished] += 1
         assert differences(result(folder), expected) == []
     print(f"\n{data}: {kills.total()} kills in {rounds} runs ({dict(kills)}), {resumes} resumes, 0 losses")
+    assert all(kills[phase] for phase in PHASES[1:])
 
 
 SWEEP = """

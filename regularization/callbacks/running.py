@@ -17,19 +17,13 @@ class Running(Callback):
 
     def __init__(self) -> None:
         self.means: dict[str, float] = {}
-        self._step = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What a run that is continued had told by then is not told again."""
-        self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Fetches and logs them after every so many optimizer steps."""
         step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not every or step % every or step == self._step:
+        if not every or step % every or trainer.fit_loop.epoch_loop._should_accumulate():
             return
         assert isinstance(pl_module, ImageClassifier)
-        self._step = step  # batches whose gradients are accumulated belong to one step
         means = pl_module.train_scores.latest(trainer)
         self.means = {f"train_{name}": value for name, value in means.items()}
         for logger in trainer.loggers:

@@ -4,10 +4,12 @@ import signal
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from regularization.data.files import Files
+from regularization.data.order import Order
 from regularization.data.readers import Images
 from regularization.mistakes import Mistake
 
@@ -77,6 +79,24 @@ class Batches(DataLoader[Any]):
         except Mistake as mistake:
             # From a worker process it comes with a traceback in its text.
             raise Mistake(str(mistake).rpartition("Mistake: ")[2].strip()) from None
+
+
+def in_order(images: Images | Files, order: Order, rank: int = 0, world: int = 1) -> Batches:
+    """The batches of ``images`` that ``order`` makes up, or the part of them that process ``rank`` of ``world`` has."""
+    # Who trains with one image a process does so knowingly.
+    least = 2 if order.batch_size >= 2 * world else 1
+    return Batches(
+        Share(images, rank, world, least),
+        # batch_size=None: the order's index tensors go to the images whole; nothing is collated.
+        sampler=order,
+        batch_size=None,
+        # Of its own: an iterator draws a number when it is made, and must not move the global stream.
+        generator=torch.Generator(),
+        num_workers=images.workers,
+        # The training's processes stay; those of an evaluation would only wait.
+        persistent_workers=images.workers > 0 and order.seed is not None,
+        worker_init_fn=deaf,
+    )
 
 
 def deaf(worker: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from regularization.data.augment import Augment, PaddingMode
-from regularization.data.batches import Batch, Batches, Share, deaf
+from regularization.data.batches import Batch, in_order
 from regularization.data.files import Files
 from regularization.data.order import Order
 from regularization.data.preprocess import Preprocess
@@ -202,7 +202,7 @@ class ImageData(LightningDataModule, ABC):
         # In one process or several: each sees the whole sample, so that all begin with the same weights.
         chosen = self._on_device(images)
         order = Order(self._shuffled(subset)[:1000], self.eval_batch_size, device=chosen.labels.device)
-        pixels = torch.cat([batch.images for batch in self._batches(chosen, order)])
+        pixels = torch.cat([batch.images for batch in in_order(chosen, order)])
         sample: Tensor = (self._early or self.preprocess).to(pixels.device)(pixels)
         return sample
 
@@ -224,7 +224,7 @@ class ImageData(LightningDataModule, ABC):
         assert part is not None, "setup() comes first"
         images, subset = self._on_device(part[0]), part[1]
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        return self._batches(images, Order(subset, batch_size, seed, done, images.labels.device), rank, world)
+        return in_order(images, Order(subset, batch_size, seed, done, images.labels.device), rank, world)
 
     def _on_device(self, images: Images | Files) -> Images | Files:
         if not self.on_device or self.trainer is None or isinstance(images, Files):
@@ -234,22 +234,6 @@ class ImageData(LightningDataModule, ABC):
         if id(images) not in self._moved:
             self._moved[id(images)] = images.to(device)
         return self._moved[id(images)]
-
-    def _batches(self, images: Images | Files, order: Order, rank: int = 0, world: int = 1) -> Batches:
-        # Who trains with one image a process does so knowingly.
-        least = 2 if order.batch_size >= 2 * world else 1
-        return Batches(
-            Share(images, rank, world, least),
-            # batch_size=None: the order's index tensors go to the images whole; nothing is collated.
-            sampler=order,
-            batch_size=None,
-            # Of its own: an iterator draws a number when it is made, and must not move the global stream.
-            generator=torch.Generator(),
-            num_workers=images.workers,
-            # The training's processes stay; those of an evaluation would only wait.
-            persistent_workers=images.workers > 0 and order.seed is not None,
-            worker_init_fn=deaf,
-        )
 
     def _split(self, images: Images | Files) -> tuple[Part, Part | None]:
         if self.val_size is None:
