@@ -10,34 +10,34 @@ if TYPE_CHECKING:
     from regularization.api import sweep as sweep
     from regularization.callbacks.averaging import EMA as EMA
     from regularization.callbacks.averaging import Lookahead as Lookahead
-    from regularization.classifier import ImageClassifier as ImageClassifier
-    from regularization.data.folder import ImageFolder as ImageFolder
-    from regularization.data.modules import CIFAR10 as CIFAR10
-    from regularization.data.modules import CIFAR100 as CIFAR100
-    from regularization.data.modules import Digits as Digits
-    from regularization.data.modules import ImageData as ImageData
+    from regularization.data.datamodules import CIFAR10 as CIFAR10
+    from regularization.data.datamodules import CIFAR100 as CIFAR100
+    from regularization.data.datamodules import Digits as Digits
+    from regularization.data.datamodules import ImageData as ImageData
+    from regularization.data.image_folder import ImageFolder as ImageFolder
     from regularization.data.preprocess import Preprocess as Preprocess
-    from regularization.mistakes import Mistake as Mistake
-    from regularization.networks import ResNet as ResNet
-    from regularization.networks import SmallResNet as SmallResNet
-    from regularization.networks import WhitenedNet as WhitenedNet
-    from regularization.penalties import L1 as L1
-    from regularization.penalties import L2 as L2
-    from regularization.penalties import L2SP as L2SP
-    from regularization.penalties import ElasticNet as ElasticNet
-    from regularization.penalties import GroupLasso as GroupLasso
-    from regularization.penalties import MaxNorm as MaxNorm
-    from regularization.penalties import Orthogonal as Orthogonal
-    from regularization.penalties import Penalty as Penalty
-    from regularization.schedules import Cosine as Cosine
-    from regularization.schedules import LikeLearningRate as LikeLearningRate
-    from regularization.schedules import Linear as Linear
-    from regularization.schedules import Steps as Steps
-    from regularization.schedules import StrengthSchedule as StrengthSchedule
-    from regularization.schedules import WarmupDecay as WarmupDecay
-    from regularization.trained import Trained as Trained
-    from regularization.trained import load as load
-    from regularization.weight_decay import SGDW as SGDW
+    from regularization.errors import Mistake as Mistake
+    from regularization.inference.trained_model import Trained as Trained
+    from regularization.inference.trained_model import load as load
+    from regularization.models.classifier import ImageClassifier as ImageClassifier
+    from regularization.models.networks import ResNet as ResNet
+    from regularization.models.networks import SmallResNet as SmallResNet
+    from regularization.models.networks import WhitenedNet as WhitenedNet
+    from regularization.optim.penalties import L1 as L1
+    from regularization.optim.penalties import L2 as L2
+    from regularization.optim.penalties import L2SP as L2SP
+    from regularization.optim.penalties import ElasticNet as ElasticNet
+    from regularization.optim.penalties import GroupLasso as GroupLasso
+    from regularization.optim.penalties import MaxNorm as MaxNorm
+    from regularization.optim.penalties import Orthogonal as Orthogonal
+    from regularization.optim.penalties import Penalty as Penalty
+    from regularization.optim.schedules import Cosine as Cosine
+    from regularization.optim.schedules import LikeLearningRate as LikeLearningRate
+    from regularization.optim.schedules import Linear as Linear
+    from regularization.optim.schedules import Steps as Steps
+    from regularization.optim.schedules import StrengthSchedule as StrengthSchedule
+    from regularization.optim.schedules import WarmupDecay as WarmupDecay
+    from regularization.optim.weight_decay import SGDW as SGDW
 
 # Public name → module. They are imported when first used: torch and lightning take seconds.
 _HOMES = {

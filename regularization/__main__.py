@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from regularization.cli import main
+        from regularization.cli.main import main
 
         main()
     except KeyboardInterrupt:

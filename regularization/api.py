@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regularization.experiment import Experiment
-from regularization.mistakes import Mistake
-from regularization.study import command, results
+from regularization.cli.console import quieten
+from regularization.cli.main import sweep
+from regularization.errors import Mistake
+from regularization.study import results
 from regularization.study.results import Result
-from regularization.terminal import quieten
+from regularization.training.command import Experiment
 
 if TYPE_CHECKING:
-    from regularization.study.answer import Answer
+    from regularization.study.conclusion import Answer
 
 Configs = str | Path | Sequence[str | Path]
 # Options that are switches: they have no value.
@@ -66,7 +67,7 @@ def sweep(config: Configs = (), **options: Any) -> "Answer":
     with warnings.catch_warnings():
         quieten()
         try:
-            answer = command.sweep(_typed(config, options))
+            answer = sweep.sweep(_typed(config, options))
         except SystemExit as stopped:
             raise KeyboardInterrupt from stopped
     assert answer is not None

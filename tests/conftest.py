@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from regularization.cli import main
+from regularization.cli.main import main
 from tests.processes import kill_the_rest
 
 CONFIGS = Path(__file__).parents[1] / "configs"

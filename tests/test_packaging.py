@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from regularization.cli import main
-from regularization.parser import config_names, find_config, with_found
+from regularization.cli.main import main
+from regularization.training.parser import config_names, find_config, with_found
 from tests.conftest import CONFIGS
 
 CHECKOUT = CONFIGS.parent

@@ -11,9 +11,9 @@ import pytest
 import torch
 import torchvision
 
-from regularization.cli import main
+from regularization.cli.main import main
 from tests.conftest import CONFIGS
-from tests.data.test_folder import draw
+from tests.data.test_image_folder import draw
 
 ROOT = CONFIGS.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -7,8 +7,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from torch import Tensor
 
-from regularization.classifier import ImageClassifier
-from regularization.mistakes import Mistake
+from regularization.errors import Mistake
+from regularization.models.classifier import ImageClassifier
 
 
 class EMA(EMAWeightAveraging):

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from regularization.callbacks.history import History, Row
-from regularization.mistakes import Mistake
-from regularization.runs import CURVES, replacing
+from regularization.errors import Mistake
+from regularization.runs.directory import CURVES, replacing
 
 COLORS = {"train": "#2a78b5", "val": "#d1603d"}
 NAMES = {"train": "training", "val": "validation"}

@@ -11,8 +11,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from regularization.classifier import ImageClassifier
-from regularization.runs import METRICS, add_result, write_text
+from regularization.models.classifier import ImageClassifier
+from regularization.runs.directory import METRICS, add_result, write_text
 
 Row = dict[str, float]
 VALIDATION = ("val_", "clean_")

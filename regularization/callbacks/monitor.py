@@ -9,12 +9,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from regularization.callbacks.audit import Audit
 from regularization.callbacks.history import History
-from regularization.classifier import ImageClassifier
-from regularization.penalties import filters
-from regularization.scores import Scores
-from regularization.weight_decay import decay_per_step, is_decoupled, momentum_gain
+from regularization.callbacks.parameter_report import Audit
+from regularization.models.classifier import ImageClassifier
+from regularization.models.metrics import Scores
+from regularization.optim.penalties import filters
+from regularization.optim.weight_decay import decay_per_step, is_decoupled, momentum_gain
 
 EVERY = 100  # optimizer steps between two looks at the gradients, of which every epoch has one at least
 

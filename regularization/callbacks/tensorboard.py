@@ -9,7 +9,7 @@ from typing import Any
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger as FabricTensorBoardLogger
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from regularization.mistakes import Mistake
+from regularization.errors import Mistake
 
 
 class Events(TensorBoardLogger):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from regularization.mistakes import Mistake
+from regularization.errors import Mistake
 
 PaddingMode = Literal["constant", "reflect"]
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from regularization.data.files import Files
-from regularization.data.order import Order
 from regularization.data.readers import Images
-from regularization.mistakes import Mistake
+from regularization.data.sampling import Order
+from regularization.errors import Mistake
 
 
 class Batch(NamedTuple):

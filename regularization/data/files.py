@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from regularization.data import pictures
-from regularization.data.pictures import Refused
+from regularization.data import image_files
+from regularization.data.image_files import Refused
 from regularization.data.readers import Picked
-from regularization.mistakes import Mistake
+from regularization.errors import Mistake
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Files:
         Raises:
             Mistake: When one can't be read any more.
         """
-        read = [pictures.read(self.paths[place], self.side) for place in index.tolist()]
+        read = [image_files.read(self.paths[place], self.side) for place in index.tolist()]
         for picture in read:
             if isinstance(picture, Refused):
                 raise Mistake(f"a picture can't be read any more: {picture}")

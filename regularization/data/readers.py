@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import download_and_extract_archive
 
-from regularization.mistakes import Mistake
-from regularization.terminal import bars_for_people
+from regularization.cli.console import bars_for_people
+from regularization.errors import Mistake
 
 LOCK = ".downloading"
 Picked = tuple[Tensor, Tensor, Tensor]

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 import yaml
 
-from regularization import runs
 from regularization.callbacks.history import duration
-from regularization.mistakes import Mistake
-from regularization.parser import config_paths
-from regularization.study import space
-from regularization.study.crew import Crew, Processes
-from regularization.study.planned import Planned
-from regularization.study.space import Arm, Study, Trial
-from regularization.study.storage import Storage
+from regularization.errors import Mistake
+from regularization.runs.directory import directory
+from regularization.study import config as study_config
+from regularization.study.config import Arm, Study, Trial
+from regularization.study.dry_run import Planned
+from regularization.study.execution.crew import Crew, Processes
+from regularization.study.execution.storage import Storage
+from regularization.training.parser import config_paths
 
 # Seconds that a coordinator waits for another one, which may be scoring the test images or training the choice again.
 PATIENCE = 7 * 86400.0
@@ -51,12 +51,12 @@ class Plan:
 
     def alone(self, folder: Path) -> AbstractContextManager[None]:
         """Keeps the coordinators that share a storage apart, while one of them writes what is for all of them."""
-        return nullcontext() if self.storage is None else runs.held(folder, PATIENCE)
+        return nullcontext() if self.storage is None else directory.held(folder, PATIENCE)
 
     def trials(self, stage: str, arms: Sequence[Arm], folder: Path) -> list[Trial]:
         """The trials of a stage."""
         seeds = self.study.seed_list() if stage == "final" else list(range(self.study.search_seeds))
-        return space.trials_of(self.study, arms, seeds, stage, self.common, folder)
+        return study_config.trials_of(self.study, arms, seeds, stage, self.common, folder)
 
     def stage(self) -> str:
         """The first one."""
@@ -122,7 +122,7 @@ def _crew(asked: Any) -> Crew:
         if asked[name] is not None and asked[name] < 1:
             raise Mistake(f"--{name} must be at least 1, not {asked[name]}")
     if asked.ray is not None:
-        from regularization.study.cluster import RayTasks
+        from regularization.study.execution.cluster import RayTasks
 
         if asked.gpus is not None and asked.gpus < 0:
             raise Mistake(f"--gpus must not be negative, not {asked.gpus:g}")

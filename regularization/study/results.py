@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regularization import runs
-from regularization.mistakes import Mistake
-from regularization.study.space import FAILED, PRUNED, TRIAL, unregularized
+from regularization.errors import Mistake
+from regularization.runs.directory import directory
+from regularization.study.config import FAILED, PRUNED, TRIAL, unregularized
 
 Row = dict[str, float]
 
@@ -58,7 +58,7 @@ class Result:
     def checkpoint(self) -> Path:
         """The epoch with the best validation accuracy, for ``load``; the last one where it was not validated."""
         which = "last" if math.isnan(self.accuracy) else "best"
-        return self.folder / runs.CHECKPOINTS / f"{which}.ckpt"
+        return self.folder / directory.CHECKPOINTS / f"{which}.ckpt"
 
     @property
     def seconds(self) -> float:
@@ -77,7 +77,7 @@ class Result:
 
     def logits(self) -> tuple[NDArray[np.float16], NDArray[np.int64], NDArray[np.int64]] | None:
         """Logits ``(N, C)``, labels and indices ``(N,)`` of its validation images, or None."""
-        path = self.folder / runs.LOGITS
+        path = self.folder / directory.LOGITS
         if not path.is_file():
             return None
         with np.load(path, allow_pickle=False) as kept:
@@ -92,9 +92,9 @@ def read(folder: Path, score: str = "last", validated: bool = True) -> Result | 
         score: The epoch that counts: ``last`` or ``best``.
         validated: Whether one without validation is none.
     """
-    if not (folder / runs.RESULT).is_file() or not (folder / runs.METRICS).is_file():
+    if not (folder / directory.RESULT).is_file() or not (folder / directory.METRICS).is_file():
         return None
-    kept = json.loads((folder / runs.RESULT).read_text())
+    kept = json.loads((folder / directory.RESULT).read_text())
     about = _about(folder)
     rows = read_rows(folder)
     if score not in kept or (validated and "val_accuracy" not in kept[score]):
@@ -119,16 +119,16 @@ def _about(folder: Path) -> dict[str, Any]:
         kept.setdefault("unregularized", unregularized(kept["values"]))
         return {name: kept[name] for name in ("arm", "group", "values", "seed", "stage", "unregularized")}
     # A run by ``fit``: its config's name is its arm.
-    from regularization.parser import read_config
+    from regularization.training.parser import read_config
 
-    seed = read_config(folder / runs.CONFIG).get("seed_everything")
+    seed = read_config(folder / directory.CONFIG).get("seed_everything")
     name = folder.parent.name
     return {"arm": name, "group": name, "values": {}, "seed": int(seed or 0), "stage": "final"}
 
 
 def read_rows(folder: Path) -> list[Row]:
     """``metrics.csv``, an epoch a row; what an epoch does not have is left out."""
-    with (folder / runs.METRICS).open(newline="") as file:
+    with (folder / directory.METRICS).open(newline="") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
@@ -139,7 +139,7 @@ def find(folders: Iterable[Path], score: str = "last") -> list[Result]:
         Mistake: When there are none.
     """
     folders = list(folders)
-    found = dict.fromkeys(path.parent for folder in folders for path in sorted(folder.rglob(runs.RESULT)))
+    found = dict.fromkeys(path.parent for folder in folders for path in sorted(folder.rglob(directory.RESULT)))
     results = [result for folder in found if (result := read(folder, score)) is not None]
     if not results:
         raise Mistake(f"there are no finished runs with a validation in {', '.join(map(str, folders))}")
@@ -162,9 +162,9 @@ def _told_apart(results: list[Result]) -> list[Result]:
 
 
 def _without_seeds(folder: Path) -> str:
-    from regularization.parser import read_config
+    from regularization.training.parser import read_config
 
-    config = read_config(folder / runs.CONFIG)
+    config = read_config(folder / directory.CONFIG)
     config.pop("seed_everything", None)
     for seed in ("seed", "split_seed"):
         config["data"].get("init_args", {}).pop(seed, None)
@@ -191,7 +191,7 @@ def write_table(results: Sequence[Result], path: Path) -> None:
     """One row a run as CSV: arm, seed, what was set, and the metrics of the epoch that counts."""
     settings = list(dict.fromkeys(option for result in results for option in result.values))
     metrics = ["val_accuracy", "val_loss", "val_calibration_error", "clean_accuracy", "gap_accuracy", "sparsity"]
-    with runs.replacing(path) as aside, aside.open("w", newline="") as file:
+    with directory.replacing(path) as aside, aside.open("w", newline="") as file:
         writer = csv.writer(file)
         first = ["arm", "seed", "stage", *settings, "weight_decay", "timescale_epochs", "run_length_over_tau"]
         writer.writerow([*first, *metrics, "test_accuracy", "epoch", "steps", "seconds", "folder"])

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from regularization.study import results, statistics
+from regularization.study.config import Arm, Trial
 from regularization.study.results import Result
-from regularization.study.search import Halving
-from regularization.study.space import Arm, Trial
+from regularization.study.samplers import Halving
 
 ORDERS = 20
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from regularization.callbacks.monitor import Monitor
-from regularization.cli import main
+from regularization.cli.main import main
 
 CONFIG = Path(__file__).parents[2] / "configs" / "cifar10.yaml"
 HOOKS = ("on_before_optimizer_step", "_count", "on_validation_epoch_end", "on_train_epoch_end")

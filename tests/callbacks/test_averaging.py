@@ -11,9 +11,9 @@ from lightning import LightningModule, Trainer
 from numpy.typing import NDArray
 
 from regularization import Lookahead, Mistake
-from regularization.classifier import ImageClassifier
-from regularization.cli import main
-from tests.test_cli import QUICK
+from regularization.cli.main import main
+from regularization.models.classifier import ImageClassifier
+from tests.training.test_command import QUICK
 
 SHORT = (*QUICK, "--trainer.limit_train_batches", "6", "--trainer.max_epochs", "2", "--callbacks.slow", "Lookahead")
 FOUR = ("--callbacks.slow.decay", "0.8", "--callbacks.slow.every", "4")

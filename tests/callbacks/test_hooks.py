@@ -3,8 +3,8 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 
-from regularization.callbacks.divergence import Divergence
 from regularization.callbacks.hooks import EACH_STEP, without_idle_hooks
+from regularization.callbacks.non_finite_guard import Divergence
 
 
 class Counter(Callback):

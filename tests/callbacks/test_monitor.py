@@ -9,14 +9,14 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from regularization import CIFAR10, L1, Digits, ImageClassifier, Linear, SmallResNet, WarmupDecay
-from regularization.callbacks.audit import Audit
 from regularization.callbacks.history import History
 from regularization.callbacks.monitor import Monitor, verdict
-from regularization.cli import main
-from regularization.penalties import filters
+from regularization.callbacks.parameter_report import Audit
+from regularization.cli.main import main
+from regularization.optim.penalties import filters
 from tests.conftest import rows_of
-from tests.test_classifier import trainer
-from tests.test_cli import QUICK, RUN, interrupt_at
+from tests.models.test_classifier import trainer
+from tests.training.test_command import QUICK, RUN, interrupt_at
 
 Row = dict[str, float]
 

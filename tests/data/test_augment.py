@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import functional as theirs
 
 from regularization.data.augment import Augment, PaddingMode, mix, uniform
-from regularization.mistakes import Mistake
+from regularization.errors import Mistake
 
 SEEDS = st.integers(0, 2**32 - 1)
 

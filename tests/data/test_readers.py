@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from regularization.data import readers
 from regularization.data.readers import download_cifar, read_cifar, read_digits, stratified_split
-from regularization.mistakes import Mistake
+from regularization.errors import Mistake
 
 Source = type[torchvision.datasets.CIFAR10]
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from regularization.cli import main
+from regularization.cli.main import main
 from regularization.study import results
 from tests.conftest import CONFIGS
-from tests.test_cli import Refused
+from tests.training.test_command import Refused
 
 LAMBDA = "model.optimizer.weight_decay"
 OPTIONS = {

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from regularization.experiment import Experiment
-from regularization.terminal import quieten
+from regularization.cli.console import quieten
+from regularization.training.command import Experiment
 from tests.benchmarks.speed.loops import now
 
 

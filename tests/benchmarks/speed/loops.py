@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from regularization import CIFAR10, ResNet
-from regularization.memory import keep_freed
+from regularization.training.memory import keep_freed
 
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 Step = Callable[[Tensor, Tensor], None]

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from regularization import Digits
+from regularization.cli.console import quieten
 from regularization.data.readers import Images
-from regularization.experiment import Experiment
-from regularization.terminal import quieten
+from regularization.training.command import Experiment
 from tests.benchmarks.speed.fits import options
 from tests.benchmarks.speed.loops import now
 from tests.benchmarks.speed.process import elsewhere, on_terminal

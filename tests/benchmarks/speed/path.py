@@ -19,7 +19,7 @@ from torchvision import transforms
 from regularization.data.augment import Augment
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images
-from regularization.memory import keep_freed
+from regularization.training.memory import keep_freed
 from tests.benchmarks.speed.rounds import alternately
 from tests.benchmarks.speed.rows import Row, Target, median
 from tests.benchmarks.speed.settings import Settings

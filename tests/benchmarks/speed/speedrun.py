@@ -21,7 +21,7 @@ import yaml
 from torch import nn
 from torch.nn import functional
 
-from regularization.memory import keep_freed
+from regularization.training.memory import keep_freed
 from tests.benchmarks.speed.fast import accuracy_row, trained
 from tests.benchmarks.speed.fits import seconds_a_step
 from tests.benchmarks.speed.process import elsewhere

@@ -16,7 +16,7 @@ from tests.benchmarks.speed.settings import Settings, config
 FIRST_STEP = """
 import os, sys, time
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from regularization.cli import main
+from regularization.cli.main import main
 
 def stepped(*_):
     print(f"\\n{time.monotonic()}", flush=True)

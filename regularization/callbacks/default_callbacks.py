@@ -1,0 +1,71 @@
+"""The callbacks of ``fit``: what looks at a training, writes it down and keeps it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import Namespace
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from regularization.callbacks.checkpointing import Best, Last
+from regularization.callbacks.curves import Curves
+from regularization.callbacks.history import History
+from regularization.callbacks.hooks import without_idle_hooks
+from regularization.callbacks.monitor import Monitor
+from regularization.callbacks.non_finite_guard import Divergence
+from regularization.callbacks.parameter_report import Audit
+from regularization.callbacks.running_metrics import Running
+from regularization.callbacks.saved_config import SavedConfig
+from regularization.callbacks.val_logits import Logits
+from regularization.runs.directory import checkpoint_io, directory
+from regularization.runs.distributed import Agreement
+
+
+class Fitting:
+    """The callbacks that write into one run folder.
+
+    Args:
+        run: The folder.
+        asked: The whole config as YAML.
+        every: How often the checkpoint is written within epochs: ``minutes`` and ``steps``.
+    """
+
+    def __init__(self, run: Path, asked: str, every: Namespace) -> None:
+        self._run = run
+        self.audit = Audit()
+        self.history = History(run)
+        self.monitor = Monitor(self.audit, self.history)
+        self.curves = Curves(self.history)
+        self._config, self._logits = SavedConfig(run, asked), Logits(run)
+        kept = run / directory.CHECKPOINTS
+        self.agreement = Agreement()
+        self._saving = [Best(kept), Last(kept, self.agreement, every.minutes, every.steps)]
+
+    def around(self, named: Sequence[Callback], last: Sequence[Callback]) -> list[Callback]:
+        """All in their order, with those that the config names and those that stand at the end."""
+        # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
+        looking = [self.audit, self.monitor, *named, Divergence(), Running()]
+        writing = [self._config, self.curves, self._logits, self.history, *self._saving]
+        return [without_idle_hooks(callback) for callback in [*looking, *writing, *last]]
+
+    def finish(self, trainer: Trainer, classifier: LightningModule) -> None:
+        """Completes a run of which every epoch is done: it may have been killed just after the last."""
+        done, asked = len(self.history.rows), trainer.max_epochs
+        print(f"nothing left to train: {done} epochs are done, --trainer.max_epochs is {asked}")
+        if self.history.rows and trainer.is_global_zero and not (self._run / directory.RESULT).is_file():
+            self.history.on_train_end(trainer, classifier)
+            self.curves.draw()
+
+    def outcome(self) -> str:
+        """The best epoch, and where the run is."""
+        if not self.history.rows:
+            return f"no epoch was finished in {self._run}"
+        best = self.history.best()
+        if "val_accuracy" not in best:
+            return f"trained without validation\n{self._run}"
+        return f"best validation accuracy {best['val_accuracy']:.4f} in epoch {best['epoch']}\n{self._run}"
+
+    def kept(self) -> str:
+        """What is left of a run that ended by a mistake."""
+        last = self._run / directory.CHECKPOINTS / checkpoint_io.LAST
+        return f"kept: {last}" if last.is_file() else ""

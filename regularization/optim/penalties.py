@@ -1,0 +1,291 @@
+"""Penalties: what is added to the loss, as value, gradient and, where one exists, proximal step.
+
+Every λ is in PyTorch's sense: ``L2(strength=λ)`` is ½·λ·Σw², whose gradient λ·w is that of ``weight_decay=λ``.
+Gradients are added to ``.grad`` once before each optimizer step; proximal steps come once after it. All methods work
+on a list of weights at once, in float32 or better, without autograd.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from regularization.errors import Mistake
+from regularization.optim.schedules import StrengthSchedule
+
+Selection = Literal["weights", "scales", "biases", "all"] | list[str]
+Weights = list[Tensor]
+
+
+class Penalty(ABC):
+    """λ·R(w) on some of the network's parameters.
+
+    Args:
+        strength: λ, at least 0.
+        parameters: On which parameters: ``weights`` (two or more dimensions), ``scales`` (the γ of norm layers),
+            ``biases``, ``all``, or patterns of names such as ``["head.*"]``.
+        schedule: λ's course over the training, as a factor of ``strength``; null keeps it constant.
+
+    Raises:
+        Mistake: When λ is negative, infinite or not a number.
+    """
+
+    proximal = False  # Whether it acts by its proximal step instead of its gradient.
+
+    def __init__(
+        self, strength: float, parameters: Selection = "weights", schedule: StrengthSchedule | None = None
+    ) -> None:
+        if not (math.isfinite(strength) and strength >= 0):
+            raise Mistake(f"{type(self).__name__}: strength must be a number of at least 0, not {strength}")
+        self.strength = strength
+        self.parameters = parameters
+        self.schedule = schedule
+
+    @abstractmethod
+    def value(self, weights: Weights) -> Tensor:
+        """R(w) with λ = 1, a scalar."""
+
+    @abstractmethod
+    def gradients(self, weights: Weights) -> list[Tensor]:
+        """∂R/∂w with λ = 1, for each of ``weights`` in its shape."""
+
+    def prox(self, weights: Weights, threshold: float) -> None:
+        """In place, each w becomes argmin over v of ½·‖v − w‖² + threshold·R(v); the threshold is step size times λ."""
+        raise NotImplementedError
+
+
+class Sparsifying(Penalty):
+    """A penalty whose proximal step sets weights to exactly zero, which its subgradient never does.
+
+    Args:
+        strength: λ, at least 0.
+        parameters: On which parameters, see ``Penalty``.
+        schedule: λ's course over the training.
+        proximal: By the proximal step after the optimizer's; false adds the subgradient before it.
+    """
+
+    def __init__(
+        self,
+        strength: float,
+        parameters: Selection = "weights",
+        schedule: StrengthSchedule | None = None,
+        proximal: bool = True,
+    ) -> None:
+        super().__init__(strength, parameters, schedule)
+        self.proximal = proximal
+
+
+class L2(Penalty):
+    """R = ½·Σw², gradient w: with λ the same as ``SGD(weight_decay=λ)``. Krogh and Hertz 1991 (NeurIPS 4).
+
+    The seed and Keras write λ·Σw²: their λ is half of this one.
+    """
+
+    def value(self, weights: Weights) -> Tensor:
+        """½·Σw²."""
+        return 0.5 * _total([norm.square() for norm in torch._foreach_norm(weights)])
+
+    def gradients(self, weights: Weights) -> list[Tensor]:
+        """The weights themselves."""
+        return list(weights)
+
+
+class L1(Sparsifying):
+    """R = Σ|w|, gradient sign(w), prox: soft thresholding. Tibshirani 1996 (JRSS B 58)."""
+
+    def value(self, weights: Weights) -> Tensor:
+        """Σ|w|."""
+        return _total(torch._foreach_norm(weights, 1))
+
+    def gradients(self, weights: Weights) -> list[Tensor]:
+        """sign(w), 0 at 0."""
+        return list(torch._foreach_sign(weights))
+
+    def prox(self, weights: Weights, threshold: float) -> None:
+        """sign(w)·max(|w| − threshold, 0)."""
+        _soft_threshold(weights, threshold)
+
+
+class ElasticNet(Sparsifying):
+    """R = ρ·Σ|w| + ½·(1 − ρ)·Σw², with ρ = ``l1_ratio``. Zou and Hastie 2005 (JRSS B 67).
+
+    Args:
+        strength: λ, at least 0.
+        l1_ratio: ρ, 0 to 1.
+        parameters: On which parameters, see ``Penalty``.
+        schedule: λ's course over the training.
+        proximal: By the proximal step; by the gradient no weight ever becomes exactly zero.
+
+    Raises:
+        Mistake: When ρ is not in 0 to 1.
+    """
+
+    def __init__(
+        self,
+        strength: float,
+        l1_ratio: float = 0.5,
+        parameters: Selection = "weights",
+        schedule: StrengthSchedule | None = None,
+        proximal: bool = True,
+    ) -> None:
+        super().__init__(strength, parameters, schedule, proximal)
+        if not 0 <= l1_ratio <= 1:
+            raise Mistake(f"ElasticNet: l1_ratio must lie in 0 to 1, not {l1_ratio}")
+        self.l1_ratio = l1_ratio
+
+    def value(self, weights: Weights) -> Tensor:
+        """ρ·Σ|w| + ½·(1 − ρ)·Σw²."""
+        squares = [norm.square() for norm in torch._foreach_norm(weights)]
+        return self.l1_ratio * _total(torch._foreach_norm(weights, 1)) + 0.5 * (1 - self.l1_ratio) * _total(squares)
+
+    def gradients(self, weights: Weights) -> list[Tensor]:
+        """ρ·sign(w) + (1 − ρ)·w."""
+        signs = torch._foreach_mul(torch._foreach_sign(weights), self.l1_ratio)
+        return list(torch._foreach_add(signs, weights, alpha=1 - self.l1_ratio))
+
+    def prox(self, weights: Weights, threshold: float) -> None:
+        """Soft thresholding by ρ·threshold, then division by 1 + (1 − ρ)·threshold."""
+        _soft_threshold(weights, self.l1_ratio * threshold)
+        torch._foreach_div_(weights, 1 + (1 - self.l1_ratio) * threshold)
+
+
+class GroupLasso(Sparsifying):
+    """R = Σ_g √|g|·‖w_g‖₂ over output filters g; a whole filter becomes zero. Yuan and Lin 2006 (JRSS B 68).
+
+    On ``scales`` every γ is a group of its own: network slimming (Liu et al. 2017, arXiv:1708.06519). A filter that is
+    followed by a norm layer can be shrunk without changing the function: there its penalty gives no exact zeros and
+    only turns up the effective learning rate. Penalize the layer's ``scales`` instead.
+    """
+
+    def value(self, weights: Weights) -> Tensor:
+        """Σ_g √|g|·‖w_g‖."""
+        return _total([math.sqrt(filters(w).shape[1]) * filters(w).norm(dim=1).sum() for w in weights])
+
+    def gradients(self, weights: Weights) -> list[Tensor]:
+        """√|g|·w_g/‖w_g‖, 0 where w_g is 0."""
+        sizes = [math.sqrt(filters(w).shape[1]) for w in weights]
+        units = [torch.nn.functional.normalize(filters(w), eps=1e-30) for w in weights]
+        return [(unit * size).view_as(w) for w, unit, size in zip(weights, units, sizes, strict=True)]
+
+    def prox(self, weights: Weights, threshold: float) -> None:
+        """w_g·max(1 − threshold·√|g|/‖w_g‖, 0)."""
+        for w in weights:
+            norms = filters(w).norm(dim=1, keepdim=True)
+            kept = (1 - threshold * math.sqrt(filters(w).shape[1]) / norms.clamp(min=1e-30)).clamp(min=0)
+            w.mul_(kept.view(-1, *[1] * (w.ndim - 1)))
+
+
+class Orthogonal(Penalty):
+    """R = ¼·‖W·Wᵀ − I‖²_F, gradient (W·Wᵀ − I)·W, with a kernel flattened to W (filters × rest), or turned if taller.
+
+    It draws the singular values towards 1. Brock et al. 2017 (arXiv:1609.07093), Bansal et al. 2018 (arXiv:1810.09102).
+    """
+
+    def value(self, weights: Weights) -> Tensor:
+        """¼·‖W·Wᵀ − I‖²_F, summed over the kernels."""
+        return 0.25 * _total([self._excess(_wide(w)).square().sum() for w in weights])
+
+    def gradients(self, weights: Weights) -> list[Tensor]:
+        """(W·Wᵀ − I)·W in the shape of each kernel."""
+        turned = [self._excess(_wide(w)) @ _wide(w) for w in weights]
+        return [
+            (gradient if gradient.shape == filters(w).shape else gradient.T).reshape(w.shape)
+            for gradient, w in zip(turned, weights, strict=True)
+        ]
+
+    @staticmethod
+    def _excess(wide: Tensor) -> Tensor:
+        return wide @ wide.T - torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+
+
+class L2SP(Penalty):
+    """R = ½·Σ(w − w₀)², w₀ being the weights that training starts from. Li et al. 2018 (arXiv:1802.01483).
+
+    For fine-tuning: it draws back to the pretrained weights, not to zero. w₀ is kept in the checkpoint.
+
+    Args:
+        strength: λ, at least 0.
+        parameters: On which parameters, see ``Penalty``.
+        schedule: λ's course over the training.
+    """
+
+    def __init__(
+        self, strength: float, parameters: Selection = "weights", schedule: StrengthSchedule | None = None
+    ) -> None:
+        super().__init__(strength, parameters, schedule)
+        self.origin: list[Tensor] = []
+
+    def start(self, weights: Weights) -> None:
+        """Takes w₀, unless a checkpoint brought it."""
+        if not self.origin:
+            self.origin = [w.detach().clone() for w in weights]
+        self.origin = [w0.to(w) for w0, w in zip(self.origin, weights, strict=True)]
+
+    def value(self, weights: Weights) -> Tensor:
+        """½·Σ(w − w₀)²."""
+        return 0.5 * _total([norm.square() for norm in torch._foreach_norm(self.gradients(weights))])
+
+    def gradients(self, weights: Weights) -> list[Tensor]:
+        """w − w₀."""
+        return list(torch._foreach_sub(weights, self.origin))
+
+
+class MaxNorm(Penalty):
+    """The constraint ‖w_g‖₂ ≤ limit for every output filter g: R is 0 inside, infinite outside, prox the projection.
+
+    Srebro and Shraibman 2005 (COLT); Srivastava et al. 2014 (JMLR 15) with dropout.
+
+    Args:
+        limit: The largest norm of a filter, above 0.
+        parameters: On which parameters, see ``Penalty``.
+
+    Raises:
+        Mistake: When the limit is not above 0.
+    """
+
+    proximal = True
+
+    def __init__(self, limit: float, parameters: Selection = "weights") -> None:
+        if not limit > 0:
+            raise Mistake(f"MaxNorm: limit must be above 0, not {limit}")
+        super().__init__(1.0, parameters)
+        self.limit = limit
+
+    def value(self, weights: Weights) -> Tensor:
+        """0: after each step the weights are inside."""
+        return weights[0].new_zeros(())
+
+    def gradients(self, weights: Weights) -> list[Tensor]:
+        """Zeros."""
+        return list(torch._foreach_mul(weights, 0))
+
+    def prox(self, weights: Weights, threshold: float) -> None:
+        """w_g·min(limit/‖w_g‖, 1), whatever the threshold."""
+        for w in weights:
+            norms = filters(w).norm(dim=1, keepdim=True)
+            w.mul_((self.limit / norms.clamp(min=1e-30)).clamp(max=1).view(-1, *[1] * (w.ndim - 1)))
+
+
+def filters(w: Tensor) -> Tensor:
+    """``w`` as a matrix with one output filter a row; each number of a vector is a row of its own."""
+    return w.flatten(1) if w.ndim > 1 else w[:, None]
+
+
+def _wide(w: Tensor) -> Tensor:
+    matrix = filters(w)
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+
+
+def _soft_threshold(weights: Weights, threshold: float) -> None:
+    shrunk = torch._foreach_abs(weights)
+    torch._foreach_sub_(shrunk, threshold)
+    torch._foreach_clamp_min_(shrunk, 0.0)
+    torch._foreach_sign_(weights)
+    torch._foreach_mul_(weights, shrunk)
+
+
+def _total(scalars: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(scalars)).sum()

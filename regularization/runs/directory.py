@@ -1,0 +1,162 @@
+"""The run folder, ``<root>/<config name>/version_N/``: named, claimed, found again, and its ``result.json``."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from regularization.errors import Mistake
+
+CONFIG = "config.yaml"
+METRICS = "metrics.csv"
+CURVES = "curves.png"
+RESULT = "result.json"
+LOGITS = "val_logits.npz"
+CHECKPOINTS = "checkpoints"
+TEST = "test"
+
+
+class Busy(Mistake):
+    """Another process is at work in a folder."""
+
+
+def run_name(configs: Sequence[Path]) -> str:
+    """The name of the runs that these config files make: their stems joined by ``+``.
+
+    A run folder's own ``config.yaml`` stands for the name of that run.
+    """
+    stems = [path.parent.parent.name if path.name == CONFIG else path.stem for path in configs]
+    return "+".join(dict.fromkeys(stem for stem in stems if stem)) or "default"
+
+
+def claim(root: Path, name: str) -> Path:
+    """Creates and returns the next free ``root/name/version_N``; two processes never get the same one.
+
+    Raises:
+        Mistake: When the folder can't be created.
+    """
+    try:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        number = max((version for version, _ in _versions(root, name)), default=-1) + 1
+        while True:
+            try:
+                folder = root / name / f"version_{number}"
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise Mistake(
+            f"can't create a run folder in {root / name}: {error.strerror}. "
+            "Name one that can be written with --trainer.default_root_dir."
+        ) from error
+
+
+def release(folder: Path) -> None:
+    """Takes a claim back: removes ``folder`` if it is empty, and those above it that are empty then."""
+    for path in (folder, folder.parent, folder.parent.parent):
+        if path.exists() and any(path.iterdir()):
+            return
+        if path.exists():
+            path.rmdir()
+
+
+def newest_with(root: Path, name: str, checkpoint: str) -> Path:
+    """The newest run folder of ``name`` that has a ``checkpoint``, the name of a file.
+
+    Raises:
+        Mistake: When there is none.
+    """
+    for _, folder in sorted(_versions(root, name), reverse=True):
+        if (folder / CHECKPOINTS / checkpoint).is_file():
+            return folder
+    raise Mistake(
+        f"--ckpt_path {Path(checkpoint).stem}: no run in {root / name} has a checkpoint to continue from. "
+        "Start one by leaving --ckpt_path out."
+    )
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run folder that ``checkpoint`` lies in, or None when it lies elsewhere."""
+    folder = checkpoint.parent.parent
+    return folder if checkpoint.parent.name == CHECKPOINTS and (folder / CONFIG).is_file() else None
+
+
+def add_result(folder: Path, values: dict[str, Any]) -> None:
+    """Adds ``values`` to the run's ``result.json``, keeping what other commands wrote there."""
+    path = folder / RESULT
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    write_text(path, json.dumps({**known, **values}, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces the file's content; see ``replacing``."""
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path aside to write to, which takes the place of ``path`` at the end, in one step and flushed to the disk.
+
+    Whenever the process or the machine dies, ``path`` is the old file or the new one, never a half.
+
+    Raises:
+        Mistake: When it can't be written: no room, no permission, no folder.
+    """
+    aside = path.with_name(f".{path.stem}.new{path.suffix}")
+    try:
+        yield aside
+        _flush(aside)
+        os.replace(aside, path)
+        _flush(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
+        reason = "its folder is gone" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise Mistake(
+            f"can't write {path}: {reason}. What was written before stands;\n"
+            "once it can be written again, --ckpt_path last goes on from the last checkpoint."
+        ) from error
+
+
+@contextmanager
+def held(folder: Path, seconds: float = 20.0) -> Iterator[None]:
+    """Keeps other processes out of the folder; waits for one that is about to end.
+
+    Raises:
+        Busy: When another one is still there after ``seconds``.
+    """
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    until = time.monotonic() + seconds
+    try:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise Busy(f"another process is at work in {folder}; --fresh starts a study of its own") from None
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(file)
+
+
+def _flush(path: Path) -> None:
+    """Has the system write the file, or the folder's list of names, to the disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _versions(root: Path, name: str) -> list[tuple[int, Path]]:
+    folders = (root / name).glob("version_*")
+    numbered = [(folder.name.removeprefix("version_"), folder) for folder in folders]
+    return [(int(number), folder) for number, folder in numbered if number.isdigit()]

@@ -1,0 +1,60 @@
+"""A trial before it is run: parsed, its network and data made, its cost estimated."""
+
+import time
+from itertools import islice
+from typing import Any
+
+import torch
+
+from regularization.data.batches import Batch
+from regularization.errors import Mistake
+from regularization.training.command import Experiment
+
+
+class Planned(Experiment):
+    """A trial up to its trainer, without a folder and without training."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """A trainer that writes nothing.
+
+        Raises:
+            Mistake: When it would take several devices: what a sweep has of these is shared out among its trials.
+        """
+        config = self._get(self.config_init, "trainer")
+        trainer = self._trainer({**config, "logger": False, "enable_checkpointing": False}, [])
+        if trainer.world_size > 1:
+            raise Mistake(
+                f"a sweep runs each trial on one device, not {trainer.world_size}: start it once, and leave "
+                "--trainer.devices and --trainer.num_nodes at 1.\n"
+                "--workers runs several trials at a time on this machine, --ray on many."
+            )
+        return trainer
+
+    def fit(self, **kwargs: Any) -> None:
+        """Nothing."""
+
+    def cost(self) -> tuple[int, float, int]:
+        """Optimizer steps, seconds and bytes of the trial, estimated from a few batches with this machine as it is."""
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        limit = self.trainer.limit_train_batches
+        batches = len(self.datamodule.train_dataloader())
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        epochs = self.trainer.max_epochs or 1
+        steps = batches * epochs // self.trainer.accumulate_grad_batches
+        parameters = list(self.model.network.parameters())
+        times = []
+        for batch in self._some_batches():
+            start = time.perf_counter()
+            loss = torch.nn.functional.cross_entropy(self.model(batch.images), batch.labels)
+            torch.autograd.backward(loss)
+            times.append(time.perf_counter() - start)
+        held = sum(parameter.nbytes for parameter in parameters)
+        images = len(self.datamodule.val_set[1]) if self.datamodule.val_set else 0
+        checked = images / self.datamodule.batch_size / 3 * epochs
+        # Weights and momentum, in best.ckpt and last.ckpt.
+        return steps, (batches * epochs + checked) * min(times), 4 * held
+
+    def _some_batches(self) -> list[Batch]:
+        some = islice(self.datamodule.train_dataloader(), 4)
+        return [self.datamodule.on_after_batch_transfer(batch, 0) for batch in some]

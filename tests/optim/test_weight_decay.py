@@ -1,0 +1,222 @@
+"""λ means one thing: recursions written in NumPy, the closed timescale against its exact root, other libraries."""
+
+import itertools
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from regularization import L2, SGDW, Digits, ImageClassifier, SmallResNet
+from regularization.optim.applied import Regularizer, step_size
+from regularization.optim.weight_decay import decay_per_step, parameter_groups, strength_for
+from tests.models.test_classifier import trainer
+
+
+def quadratic(optimizer: torch.optim.Optimizer, w: Tensor, steps: int, closure: bool) -> list[float]:
+    """Minimizes ½(w − 3)² and returns the path of w."""
+    path = []
+
+    def evaluate() -> Tensor:
+        optimizer.zero_grad()
+        loss = 0.5 * (w - 3).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    for _ in range(steps):
+        if closure:
+            optimizer.step(evaluate)  # type: ignore[arg-type]
+        else:
+            evaluate()
+            optimizer.step()
+        path.append(w.item())
+    return path
+
+
+@pytest.mark.parametrize("closure", [False, True])
+@pytest.mark.parametrize(
+    ("momentum", "dampening", "nesterov"), [(0, 0, False), (0.9, 0, False), (0.9, 0, True), (0.8, 0.3, False)]
+)
+def test_sgdw_is_its_recursion(momentum: float, dampening: float, nesterov: bool, closure: bool) -> None:
+    lr, decay = 0.1, 0.05
+    w = torch.tensor([1.0], dtype=torch.double, requires_grad=True)
+    ours = quadratic(SGDW([w], lr, momentum, dampening, decay, nesterov), w, 20, closure)
+    x, buffer, theirs = 1.0, None, []
+    for _ in range(20):
+        g = x - 3.0
+        update = g
+        if momentum:
+            buffer = g if buffer is None else momentum * buffer + (1 - dampening) * g
+            update = g + momentum * buffer if nesterov else buffer
+        x = (1 - lr * decay) * x - lr * update
+        theirs.append(x)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-13)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_sgdw_without_decay_is_sgd_to_the_bit(foreach: bool) -> None:
+    results = []
+    for make in (SGDW, torch.optim.SGD):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+        optimizer = make(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, foreach=foreach)
+        for _ in range(10):
+            optimizer.zero_grad()
+            network(torch.randn(4, 5)).square().sum().backward()
+            optimizer.step()
+        results.append(torch.cat([w.detach().flatten() for w in network.parameters()]))
+    assert torch.equal(*results)
+
+
+def test_sgdws_hooks_are_called_once_a_step() -> None:
+    calls = []
+    w = torch.zeros(1, requires_grad=True)
+    torch.optim.SGD([w], lr=0.1)  # which wraps SGD.step
+    optimizer = SGDW([w], lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    quadratic(optimizer, w, 3, closure=True)
+    assert len(calls) == 3
+
+
+def test_conversion_table() -> None:
+    """Five steps with zero gradient, lr 0.1, λ 0.1, momentum 0.9: what is left of a weight of 1."""
+
+    def left(make: Any) -> float:
+        w = torch.ones(1, dtype=torch.double, requires_grad=True)
+        optimizer = make([w], lr=0.1, momentum=0.9, weight_decay=0.1)
+        for _ in range(5):
+            w.grad = torch.zeros_like(w)
+            optimizer.step()
+        return w.item()
+
+    assert left(SGDW) == pytest.approx(0.99**5)
+    assert left(SGDW) == pytest.approx(0.951, abs=5e-4)
+    assert left(torch.optim.SGD) == pytest.approx(0.872, abs=5e-4)
+    assert left(lambda p, lr, momentum, weight_decay: torch.optim.AdamW(p, lr, weight_decay=weight_decay)) == (
+        pytest.approx(0.951, abs=5e-4)
+    )
+    # Composer multiplies by 1 − λ·lr/initial_lr: its λ is ours times the initial learning rate.
+    assert left(
+        lambda p, lr, momentum, weight_decay: SGDW(p, lr, momentum, weight_decay=weight_decay / lr)
+    ) == pytest.approx(0.59, abs=5e-4)
+
+
+def recursion_root(lr: float, decay: float, momentum: float, dampening: float) -> float:
+    """Largest eigenvalue of one step of coupled SGD on (w, buffer) with zero gradient: what is left after a step."""
+    gain = 1 - dampening if momentum else 1.0
+    step = np.array([[1 - lr * gain * decay, -lr * momentum], [gain * decay, momentum]])
+    return float(np.abs(np.linalg.eigvals(step)).max())
+
+
+@settings(max_examples=60)
+@given(st.floats(1e-4, 0.2), st.floats(1e-6, 1e-3), st.sampled_from([0.0, 0.5, 0.9]), st.sampled_from([0.0, 0.4]))
+def test_timescale_against_the_exact_root(lr: float, decay: float, momentum: float, dampening: float) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr, momentum, dampening, decay)
+    per_step = decay_per_step(optimizer, optimizer.param_groups[0])
+    assert per_step == pytest.approx(-math.log(recursion_root(lr, decay, momentum, dampening)), rel=0.05)
+    assert per_step
+    found = strength_for(1 / per_step, optimizer, optimizer.param_groups[0], lr)
+    assert found == pytest.approx(decay)
+
+
+def test_timescale_of_other_optimizers() -> None:
+    w = [torch.zeros(1, requires_grad=True)]
+    for optimizer, expected in (
+        (SGDW(w, 0.1, 0.9, weight_decay=0.2), 0.02),
+        (torch.optim.AdamW(w, 0.1, weight_decay=0.2), 0.02),
+        (torch.optim.Adam(w, 0.1, weight_decay=0.2), None),
+        (torch.optim.SGD(w, 0.1, weight_decay=0.0), 0.0),
+    ):
+        assert decay_per_step(optimizer, optimizer.param_groups[0]) == (expected and pytest.approx(expected))
+
+
+def test_groups() -> None:
+    network = SmallResNet(width=4)
+    assert [len(group["params"]) for group in parameter_groups(network, "all")] == [25]
+    weights, others = parameter_groups(network, "weights")
+    assert "weight_decay" not in weights
+    assert others["weight_decay"] == 0
+    assert {w.ndim for w in others["params"]} == {1}
+    assert len(weights["params"]) + len(others["params"]) == 25
+
+
+@pytest.mark.parametrize(("momentum", "nesterov", "accumulate"), itertools.product([0.0, 0.9], [False, True], [1, 3]))
+def test_l2_penalty_is_weight_decay(momentum: float, nesterov: bool, accumulate: int) -> None:
+    """20 real steps in float64 with two parameter groups, with and without gradient accumulation, to 1e-12."""
+    if nesterov and not momentum:
+        pytest.skip("Nesterov's momentum needs momentum")
+    results = []
+    for penalized in (False, True):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5)).double()
+        groups: list[dict[str, Any]] = [
+            {"params": network[:2].parameters()},
+            {"params": network[2:].parameters(), "lr": 0.02},
+        ]
+        decay = 0.0 if penalized else 0.03
+        optimizer = torch.optim.SGD(groups, lr=0.05, momentum=momentum, nesterov=nesterov, weight_decay=decay)
+        regularizer = Regularizer(network, {"l2": L2(0.03, "all")} if penalized else {})
+        for _ in range(20):
+            optimizer.zero_grad()
+            for _ in range(accumulate):
+                logits = network(torch.randn(6, 3, 8, 8, dtype=torch.double))
+                (F.cross_entropy(logits, torch.randint(0, 5, (6,))) / accumulate).backward()  # type: ignore[no-untyped-call]
+            regularizer.add_gradients(0.0, 1.0)
+            optimizer.step()
+        results.append(torch.cat([w.detach().flatten() for w in network.parameters()]))
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+def test_the_seeds_lambda_is_half() -> None:
+    """Autograd on λ·Σw², as the seed and Keras write it, against L2 with 2λ."""
+    w = torch.randn(4, 3, requires_grad=True)
+    (theirs,) = torch.autograd.grad(0.01 * w.square().sum(), w)
+    torch.testing.assert_close(0.02 * L2(0.02).gradients([w.detach()])[0], theirs)
+
+
+def fitted(optimizer: Any, **options: Any) -> Tensor:
+    torch.manual_seed(0)
+    classifier = ImageClassifier(SmallResNet(width=4), optimizer, **options)
+    limits = {"limit_train_batches": 5, "limit_val_batches": 1, "precision": "64-true"}
+    trainer(2, **limits).fit(classifier, Digits(seed=1))
+    return torch.cat([w.detach().flatten() for w in classifier.network.parameters()])
+
+
+def test_in_the_trainer_l2_and_weight_decay_are_one(two_threads: None) -> None:
+    sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+    torch.testing.assert_close(
+        fitted(sgd, penalties={"l2": L2(0.01, "all")}), fitted(partial(sgd, weight_decay=0.01)), rtol=1e-10, atol=1e-12
+    )
+
+
+def test_in_the_trainer_sgdw_takes_the_gradient_at_undecayed_weights(two_threads: None) -> None:
+    class WrittenOut(torch.optim.SGD):
+        """Momentum-free SGDW that computes the gradient first, whatever the trainer passes."""
+
+        def step(self, closure: Any = None) -> Any:
+            loss = closure()
+            with torch.no_grad():
+                for w in self.param_groups[0]["params"]:
+                    w.copy_((1 - 0.05 * 0.5) * w - 0.05 * w.grad)
+            return loss
+
+    ours, theirs = fitted(partial(SGDW, lr=0.05, weight_decay=0.5)), fitted(partial(WrittenOut, lr=0.05))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_step_size_of_the_proximal_step() -> None:
+    w = [torch.zeros(1)]
+    assert step_size(*_first(torch.optim.SGD(w, 0.1))) == pytest.approx(0.1)
+    assert step_size(*_first(torch.optim.SGD(w, 0.1, 0.9))) == pytest.approx(1.0)
+    assert step_size(*_first(torch.optim.SGD(w, 0.1, 0.9, 0.5))) == pytest.approx(0.5)
+    assert step_size(*_first(torch.optim.AdamW(w, 0.1))) == pytest.approx(0.1)
+
+
+def _first(optimizer: torch.optim.Optimizer) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
+    return optimizer, optimizer.param_groups[0]

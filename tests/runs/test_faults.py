@@ -1,0 +1,404 @@
+"""The fault table: each fault is done to a run for real.
+
+| fault | what the user sees | what is kept |
+| --- | --- | --- |
+| disk full, or read-only | can't write FILE: reason (exit 2) | last.ckpt, rows so far; continued when there is room |
+| run folder gone | can't write FILE: its folder is gone (exit 2) | nothing: it is gone, and not made again |
+| SIGINT, SIGTERM | stopped by SIGINT in epoch E, step S (130, 143) | that step: continued to the same bits |
+| a second signal | nothing, at once | the last checkpoint |
+| SIGKILL (test_soak.py) | nothing | the last checkpoint: continued to the same bits |
+| last.ckpt cut short, or a bit flipped | warning: damaged; going on from best.ckpt, epoch E | an epoch before |
+| every checkpoint damaged | not a whole checkpoint, or the checksum of its part P is wrong (exit 2) | – |
+| NaN in loss, gradient, weights, validation | training diverged: what, step, lr, λ, advice (exit 2) | last good one |
+| killed after the last epoch | nothing left to train | result.json and curves are completed |
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from regularization.callbacks.non_finite_guard import Divergence
+from regularization.callbacks.parameter_report import Audit
+from regularization.cli.main import main
+from regularization.errors import Mistake
+from regularization.models.classifier import ImageClassifier
+from regularization.runs.directory import checkpoint_io
+from tests.conftest import rows_of
+from tests.runs.test_soak import differences, plain
+from tests.training.test_command import QUICK, RUN, interrupt_at
+
+SHORT = (*QUICK, "--trainer.limit_train_batches", "4", "--trainer.max_epochs", "4")
+LAST = RUN / "checkpoints" / "last.ckpt"
+BEST = RUN / "checkpoints" / "best.ckpt"
+
+
+def do_at(step: int, fault: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
+    """Has the fault happen once, in that optimizer step."""
+    train = ImageClassifier.training_step
+    pending = [fault]
+
+    def disturbed(self: ImageClassifier, *args: Any) -> Any:
+        if self.trainer.global_step == step and pending:
+            pending.pop()()
+        return train(self, *args)
+
+    patch.setattr(ImageClassifier, "training_step", disturbed)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 600 kB; current folder."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    os.chdir(folder)
+    yield folder
+    os.chdir(tmp_path)
+    subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def stopped(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """The lines on stderr of a run that ends with exit code 2; warnings of before are left out."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *SHORT, *args])
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+    assert exit_.value.code == 2
+    assert lines[0].startswith("error: ")
+    assert len(lines) <= 2
+    return " ".join(lines)
+
+
+def remount(folder: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", folder], check=True)
+
+
+@pytest.mark.parametrize("fault", ["full disk", "read-only"])
+def test_a_disk_that_takes_nothing_more(fault: str, disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    filler = disk / "filler"
+
+    def strike() -> None:
+        kept.append(LAST.read_bytes())
+        if fault == "read-only":
+            return remount(disk, "ro")
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1024))
+
+    kept: list[bytes] = []
+    with pytest.MonkeyPatch.context() as patch:
+        do_at(9, strike, patch)
+        said = stopped(capsys)
+    assert f"can't write {RUN}/" in said
+    assert ("No space left on device" if fault == "full disk" else "Read-only file system") in said
+    assert LAST.read_bytes() == kept[0]
+    assert len(rows_of(RUN)) == 2
+    assert not list(disk.rglob(".*.new*"))
+
+    remount(disk, "rw")
+    filler.unlink(missing_ok=True)
+    main(["fit", *SHORT, "--ckpt_path", "last"])
+    assert [row["epoch"] for row in rows_of(RUN)] == [0, 1, 2, 3]
+
+
+def test_a_folder_that_may_not_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("permissions do not stop root; a read-only file system does, see above")
+    with pytest.MonkeyPatch.context() as patch:
+        do_at(9, lambda: (RUN / "checkpoints").chmod(0o500), patch)
+        assert "Permission denied" in stopped(capsys)
+    (RUN / "checkpoints").chmod(0o700)
+    main(["fit", *SHORT, "--ckpt_path", "last"])
+
+
+def test_a_run_folder_that_vanishes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        do_at(9, lambda: shutil.rmtree(RUN), patch)
+        assert " is gone" in stopped(capsys)
+    assert not [path for path in RUN.rglob("*") if path.is_file() and "tfevents" not in path.name]
+
+
+def test_signals_end_a_run_that_goes_on_exactly(two_threads: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the middle of an epoch, in its last batch, and in the validation after it; averaged weights are swapped."""
+    noisy = (*SHORT, "--callbacks.ema", "EMA", "--callbacks.ema.decay", "0.5", "--model.network.dropout", "0.3")
+    main(["fit", *noisy])
+    expected = plain([checkpoint_io.read(LAST), checkpoint_io.read(BEST), rows_of(RUN)], RUN.parent)
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        for step in (9, 11, "validation"):
+            shutil.rmtree(RUN)
+            with pytest.MonkeyPatch.context() as patch:
+                if isinstance(step, int):
+                    do_at(step, lambda number=number: signal.raise_signal(number), patch)  # type: ignore[misc]
+                else:
+                    in_validation(number, patch)
+                capsys.readouterr()
+                with pytest.raises(SystemExit) as exit_:
+                    main(["fit", *noisy])
+            assert exit_.value.code == code
+            out = capsys.readouterr().out
+            assert f"stopped by {signal.Signals(number).name} in epoch 2, step {10 if step == 9 else 12}" in out
+            assert (RUN / "curves.png").is_file()
+            assert len(rows_of(RUN)) == 2, "there was no extra validation"
+            main(["fit", *noisy, "--ckpt_path", "last"])
+            found = plain([checkpoint_io.read(LAST), checkpoint_io.read(BEST), rows_of(RUN)], RUN.parent)
+            assert differences(found, expected) == []
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+PLATEAU = [
+    "--model.lr_scheduler",
+    "lightning.pytorch.cli.ReduceLROnPlateau",
+    "--model.lr_scheduler.monitor",
+    "val_loss",
+]
+FULL = ["--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "2"]
+
+
+@pytest.mark.parametrize(
+    ("where", "options"),
+    [
+        (17, []),  # the last batch of the first epoch: nothing of it is left
+        (16, []),
+        (20, ["--trainer.val_check_interval", "7"]),
+        (25, ["--trainer.val_check_interval", "7"]),
+        (34, ["--trainer.val_check_interval", "7"]),  # the newest validation was in the middle of this epoch
+        (4, ["--trainer.accumulate_grad_batches", "4"]),
+        (10, ["--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "3"]),
+        ("validation", ["--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "3"]),
+        (30, ["--trainer.max_steps", "31"]),
+        (20, ["--trainer.max_steps", "25", "--trainer.max_epochs", "-1"]),
+        (
+            20,
+            [
+                "--model.lr_scheduler",
+                "lightning.pytorch.cli.ReduceLROnPlateau",
+                "--model.lr_scheduler.monitor",
+                "val_loss",
+            ],
+        ),
+        (40, ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "4"]),
+        (20, ["--trainer.limit_val_batches", "0"]),
+    ],
+)
+def test_stopped_anywhere_goes_on_exactly(where: int | str, options: list[str], two_threads: None) -> None:
+    args = [*SHORT, *FULL, *options]
+    main(["fit", *args])
+    kept = [path for path in (LAST, BEST) if path.exists()]
+    expected = plain([*map(checkpoint_io.read, kept), rows_of(RUN)], RUN.parent)
+    shutil.rmtree(RUN)
+    with pytest.MonkeyPatch.context() as patch:
+        if isinstance(where, int):
+            do_at(where, lambda: signal.raise_signal(signal.SIGTERM), patch)
+        else:
+            in_validation(signal.SIGTERM, patch, step=1)
+        with pytest.raises(SystemExit) as exit_:
+            main(["fit", *args])
+    assert exit_.value.code == 143
+    main(["fit", *args, "--ckpt_path", "last"])
+    assert differences(plain([*map(checkpoint_io.read, kept), rows_of(RUN)], RUN.parent), expected) == []
+
+
+def test_a_signal_before_the_first_step_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = Audit.on_train_start
+
+    def disturbed(self: Audit, *args: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        look(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Audit, "on_train_start", disturbed)
+        with pytest.raises(SystemExit) as exit_:
+            main(["fit", *SHORT])
+    assert exit_.value.code == 143
+    assert checkpoint_io.read(LAST)["global_step"] == 1
+
+
+class Killed(BaseException):
+    """Nothing is written any more."""
+
+
+@pytest.mark.parametrize("limit", [["45", "--trainer.max_epochs", "-1"], ["99"]])
+def test_killed_with_max_steps(limit: list[str]) -> None:
+    args = ["fit", *SHORT, *FULL, "--trainer.max_steps", *limit]
+    main(args)
+    expected = plain(rows_of(RUN), RUN)
+    shutil.rmtree(RUN)
+
+    def kill() -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        do_at(21, kill, patch)
+        with pytest.raises(Killed):
+            main(args)
+    main([*args, "--ckpt_path", "last"])
+    assert plain(rows_of(RUN), RUN) == expected
+
+
+def test_a_run_that_was_stopped_early_is_over(capsys: pytest.CaptureFixture[str]) -> None:
+    early = ["--callbacks.es", "lightning.pytorch.callbacks.EarlyStopping", "--callbacks.es.monitor", "val_loss"]
+    early += ["--callbacks.es.patience", "1", "--callbacks.es.min_delta", "99"]
+    main(["fit", *SHORT, *early])
+    assert len(rows_of(RUN)) == 2
+    main(["fit", *SHORT, *early, "--ckpt_path", "last"])
+    assert len(rows_of(RUN)) == 2
+    assert "nothing left to train" in capsys.readouterr().out
+    main(["fit", *SHORT, *early, "--callbacks.es.patience", "2", "--ckpt_path", "last"])
+    assert len(rows_of(RUN)) == 3
+    early[3] = "val_los"
+    assert "callbacks: Early stopping conditioned on metric `val_los`" in stopped(capsys, *early)
+
+
+def test_numbers_that_json_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("endless.yaml").write_text("trainer: {gradient_clip_val: .inf}")
+    main(["fit", *SHORT, "--config", "endless.yaml"])
+    (last,) = Path("runs").rglob("last.ckpt")
+    main(["validate", "--ckpt_path", str(last)])
+
+
+def in_validation(number: int, patch: pytest.MonkeyPatch, step: int = 12) -> None:
+    validate = ImageClassifier.validation_step
+
+    def disturbed(self: ImageClassifier, batch: Any, batch_idx: int) -> Any:
+        if self.trainer.global_step == step and batch_idx == 1:
+            signal.raise_signal(number)
+        return validate(self, batch, batch_idx)
+
+    patch.setattr(ImageClassifier, "validation_step", disturbed)
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_at_once() -> None:
+    hang = (
+        "import time; from regularization.models.classifier import ImageClassifier as C; from regularization.cli.main import main"
+    )
+    hang += "; C.training_step = lambda *_: print('hangs', flush=True) or time.sleep(60)"
+    command = [sys.executable, "-c", f"{hang}; main({['fit', *SHORT]!r})"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "hangs" not in process.stdout.readline():
+        pass
+    process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    while process.poll() is None:
+        process.terminate()
+        time.sleep(0.2)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_the_newest_whole_checkpoint_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(13, patch)
+        with pytest.raises(SystemExit):
+            main(["fit", *SHORT])
+    best = int(checkpoint_io.read(BEST)["epoch"])
+    LAST.write_bytes(LAST.read_bytes()[:-50])
+    capsys.readouterr()
+    main(["fit", *SHORT, "--ckpt_path", "last"])
+    warned = capsys.readouterr().err
+    assert f"warning: {LAST} is not a whole checkpoint" in warned
+    assert f"going on from {BEST}, written after epoch {best}" in warned
+    assert [row["epoch"] for row in rows_of(RUN)] == [0, 1, 2, 3]
+    for path in (LAST, BEST):
+        path.write_bytes(b"")
+    assert f"{BEST} is not a whole checkpoint" in stopped(capsys, "--ckpt_path", "last")
+
+
+def test_a_run_killed_after_its_last_epoch_is_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    main(["fit", *SHORT])
+    for name in ("result.json", "curves.png"):
+        (RUN / name).unlink()
+    main(["fit", *SHORT, "--ckpt_path", "last"])
+    assert (RUN / "result.json").is_file()
+    assert (RUN / "curves.png").is_file()
+
+
+@pytest.mark.parametrize("damage", ["cut short", "one bit flipped"])
+def test_damaged_checkpoints_are_refused_or_equal(damage: str, tmp_path: Path) -> None:
+    main(["fit", *SHORT, "--trainer.max_epochs", "1"])
+    whole = LAST.read_bytes()
+    expected = plain(checkpoint_io.read(LAST), tmp_path)
+    bad = tmp_path / "bad.ckpt"
+    chance = random.Random(0)
+    harmless = 0
+    for _ in range(20 if damage == "cut short" else 200):
+        content = bytearray(whole)
+        place = chance.randrange(len(whole))
+        if damage == "cut short":
+            del content[place:]
+        else:
+            content[place] ^= 1 << chance.randrange(8)
+        bad.write_bytes(content)
+        try:
+            found = plain(checkpoint_io.read(bad), tmp_path)
+        except Mistake:
+            continue
+        harmless += 1
+        assert differences(found, expected) == []
+    assert harmless < 60, "most bits of the file matter; the others are padding and the archive's own notes"
+
+
+@pytest.mark.parametrize("option", ["loss", "gradient", "weights", "validation"])
+@pytest.mark.parametrize("every_step", [True, False])
+def test_divergence(
+    option: str, every_step: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = ImageClassifier.training_step
+    validate = ImageClassifier.validation_step
+
+    def spoiled(self: ImageClassifier, *args: Any) -> Any:
+        loss = step(self, *args)
+        if self.trainer.global_step == 6:
+            first = next(self.network.parameters())
+            if option == "loss":
+                return loss * float("nan")
+            if option == "gradient":
+                first.register_hook(lambda gradient: gradient / 0)  # type: ignore[no-untyped-call]
+            if option == "weights":
+                first.data[0] = float("inf")
+        return loss
+
+    def spoiled_validation(self: ImageClassifier, *args: Any) -> Any:
+        if option == "validation" and self.trainer.global_step == 8:
+            next(self.network.parameters()).data[0] = float("nan")
+        return validate(self, *args)
+
+    monkeypatch.setattr(ImageClassifier, "training_step", spoiled)
+    monkeypatch.setattr(ImageClassifier, "validation_step", spoiled_validation)
+    if not every_step:
+        # As on a GPU, where the first bad step is noted on the device and asked for later.
+        monkeypatch.setattr(Divergence, "looks_at_every_step", lambda *_: False)
+    said = stopped(capsys, "--model.penalties.l2", "L2", "--model.penalties.l2.strength", "0.25")
+    what, at = {
+        "loss": ("the loss is not finite", 6),
+        "gradient": ("the gradient is not finite", 6),
+        "weights": ("the loss is not finite", 7),
+        "validation": ("the validation loss is nan", 8),
+    }[option]
+    assert f"training diverged: {what} at step {at} (epoch 1), learning rate 0.0" in said
+    assert "weight decay 0.0005, l2 0.25" in said
+    kept = checkpoint_io.read(LAST)
+    assert kept["global_step"] == 4
+    assert all(torch.isfinite(tensor).all() for tensor in kept["state_dict"].values())
+    assert len(rows_of(RUN)) == 1
+
+
+def test_a_weight_that_overflows_is_not_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    strong = ["--model.penalties.o", "Orthogonal", "--model.penalties.o.strength", "1e30", "--checkpoint.steps", "1"]
+    assert "training diverged: some weights are not finite at step 1" in stopped(capsys, *strong)
+    assert not LAST.exists()

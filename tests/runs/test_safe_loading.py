@@ -1,0 +1,170 @@
+"""Attacks on whoever loads a checkpoint: pickles that run code, and class paths that would."""
+
+import copy
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import torch
+from jsonargparse import _common
+
+from regularization.cli.main import main
+from tests.conftest import CONFIGS
+from tests.training.test_command import QUICK, RUN, Refused
+
+LAST = RUN / "checkpoints" / "last.ckpt"
+SHORT = (*QUICK, "--trainer.limit_train_batches", "2", "--trainer.max_epochs", "1")
+
+
+class Bomb:
+    """Its pickle creates a file when it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("attacked",)
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "validate"])
+def test_a_malicious_pickle_does_not_run(command: str, refused: Refused) -> None:
+    main(["fit", *SHORT])
+    content = torch.load(LAST, weights_only=True)
+    torch.save({**content, "callbacks": {"x": Bomb()}}, LAST)
+    assert "is not a whole checkpoint" in refused(command, *QUICK, "--ckpt_path", str(LAST))
+    assert not Path("attacked").exists()
+    torch.load(LAST, weights_only=False)
+    assert Path("attacked").exists(), "the attack is a real one"
+
+
+EVIL = """
+import os
+import torch
+
+os.mkdir("attacked")
+
+
+class Net(torch.nn.Module):
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+"""
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"model": {"network": {"class_path": "evil.Net"}}},
+        {"model": {"optimizer": "evil.Net"}},
+        {"model": {"penalties": {"x": {"class_path": "evil.Net"}}}},
+        {"callbacks": {"x": {"class_path": "evil.Net"}}},
+        {"trainer": {"logger": [{"class_path": "evil.Net"}]}},
+        {"trainer": {"strategy": "evil.Net"}},
+        # YAML in a text, and files that the parser would read in place of a value.
+        {"model": {"network": "{class_path: evil.Net}"}},
+        {"model": {"network": "class_path: evil.Net"}},
+        {"model": {"network": "./sub.yaml"}},
+        {"model": {"network": "memory://sub.yaml"}},
+        {"model": {"optimizer": "{class_path: evil.Net}"}},
+        {"trainer": {"logger": "[{class_path: evil.Net}]"}},
+        {"trainer": {"plugins": [{"class_path": "evil.Net"}]}},
+        {
+            "model": {
+                "network": {
+                    "class_path": "torchvision.models.ResNet",
+                    "init_args": {
+                        "block": "torchvision.models.resnet.BasicBlock",
+                        "layers": [1, 1, 1, 1],
+                        "norm_layer": "evil.Net",
+                    },
+                }
+            }
+        },
+    ],
+)
+def test_a_malicious_class_path_does_not_run(
+    where: dict[str, Any], refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("evil.py").write_text(EVIL)
+    Path("sub.yaml").write_text("class_path: evil.Net")
+    fsspec.filesystem("memory").pipe("/sub.yaml", b"class_path: evil.Net")
+    monkeypatch.syspath_prepend(os.getcwd())
+    main(["fit", *SHORT])
+    content = torch.load(LAST, weights_only=True)
+    for section, changes in where.items():
+        content["config"][section] = {**(content["config"].get(section) or {}), **changes}
+    torch.save(content, LAST)
+    for command in ("fit", "test"):
+        message = refused(command, "--ckpt_path", str(LAST))
+        assert "evil" in message or "sub.yaml" in message, message
+    assert not Path("attacked").exists()
+    assert "evil" not in sys.modules
+
+
+def test_trust_runs_it_and_so_does_naming_it_oneself(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine.py").write_text(
+        "from regularization import SmallResNet\n\n\nclass Net(SmallResNet):\n"
+        "    def __init__(self, num_classes: int = 10) -> None:\n        super().__init__(num_classes, width=4)\n"
+    )
+    monkeypatch.syspath_prepend(os.getcwd())
+    config = Path("mine.yaml")
+    config.write_text("model: {network: {class_path: mine.Net}}")
+    short = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu"]
+    quick = ["--config", QUICK[1], *short]
+    main(["fit", *quick, "--config", "mine.yaml", "--trainer.max_epochs", "1"])
+    run = Path("runs/quickstart+mine/version_0")
+    main(["fit", *quick, "--config", "mine.yaml", "--trainer.max_epochs", "2", "--ckpt_path", "last"])
+    main(["fit", *quick, "--model.network", "mine.Net", "--ckpt_path", str(run / "checkpoints" / "last.ckpt")])
+    main(["validate", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--trust"])
+    assert "trust" not in (run / "config.yaml").read_text()
+    with pytest.raises(SystemExit) as exit_:
+        main(["validate", "--ckpt_path", str(run / "checkpoints" / "last.ckpt")])
+    assert exit_.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "torch.hub.load",
+        "torch.utils.cpp_extension.load",
+        "regularization.runs.directory.os.system",
+        "torch.nn.functional.warnings.warn",
+        "LambdaCallback",
+        "lightning.pytorch.callbacks.LambdaCallback",
+        "ModelCheckpoint",  # writes, and deletes, wherever it is told to
+    ],
+)
+def test_what_may_not_be_named(name: str, refused: Refused) -> None:
+    main(["fit", *SHORT])
+    content = torch.load(LAST, weights_only=True)
+    for place in ("optimizer", "callback"):
+        changed = copy.deepcopy(content)
+        if place == "callback":
+            changed["config"]["callbacks"] = {"x": {"class_path": name}}
+        else:
+            changed["config"]["model"]["optimizer"] = {"class_path": name}
+        torch.save(changed, LAST)
+        message = refused("validate", "--ckpt_path", str(LAST))
+        assert "the checkpoint wants to run" in message or "no class is called" in message or "must be" in message, (
+            message
+        )
+
+
+def test_what_the_program_itself_offers_may_be_named() -> None:
+    overlays = [f"--config={CONFIGS / 'with' / name}.yaml" for name in ("early_stopping", "ema", "l1", "mixup")]
+    timm = ["--model.network", "torchvision.models.ResNet", "--model.network.layers", "[1,1,1,1]"]
+    timm += ["--model.network.block", "torchvision.models.resnet.BasicBlock"]
+    timm += ["--model.network.norm_layer", "torch.nn.BatchNorm2d"]
+    short = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "1"]
+    main(["fit", "--data", "Digits", "--data.image_size", "32", *overlays, *timm, *short])
+    (last,) = Path("runs").rglob("last.ckpt")
+    main(["validate", "--ckpt_path", str(last), "--trainer.limit_val_batches", "1"])
+
+
+def test_the_guard_is_lifted_again() -> None:
+    main(["fit", *SHORT])
+    before = dict(_common.parsing_settings)
+    main(["validate", "--ckpt_path", str(LAST)])
+    with pytest.raises(SystemExit):
+        main(["validate", "--ckpt_path", str(LAST), "--model.network.widht", "3"])
+    assert _common.parsing_settings == before

@@ -1,0 +1,125 @@
+"""What a study's config becomes: arms, trials, and the commands they run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from regularization.errors import Mistake
+from regularization.study import config as study_config
+from regularization.study.config import Study, arms_of, baseline_of, check, trials_of
+from regularization.training.parser import load_yaml
+from tests.conftest import CONFIGS
+
+LAMBDA = "model.optimizer.weight_decay"
+PLACE = CONFIGS / "sweeps" / "x.yaml"
+
+
+def test_an_axis_goes_from_small_to_large() -> None:
+    arms = arms_of(Study(base="x", vary={LAMBDA: [0.01, 0, 1e-4]}), PLACE)
+    assert [arm.name for arm in arms] == ["weight_decay=0", "weight_decay=0.0001", "weight_decay=0.01"]
+    assert arms[1].args == (f"--{LAMBDA}=0.0001",)
+    assert [arm.unregularized for arm in arms] == [True, False, False]
+
+
+def test_two_axes_are_combined() -> None:
+    study = Study(base="x", vary={"model.optimizer.lr": [0.1, 0.2], LAMBDA: [0, 1e-3]})
+    arms = arms_of(study, PLACE)
+    assert [arm.name for arm in arms] == [
+        "lr=0.1,weight_decay=0",
+        "lr=0.1,weight_decay=0.001",
+        "lr=0.2,weight_decay=0",
+        "lr=0.2,weight_decay=0.001",
+    ]
+    assert study.axis is None
+
+
+def test_arms_are_configs_options_or_both() -> None:
+    content: dict[str, Any] = {
+        "none": {LAMBDA: 0},
+        "l1": "configs/with/l1.yaml",
+        "both": ["configs/with/l1.yaml", {LAMBDA: 0, "model.optimizer.nesterov": False}],
+        "as_it_is": None,
+    }
+    arms = arms_of(Study(base="x", arms=content), PLACE)
+    assert [arm.name for arm in arms] == list(content)
+    l1 = str(CONFIGS / "with" / "l1.yaml")
+    assert arms[1].args == ("--config", l1)
+    assert arms[2].args == ("--config", l1, f"--{LAMBDA}=0", "--model.optimizer.nesterov=false")
+    assert arms[3].args == ()
+    assert baseline_of(Study(base="x", arms=content), arms) == arms[0]
+
+
+def test_a_tuned_arm_has_a_value_for_each_try() -> None:
+    study = Study(base="x", arms={"none": {LAMBDA: 0}, "wd": {LAMBDA: [0, 1e-3], "model.optimizer.lr": [0.1, 0.2]}})
+    arms = arms_of(study, PLACE)
+    assert [(arm.name, arm.group) for arm in arms] == [
+        ("none", "none"),
+        ("wd,weight_decay=0,lr=0.1", "wd"),
+        ("wd,weight_decay=0,lr=0.2", "wd"),
+        ("wd,weight_decay=0.001,lr=0.1", "wd"),
+        ("wd,weight_decay=0.001,lr=0.2", "wd"),
+    ]
+    assert study.adaptive
+    assert study.seed_list() == [1, 2, 3], "fresh ones: seed 0 was used for tuning"
+
+
+def test_trials_have_every_arm_and_seed_once_and_a_folder_each() -> None:
+    study = Study(base="x", vary={LAMBDA: [0, 1]}, seeds=3)
+    trials = trials_of(study, arms_of(study, PLACE), study.seed_list(), "final", ["--config", "x"], Path("s"))
+    assert len({(trial.arm.name, trial.seed) for trial in trials}) == len({trial.folder for trial in trials}) == 6
+    assert trials[0].args == ("fit", "--config", "x", f"--{LAMBDA}=0", "--seed_everything=0", "--data.split_seed=0")
+    assert trials[0].folder == Path("s/final/weight_decay=0/seed_0")
+
+
+@pytest.mark.parametrize(("seeds", "asked", "redrawn"), [(3, None, True), (2, None, False), (3, False, False)])
+def test_the_split_is_redrawn_with_more_than_two_seeds(seeds: int, asked: bool | None, redrawn: bool) -> None:
+    study = Study(base="x", vary={LAMBDA: [0]}, seeds=seeds, resample_split=asked)
+    trials = trials_of(study, arms_of(study, PLACE), study.seed_list(), "final", [], Path())
+    assert all(("--data.split_seed" in " ".join(trial.args)) == redrawn for trial in trials)
+
+
+@given(some.floats(allow_nan=False, allow_infinity=False) | some.integers() | some.booleans() | some.none())
+def test_values_are_typed_as_the_parser_reads_them(value: Any) -> None:
+    (typed,) = study_config.typed({"x": value})
+    read = load_yaml(typed.partition("=")[2])
+    assert read == value
+    assert type(read) is type(value) or isinstance(value, float)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": ""}, "a study needs a base"),
+        ({"vary": {}}, "either vary or arms"),
+        ({"arms": {"x": None}}, "either vary or arms"),
+        ({"vary": {LAMBDA: []}}, "vary.model.optimizer.weight_decay: the list is empty"),
+        ({"vary": {LAMBDA: ["strong"]}}, "'strong' is no number"),
+        ({"vary": {LAMBDA: [True]}}, "True is no number"),
+        ({"vary": {LAMBDA: [-1e-4]}}, "λ must not be negative, not -0.0001"),
+        ({"vary": {LAMBDA: [1, 1]}}, "a value is listed twice"),
+        ({"vary": {"a": [1], "b": [1], "c": [1]}}, "one option or two, not 3"),
+        ({"seeds": 0}, "seeds must be"),
+        ({"seeds": [1, 1]}, "seeds must be"),
+        ({"vary": {}, "arms": {"x": None}, "search": "halving"}, "search halving needs vary with one option"),
+        ({"proposals": 0}, "must be at least 1"),
+        ({"search": "halving", "seeds": [0, 1]}, "seeds: the search uses 0 to 0"),
+    ],
+)
+def test_what_cannot_be(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(Mistake, match=message.replace(".", r"\.")):
+        check(Study(**{"base": "x", "vary": {LAMBDA: [0, 1]}} | changes))
+
+
+def test_names_that_do_not_exist() -> None:
+    study = Study(base="x", arms={"none": None}, baseline="nothing")
+    with pytest.raises(Mistake, match="there is no arm nothing, there are none"):
+        baseline_of(study, arms_of(study, PLACE))
+    with pytest.raises(Mistake, match=r"there is no config absent\.yaml"):
+        arms_of(Study(base="x", arms={"x": "absent.yaml"}), PLACE)
+    with pytest.raises(Mistake, match="must be made of letters"):
+        arms_of(Study(base="x", arms={"a/b": None}), PLACE)
+    with pytest.raises(Mistake, match="must be a config, options"):
+        arms_of(Study(base="x", arms={"x": 3}), PLACE)

@@ -1,0 +1,287 @@
+"""Every overlay in configs/with trains on the digits, and shows the effect it is there for."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from regularization import ImageClassifier, SmallResNet
+from regularization.cli.main import main
+from regularization.optim.penalties import filters
+from tests.conftest import CONFIGS, Rows, rows_of
+
+WITH = sorted((CONFIGS / "with").glob("*.yaml"))
+Weights = dict[str, Tensor]
+DIGITS = (
+    "fit",
+    "--config",
+    str(CONFIGS / "quickstart.yaml"),
+    "--trainer.max_epochs",
+    "2",
+    "--trainer.accelerator",
+    "cpu",
+)
+
+
+def run(name: str, *more: str) -> tuple[Any, Rows]:
+    """The last checkpoint and the rows of two epochs with the overlay ``name``."""
+    main([*DIGITS, "--config", str(CONFIGS / "with" / f"{name}.yaml"), *more])
+    folder = Path(f"runs/quickstart+{name}/version_0")
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True), rows_of(folder)
+
+
+def network(checkpoint: Any, name: str = "state_dict") -> Weights:
+    weights = {key.removeprefix("network."): w for key, w in checkpoint[name].items() if key.startswith("network.")}
+    return {key: weights[key] for key, _ in SmallResNet(width=16).named_parameters()}
+
+
+def matrices(weights: Weights) -> list[Tensor]:
+    return [w for w in weights.values() if w.ndim > 1]
+
+
+def scales(weights: Weights) -> Tensor:
+    return torch.cat([w for name, w in weights.items() if w.ndim == 1 and name.endswith("weight")])
+
+
+def plain() -> Weights:
+    main(list(DIGITS))
+    return network(torch.load("runs/quickstart/version_0/checkpoints/last.ckpt", weights_only=True))
+
+
+def square(weights: Weights) -> float:
+    return sum(w.square().sum().item() for w in matrices(weights))
+
+
+@pytest.mark.parametrize("more", [[], ["--callbacks.slow", "Lookahead"]])
+def test_l1(more: list[str]) -> None:
+    checkpoint, rows = run("l1", "--model.penalties.l1.strength", "1e-3", *more)
+    share = torch.cat([(w == 0).flatten() for w in matrices(network(checkpoint))]).float().mean()
+    assert 0.1 < share < 0.99
+    total = sum(w.abs().sum().item() for w in matrices(network(checkpoint)))
+    assert rows[-1]["penalty/l1"] == pytest.approx(1e-3 * total, rel=1e-4)
+
+
+def test_l2_is_the_weight_decay_it_replaces(two_threads: None) -> None:
+    penalized, rows = run("l2")
+    for w, expected in zip(network(penalized).values(), plain().values(), strict=True):
+        torch.testing.assert_close(w, expected, rtol=1e-3, atol=1e-4)
+    assert rows[-1]["penalty/l2"] > 0
+
+
+def test_elastic_net() -> None:
+    checkpoint, _ = run("elastic_net", "--model.penalties.elastic_net.strength", "1e-3")
+    assert any((w == 0).any() for w in matrices(network(checkpoint)))
+
+
+def test_group_lasso_on_a_layer_without_norm_behind_it() -> None:
+    # Each of these 10 filters is a class's own; all of them are zeroed by a large λ.
+    more = (
+        "--model.penalties.group_lasso.strength",
+        "1.0",
+        "--model.penalties.group_lasso.parameters",
+        "[head.weight]",
+    )
+    checkpoint, _ = run("group_lasso", *more)
+    assert (filters(network(checkpoint)["head.weight"]).norm(dim=1) == 0).all()
+
+
+def test_slimming() -> None:
+    checkpoint, _ = run("slimming", "--model.penalties.slimming.strength", "0.06")
+    assert 0 < (scales(network(checkpoint)) == 0).float().mean() < 1
+
+
+def test_orthogonal() -> None:
+    def distance(weights: Weights) -> float:
+        return math.fsum((torch.linalg.svdvals(filters(w)) - 1).square().sum().item() for w in matrices(weights))
+
+    assert distance(network(run("orthogonal", "--model.penalties.orthogonal.strength", "0.1")[0])) < 0.2 * distance(
+        plain()
+    )
+
+
+def test_l2sp() -> None:
+    checkpoint, _ = run("l2sp", "--model.penalties.l2sp.strength", "0.3")
+    origin = checkpoint["regularizer"]["l2sp"]
+
+    def moved(weights: Weights) -> float:
+        return math.fsum((weights[name] - w0).square().sum().item() for name, w0 in origin.items())
+
+    assert 0 < moved(network(checkpoint)) < 0.3 * moved(plain())
+
+
+def test_max_norm() -> None:
+    checkpoint, _ = run("max_norm", "--model.penalties.max_norm.limit", "0.4")
+    norms = torch.cat([filters(w).norm(dim=1) for w in matrices(network(checkpoint))])
+    assert norms.max() <= 0.4 * (1 + 1e-6)
+    assert (norms > 0.399).any()
+
+
+def test_sgdw() -> None:
+    checkpoint, _ = run("sgdw", "--model.optimizer.weight_decay", "0.5")
+    assert checkpoint["settings"]["optimizer"] == "SGDW"
+    assert square(network(checkpoint)) < 0.5 * square(plain())
+
+
+def test_decay_weights() -> None:
+    checkpoint, _ = run("decay_weights")
+    groups = checkpoint["optimizer_states"][0]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [5e-4, 0]
+    assert [len(group["params"]) for group in groups] == [10, 15]
+
+
+def test_timescale() -> None:
+    checkpoint, _ = run("timescale")
+    # 18 steps an epoch: λ = (1 − 0.9) / (0.1 · 5 · 18), the highest learning rate being 0.1 to within a step.
+    (group,) = checkpoint["optimizer_states"][0]["param_groups"]
+    assert group["weight_decay"] == pytest.approx(0.1 / (0.1 * 5 * 18), rel=0.02)
+
+
+def test_decay_schedule() -> None:
+    checkpoint, _ = run("decay_schedule")
+    (group,) = checkpoint["optimizer_states"][0]["param_groups"]
+    assert group["weight_decay"] == pytest.approx(5e-4 * (1 - 35 / 36))  # as it was in the last of 36 steps
+
+
+@pytest.mark.parametrize("overlay", ["dropout", "stochastic_depth"])
+def test_two_passes_differ_in_training_only(overlay: str) -> None:
+    checkpoint, _ = run(overlay)
+    options = checkpoint["config"]["model"]["network"]["init_args"]
+    trained = SmallResNet(**options)
+    trained.load_state_dict({name.removeprefix("network."): w for name, w in checkpoint["state_dict"].items()})
+    images = torch.randn(8, 3, 8, 8)
+    trained.eval()
+    assert torch.equal(trained(images), trained(images))
+    for module in trained.modules():
+        module.training = not isinstance(module, torch.nn.BatchNorm2d)
+    assert not torch.equal(trained(images), trained(images))
+
+
+def test_label_smoothing() -> None:
+    _, rows = run("label_smoothing")
+    # The smoothed loss of a perfect classifier is the entropy of (0.91, 0.01, …); the validation's loss is plain.
+    entropy = -(0.91 * math.log(0.91) + 9 * 0.01 * math.log(0.01))
+    assert rows[-1]["train_loss"] > entropy
+    assert rows[-1]["val_loss"] < entropy
+
+
+@pytest.mark.parametrize("overlay", ["mixup", "cutmix"])
+def test_mixing(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    loss = torch.nn.functional.cross_entropy
+
+    def watched(logits: Tensor, targets: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        seen.append(targets)
+        return loss(logits, targets, *args, **kwargs)
+
+    monkeypatch.setattr("regularization.models.classifier.functional.cross_entropy", watched)
+    run(overlay, "--trainer.limit_train_batches", "2")
+    mixed = [targets for targets in seen if targets.ndim == 2]
+    assert len(mixed) == 4
+    for targets in mixed:
+        torch.testing.assert_close(targets.sum(dim=1), torch.ones(len(targets)))
+    assert any(((targets > 0).sum(dim=1) == 2).any() for targets in mixed)
+    assert next(targets.dtype for targets in seen if targets.ndim == 1) == torch.int64
+
+
+def test_cutout() -> None:
+    _, rows = run("cutout", "--data.cutout", "4")
+    main(list(DIGITS))
+    assert rows[-1]["train_loss"] > rows_of(Path("runs/quickstart/version_0"))[-1]["train_loss"]
+
+
+def test_ema() -> None:
+    checkpoint, _ = run("ema", "--callbacks.ema.decay", "0.9")
+    average, raw = network(checkpoint), network(checkpoint, "current_model_state")
+    assert not torch.equal(average["head.weight"], raw["head.weight"])
+    torch.testing.assert_close(average["head.weight"], raw["head.weight"], rtol=0.5, atol=0.05)
+
+
+def test_ema_without_an_average_yet_changes_nothing() -> None:
+    checkpoint, rows = run("ema", "--callbacks.ema.start", "1000")
+    assert "current_model_state" not in checkpoint
+    main(list(DIGITS))
+    alone = rows_of(Path("runs/quickstart/version_0"))
+    assert [row["val_loss"] for row in rows] == [row["val_loss"] for row in alone]
+
+
+def test_lookahead() -> None:
+    checkpoint, _ = run("lookahead", "--callbacks.lookahead.every", "12")
+    # The last of 36 steps is one from which training would go on from the average.
+    (slow,) = (state["slow"] for name, state in checkpoint["callbacks"].items() if name.startswith("Lookahead"))
+    kept = list(network(checkpoint).values())
+    assert all(torch.equal(average, w) for average, w in zip(slow[: len(kept)], kept, strict=True))
+    assert not torch.equal(network(checkpoint)["head.weight"], plain()["head.weight"])
+
+
+def test_early_stopping() -> None:
+    options = ("--callbacks.early_stopping.patience", "1", "--trainer.max_epochs", "9", "--model.optimizer.lr", "1e-9")
+    _, rows = run("early_stopping", *options, "--callbacks.early_stopping.min_delta", "1.0")
+    assert len(rows) < 9
+
+
+def test_overlays_combine() -> None:
+    overlays = [
+        part
+        for name in ("l1", "orthogonal", "ema", "dropout")
+        for part in ("--config", str(CONFIGS / "with" / f"{name}.yaml"))
+    ]
+    main([*DIGITS, *overlays, "--model.penalties.l1.strength", "2e-4", "--trainer.limit_train_batches", "2"])
+    folder = Path("runs/quickstart+l1+orthogonal+ema+dropout/version_0")
+    config = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["config"]
+    assert list(config["model"]["penalties"]) == ["l1", "orthogonal"]
+    assert config["model"]["penalties"]["l1"]["init_args"]["strength"] == 2e-4
+    assert list(config["callbacks"]) == ["ema"]
+    assert set(rows_of(folder)[0]) >= {"penalty/l1", "penalty/orthogonal"}
+    # Continued with one of them switched off, and nothing doubled.
+    main(
+        [
+            "fit",
+            "--ckpt_path",
+            str(folder / "checkpoints" / "last.ckpt"),
+            "--trainer.max_epochs",
+            "3",
+            "--model.penalties.l1",
+            "null",
+        ]
+    )
+    assert math.isnan(rows_of(folder)[2].get("penalty/l1", math.nan))
+
+
+def test_gpu() -> None:
+    """As far as a CPU can tell: what it asks for is parsed, the images are moved, bfloat16 trains alike."""
+    on_cpu = ["--trainer.accelerator", "cpu", "--model.compile", "false", "--trainer.max_epochs", "1"]
+    _, rows = run("gpu", *on_cpu)
+    main([*DIGITS, *on_cpu])
+    plain_rows = rows_of(Path("runs/quickstart/version_0"))
+    exact, rounded = (found[0]["train_loss"] for found in (plain_rows, rows))
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, rel=0.05)
+
+
+def test_ddp() -> None:
+    on_cpu = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"]
+    try:
+        _, rows = run("ddp", *on_cpu)  # one process, there are no GPUs to count; tests/test_ranks.py has several
+    finally:
+        torch.distributed.destroy_process_group()
+    main([*DIGITS, *on_cpu])
+    assert rows[0]["train_loss"] == pytest.approx(rows_of(Path("runs/quickstart/version_0"))[0]["train_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("overlay", WITH, ids=lambda path: path.stem)
+def test_every_overlay_is_tested_and_says_how_it_is_used(overlay: Path) -> None:
+    base = "folder" if overlay.stem == "finetune" else "cifar10"
+    use = f"# python -m regularization fit --config configs/{base}.yaml --config configs/with/{overlay.name}"
+    assert overlay.read_text().splitlines()[0].startswith(use)
+    tests = Path(__file__).read_text() + Path(__file__).with_name("test_pretrained.py").read_text()
+    assert f'"{overlay.stem}' in tests
+
+
+def test_a_classifier_needs_no_cli() -> None:
+    from regularization import L1
+
+    classifier = ImageClassifier(SmallResNet(width=4), penalties={"l1": L1(1e-3)})
+    assert next(iter(classifier.regularizer.chosen["l1"])) == "stem.weight"
