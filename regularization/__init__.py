@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from regularization.data.datamodules import ImageData as ImageData
     from regularization.data.image_folder import ImageFolder as ImageFolder
     from regularization.data.preprocess import Preprocess as Preprocess
-    from regularization.errors import Mistake as Mistake
-    from regularization.inference.trained_model import Trained as Trained
+    from regularization.errors import UserError as UserError
+    from regularization.inference.trained_model import TrainedModel as TrainedModel
     from regularization.inference.trained_model import load as load
     from regularization.models.classifier import ImageClassifier as ImageClassifier
     from regularization.models.networks import ResNet as ResNet
@@ -40,49 +40,49 @@ if TYPE_CHECKING:
     from regularization.optim.weight_decay import SGDW as SGDW
 
 # Public name → module. They are imported when first used: torch and lightning take seconds.
-_HOMES = {
+_MODULES = {
     "fit": "api",
     "sweep": "api",
     "EMA": "callbacks.averaging",
     "Lookahead": "callbacks.averaging",
-    "ImageClassifier": "classifier",
-    "ImageFolder": "data.folder",
-    "CIFAR10": "data.modules",
-    "CIFAR100": "data.modules",
-    "Digits": "data.modules",
-    "ImageData": "data.modules",
+    "ImageClassifier": "models.classifier",
+    "ImageFolder": "data.image_folder",
+    "CIFAR10": "data.datamodules",
+    "CIFAR100": "data.datamodules",
+    "Digits": "data.datamodules",
+    "ImageData": "data.datamodules",
     "Preprocess": "data.preprocess",
-    "Mistake": "mistakes",
-    "ResNet": "networks",
-    "SmallResNet": "networks",
-    "WhitenedNet": "networks",
-    "ElasticNet": "penalties",
-    "GroupLasso": "penalties",
-    "L1": "penalties",
-    "L2": "penalties",
-    "L2SP": "penalties",
-    "MaxNorm": "penalties",
-    "Orthogonal": "penalties",
-    "Penalty": "penalties",
-    "Cosine": "schedules",
-    "LikeLearningRate": "schedules",
-    "Linear": "schedules",
-    "Steps": "schedules",
-    "StrengthSchedule": "schedules",
-    "WarmupDecay": "schedules",
-    "Trained": "trained",
-    "load": "trained",
-    "SGDW": "weight_decay",
+    "UserError": "errors",
+    "ResNet": "models.networks",
+    "SmallResNet": "models.networks",
+    "WhitenedNet": "models.networks",
+    "ElasticNet": "optim.penalties",
+    "GroupLasso": "optim.penalties",
+    "L1": "optim.penalties",
+    "L2": "optim.penalties",
+    "L2SP": "optim.penalties",
+    "MaxNorm": "optim.penalties",
+    "Orthogonal": "optim.penalties",
+    "Penalty": "optim.penalties",
+    "Cosine": "optim.schedules",
+    "LikeLearningRate": "optim.schedules",
+    "Linear": "optim.schedules",
+    "Steps": "optim.schedules",
+    "StrengthSchedule": "optim.schedules",
+    "WarmupDecay": "optim.schedules",
+    "TrainedModel": "inference.trained_model",
+    "load": "inference.trained_model",
+    "SGDW": "optim.weight_decay",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [*_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_MODULES})

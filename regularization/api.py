@@ -1,4 +1,4 @@
-"""The Python way: what the commands do, with what came out as objects. A mistake is raised as ``Mistake``."""
+"""The Python way: what the commands do, with what came out as objects. A mistake is raised as ``UserError``."""
 
 import json
 import warnings
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regularization.cli.console import quieten
-from regularization.cli.main import sweep
-from regularization.errors import Mistake
+from regularization.cli import sweep as sweep_command
+from regularization.cli.console import configure_logging
+from regularization.errors import UserError
 from regularization.study import results
 from regularization.study.results import Result
-from regularization.training.command import Experiment
+from regularization.training.command import TrainingCLI
 
 if TYPE_CHECKING:
-    from regularization.study.conclusion import Answer
+    from regularization.study.conclusion import Conclusion
 
 Configs = str | Path | Sequence[str | Path]
 # Options that are switches: they have no value.
@@ -33,22 +33,22 @@ def fit(config: Configs = (), **options: Any) -> Result:
         it was not validated), the path of its best ``checkpoint``, its ``test_accuracy`` if the config asks for it.
 
     Raises:
-        Mistake: Where the command would end with a line and exit code 2.
+        UserError: Where the command would end with a line and exit code 2.
         KeyboardInterrupt: When it was stopped; ``ckpt_path="last"`` goes on.
     """
     with warnings.catch_warnings():
-        quieten()
+        configure_logging()
         try:
-            experiment = Experiment(["fit", *_typed(config, options)])
+            experiment = TrainingCLI(["fit", *_typed(config, options)])
         except SystemExit as stopped:
             raise KeyboardInterrupt from stopped
     assert experiment.run is not None
     if (found := results.read(experiment.run, validated=False)) is None:
-        raise Mistake(f"the run has no epoch; what it has is in {experiment.run}")
+        raise UserError(f"the run has no epoch; what it has is in {experiment.run}")
     return found
 
 
-def sweep(config: Configs = (), **options: Any) -> "Answer":
+def sweep(config: Configs = (), **options: Any) -> "Conclusion":
     """Runs a study, or goes on with it, as ``python -m regularization sweep`` does.
 
     Args:
@@ -59,15 +59,15 @@ def sweep(config: Configs = (), **options: Any) -> "Answer":
         The answer: its ``sentence``, the ``arms`` with ``name``, ``mean`` and ``accuracies``, and the ``chosen`` one.
 
     Raises:
-        Mistake: Where the command would end with a line and exit code 2.
+        UserError: Where the command would end with a line and exit code 2.
         KeyboardInterrupt: When it was stopped; the same call goes on.
     """
     if "dry_run" in options:
-        raise Mistake("dry_run has no answer: it is for the command line")
+        raise UserError("dry_run has no answer: it is for the command line")
     with warnings.catch_warnings():
-        quieten()
+        configure_logging()
         try:
-            answer = sweep.sweep(_typed(config, options))
+            answer = sweep_command.sweep(_typed(config, options))
         except SystemExit as stopped:
             raise KeyboardInterrupt from stopped
     assert answer is not None

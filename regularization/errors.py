@@ -6,18 +6,18 @@ from difflib import get_close_matches
 from importlib import import_module
 
 
-class Mistake(Exception):  # noqa: N818 - it is not the program's error
+class UserError(Exception):
     """Something only the user can mend. Its text says what is wrong, where, and what to do; it needs no traceback."""
 
 
-def mistake_behind(error: BaseException | None) -> Mistake | None:
-    """The Mistake that ``error`` is, or was raised because of; None when there is none."""
-    while error is not None and not isinstance(error, Mistake):
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """The UserError that ``error`` is, or was raised because of; None when there is none."""
+    while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """`` (did you mean a or b?)`` with up to two of ``names`` that look like ``name`` or an end of it; else nothing.
 
     Where ``name`` itself is one of them, it was right but in the wrong place: then those that begin or end with it.
@@ -25,19 +25,19 @@ def nearest(name: str, names: Iterable[str]) -> str:
     known = list(dict.fromkeys(names))
     if name in known:
         ends = [one for one in known if one.endswith(f".{name}")]
-        return meant([*ends, *(one for one in known if one.startswith(f"{name}_"))][:2])
+        return suggest([*ends, *(one for one in known if one.startswith(f"{name}_"))][:2])
     for part in (name, name.partition(".")[0], name.rpartition(".")[2]):
         if close := get_close_matches(part, known, n=2, cutoff=0.6):
-            return meant(close)
+            return suggest(close)
     return ""
 
 
-def meant(names: Sequence[str]) -> str:
+def suggest(names: Sequence[str]) -> str:
     """`` (did you mean a or b?)`` with all ``names``; nothing without any."""
     return f" (did you mean {' or '.join(names)}?)" if names else ""
 
 
-def plain(message: str, names: Sequence[str]) -> str:
+def translate_error(message: str, names: Sequence[str]) -> str:
     """One line out of jsonargparse's several: where, what is wrong, and the nearest of the known ``names``."""
     text = " ".join(message.replace("- Expected a <class 'NoneType'>", "").split())
     text = re.sub(r"- Expected a path but \S+ either not accessible or invalid", "", text)
@@ -52,13 +52,13 @@ def plain(message: str, names: Sequence[str]) -> str:
 
 # What jsonargparse says (its version is bounded for this), and what a person wants to hear.
 _SAYINGS: dict[str, Callable[[re.Match[str], Sequence[str]], str]] = {
-    r"does not accept option '(.+?)'": lambda found, names: f"unknown option {found[1]}{nearest(found[1], names)}",
-    r"Option '(.+?)' is not accepted": lambda found, names: f"unknown option {found[1]}{nearest(found[1], names)}",
+    r"does not accept option '(.+?)'": lambda found, names: f"unknown option {found[1]}{did_you_mean(found[1], names)}",
+    r"Option '(.+?)' is not accepted": lambda found, names: f"unknown option {found[1]}{did_you_mean(found[1], names)}",
     r"unrecognized arguments: -*([^\s=]+)": lambda found, names: (
-        f"unknown argument {found[1]}{nearest(found[1], names)}"
+        f"unknown argument {found[1]}{did_you_mean(found[1], names)}"
     ),
     r"module '(.+?)' has no attribute '(.+?)'": lambda found, _: (
-        f"{found[1]} has no {found[2]}{nearest(found[2], dir(import_module(found[1])))}"
+        f"{found[1]} has no {found[2]}{did_you_mean(found[2], dir(import_module(found[1])))}"
     ),
     r"Expected an instantiatable class, but \S+ is abstract": lambda *_: "each of the penalties needs a class_path",
     r"No module named '(.+?)'": lambda found, _: f"there is no module {found[1]}",
@@ -75,6 +75,6 @@ _SAYINGS: dict[str, Callable[[re.Match[str], Sequence[str]], str]] = {
         f"must be {found[1]}, not {found[2]}"
     ),
     r"Expected a dot import path string: (\S+)": lambda found, names: (
-        f"no class is called {found[1]}{nearest(found[1], names)}"
+        f"no class is called {found[1]}{did_you_mean(found[1], names)}"
     ),
 }

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from regularization.errors import nearest, plain
+from regularization.errors import did_you_mean, translate_error
 from regularization.training.parser import config_paths
 
 
@@ -16,17 +16,17 @@ from regularization.training.parser import config_paths
     ],
 )
 def test_nearest(name: str, said: str) -> None:
-    assert nearest(name, ["weight_decay", "optimizer.lr", "model", "model"]) == said
+    assert did_you_mean(name, ["weight_decay", "optimizer.lr", "model", "model"]) == said
 
 
 def test_a_name_in_the_wrong_place() -> None:
     names = ["seed_everything", "model", "data.seed", "seed"]
-    assert nearest("seed", names) == " (did you mean data.seed or seed_everything?)"
-    assert nearest("model", names) == ""
+    assert did_you_mean("seed", names) == " (did you mean data.seed or seed_everything?)"
+    assert did_you_mean("model", names) == ""
 
 
 def test_an_unknown_message_is_passed_on_in_one_line() -> None:
-    assert plain('Parser key "a.b":\n  Something\n   new', []) == "a.b: Something new"
+    assert translate_error('Parser key "a.b":\n  Something\n   new', []) == "a.b: Something new"
 
 
 def test_config_paths() -> None:

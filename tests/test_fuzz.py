@@ -22,7 +22,7 @@ CASES = 50
 pytestmark = pytest.mark.slow
 
 
-class Parsed(command.Experiment):
+class Parsed(command.TrainingCLI):
     """Everything up to the trainer, without a run folder and without training."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
@@ -110,13 +110,13 @@ MISTAKES = {
 def run(config: Config, folder: Path) -> None:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
-    main.main(["fit", "--config", str(path)])
+    main(["fit", "--config", str(path)])
 
 
 @settings(max_examples=3 * CASES, suppress_health_check=list(HealthCheck))
 @given(config=VALID)
 def test_valid_configs_are_instantiated(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "Experiment", Parsed)
+    monkeypatch.setattr(command, "TrainingCLI", Parsed)
     run(config, tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_valid_configs_are_instantiated(config: Config, tmp_path: Path, monkeypa
 def test_mistakes_get_a_line(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "Experiment", Parsed)
+    monkeypatch.setattr(command, "TrainingCLI", Parsed)
 
     @settings(max_examples=CASES, suppress_health_check=list(HealthCheck))
     @given(config=VALID, mistake=MISTAKES[kind])

@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from torch import Tensor
 
-from regularization.errors import Mistake
+from regularization.errors import UserError
 from regularization.models.classifier import ImageClassifier
 
 
@@ -69,14 +69,14 @@ class Lookahead(Callback):
         every: Optimizer steps from one average to the next.
 
     Raises:
-        Mistake: When ``decay`` lies outside of 0 to 1 or ``every`` is below 1.
+        UserError: When ``decay`` lies outside of 0 to 1 or ``every`` is below 1.
     """
 
     def __init__(self, decay: float = 0.95, every: int = 5) -> None:
         if not 0 <= decay < 1:
-            raise Mistake(f"Lookahead: decay must be at least 0 and below 1, not {decay}")
+            raise UserError(f"Lookahead: decay must be at least 0 and below 1, not {decay}")
         if every < 1:
-            raise Mistake(f"Lookahead: every must be at least 1, not {every}")
+            raise UserError(f"Lookahead: every must be at least 1, not {every}")
         self._decay, self._every = decay, every
         self._slow: list[Tensor] = []
         self._step = 0
@@ -85,7 +85,7 @@ class Lookahead(Callback):
         """Begins with the weights that training begins with; when continued, with what the checkpoint brought."""
         assert isinstance(pl_module, ImageClassifier)
         if pl_module.optimization.steps == float("inf"):
-            raise Mistake("Lookahead needs to know the end: give --trainer.max_epochs or --trainer.max_steps")
+            raise UserError("Lookahead needs to know the end: give --trainer.max_epochs or --trainer.max_steps")
         weights = _averaged(pl_module)
         kept = self._slow if trainer.global_step and self._slow else weights
         self._slow = [slow.clone().to(w) for slow, w in zip(kept, weights, strict=True)]

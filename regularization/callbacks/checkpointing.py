@@ -11,13 +11,13 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from regularization.runs.checkpoint_io import BEST, LAST
-from regularization.runs.distributed import Agreement
+from regularization.runs.distributed import RankConsensus
 
 # Seconds. What ends all processes of a job by SIGTERM ends a sweep and its workers, to whom the sweep hands it on.
 SOON = 0.5
 
 
-class Stopped(Exception):  # noqa: N818 - asked for from outside, no error
+class RunInterrupted(Exception):  # noqa: N818 - asked for from outside, no error
     """The run was asked to stop by a signal, whose number it holds."""
 
     def __init__(self, number: int) -> None:
@@ -57,7 +57,7 @@ class Best(ModelCheckpoint):
 class Last(Checkpoint):
     """Keeps ``last.ckpt``: written after every epoch, within epochs by the clock or by steps, and on SIGINT or SIGTERM.
 
-    A signal ends the run after the optimizer step it is in, by ``Stopped``; a second one ends it at once. During
+    A signal ends the run after the optimizer step it is in, by ``RunInterrupted``; a second one ends it at once. During
     validation, what is written is the state before it, so that it is done again. A signal to one of several processes
     ends them all, after the same step, and validations are gone through.
 
@@ -69,7 +69,7 @@ class Last(Checkpoint):
     """
 
     def __init__(
-        self, folder: Path, agreement: Agreement, minutes: float | None = None, steps: int | None = None
+        self, folder: Path, agreement: RankConsensus, minutes: float | None = None, steps: int | None = None
     ) -> None:
         self._path = folder / LAST
         self._agreement = agreement
@@ -112,7 +112,7 @@ class Last(Checkpoint):
         ending = loop._is_training_done and not self._before_validation
         stop, due = self._agreement.ask(self._signal or 0, time.monotonic() - self._written >= 60 * self._minutes)
         if stop and not ending:
-            raise Stopped(stop)
+            raise RunInterrupted(stop)
         late, self._late = self._late, False
         due = (due and not late) or self._steps_done(trainer)
         if due and not ending and not self._before_validation:
@@ -124,7 +124,7 @@ class Last(Checkpoint):
         """Leaves a validation that nobody can wait for; not where gradients wait for the rest of their batch."""
         alone = trainer.world_size == 1
         if alone and self._signal is not None and not trainer.fit_loop.epoch_loop._should_accumulate():
-            raise Stopped(self._signal)
+            raise RunInterrupted(self._signal)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What comes next is training, or the end of the epoch."""
@@ -136,11 +136,11 @@ class Last(Checkpoint):
         self._write(trainer)
         stop, _ = self._agreement.settle(self._signal or 0, 0)
         if stop:
-            raise Stopped(stop)
+            raise RunInterrupted(stop)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Writes what there is when a signal has stopped the run; after an error, what was written before is better."""
-        if isinstance(exception, Stopped) and not self._current:
+        if isinstance(exception, RunInterrupted) and not self._current:
             self._write(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

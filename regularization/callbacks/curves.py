@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from regularization.callbacks.history import History, Row
-from regularization.errors import Mistake
-from regularization.runs.directory import CURVES, replacing
+from regularization.errors import UserError
+from regularization.runs.directory import CURVES, atomic_write
 
 COLORS = {"train": "#2a78b5", "val": "#d1603d"}
 NAMES = {"train": "training", "val": "validation"}
@@ -35,7 +35,7 @@ class Curves(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """After an interruption: the epochs so far."""
         # Where the disk is full, that is what has to be said, not that there is no picture either.
-        with suppress(Mistake):
+        with suppress(UserError):
             self.on_train_end(trainer, pl_module)
 
     def draw(self) -> None:
@@ -69,7 +69,7 @@ def draw(rows: list[Row], title: str) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes the picture as PNG, replacing an older one in one step."""
-    with replacing(path) as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, dpi=150)
 
 

@@ -106,7 +106,10 @@ class History(Checkpoint):
         assert isinstance(pl_module, ImageClassifier)
         optimization = pl_module.optimization
         tau = optimization.tau(trainer.optimizers[0], 0)
-        strength = {"weight_decay": optimization.asked_decay(0), "timescale_epochs": None if tau == math.inf else tau}
+        strength = {
+            "weight_decay": optimization.base_weight_decay(0),
+            "timescale_epochs": None if tau == math.inf else tau,
+        }
         best, last = ({k: v for k, v in row.items() if "/" not in k} for row in (self.best(), self.rows[-1]))
         add_result(self.folder, {"best": best, "last": last, **strength})
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from regularization.callbacks.history import History
-from regularization.callbacks.parameter_report import Audit
+from regularization.callbacks.parameter_report import ParameterReport
 from regularization.models.classifier import ImageClassifier
-from regularization.models.metrics import Scores
+from regularization.models.metrics import EpochMetrics
 from regularization.optim.penalties import filters
 from regularization.optim.weight_decay import decay_per_step, is_decoupled, momentum_gain
 
@@ -36,10 +36,10 @@ class Monitor(Callback):
         history: Has the rows that the last sentence is about.
     """
 
-    def __init__(self, audit: Audit, history: History) -> None:
+    def __init__(self, audit: ParameterReport, history: History) -> None:
         self._audit = audit
         self._history = history
-        self._scores = Scores()
+        self._scores = EpochMetrics()
         self._accumulated = 0.0
         self._shares: list[Tensor] = []
 
@@ -63,7 +63,7 @@ class Monitor(Callback):
             self._shares.append(decay_share(optimizer))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Scores the clean training images by the weights that are being validated, averaged ones included."""
+        """EpochMetrics the clean training images by the weights that are being validated, averaged ones included."""
         assert isinstance(pl_module, ImageClassifier)
         if not trainer.training and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._score_clean(trainer, pl_module)

@@ -1,4 +1,4 @@
-"""Divergence: a loss, a gradient or a weight that is no finite number stops the run before it is kept anywhere."""
+"""NonFiniteGuard: a loss, a gradient or a weight that is no finite number stops the run before it is kept anywhere."""
 
 import math
 from typing import Any
@@ -9,12 +9,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
-from regularization.errors import Mistake
+from regularization.errors import UserError
 from regularization.models.classifier import ImageClassifier
 from regularization.runs.distributed import gathered
 
 
-class Divergence(Callback):
+class NonFiniteGuard(Callback):
     """Stops at the step whose loss or gradient is NaN or infinite, before it changes the weights.
 
     On a GPU the look itself would make the host wait for the device at every step: there the first such step is noted
@@ -86,13 +86,13 @@ class Divergence(Callback):
             raise _diverged(f"the {what} is not finite", step, trainer, pl_module)
 
 
-def _diverged(what: str, step: int, trainer: Trainer, pl_module: LightningModule) -> Mistake:
+def _diverged(what: str, step: int, trainer: Trainer, pl_module: LightningModule) -> UserError:
     assert isinstance(pl_module, ImageClassifier)
     group = trainer.optimizers[0].param_groups[0]
     strengths = {name: penalty.strength for name, penalty in pl_module.regularizer.penalties.items()}
     acting = "".join(f", {name} {strength:g}" for name, strength in strengths.items())
     where = f"step {step} (epoch {trainer.current_epoch})"
-    return Mistake(
+    return UserError(
         f"training diverged: {what} at {where}, learning rate {group['lr']:.3g}, "
         f"weight decay {group.get('weight_decay', 0):.3g}{acting}.\n"
         "Try a tenth of --model.optimizer.lr, --trainer.gradient_clip_val 1, or a smaller λ."

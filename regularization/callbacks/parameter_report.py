@@ -15,7 +15,7 @@ from regularization.data.batches import Batch
 from regularization.models.classifier import ImageClassifier
 from regularization.optim.invariance import scale_invariant
 from regularization.optim.penalties import L2, GroupLasso, MaxNorm
-from regularization.optim.weight_decay import kind
+from regularization.optim.weight_decay import parameter_kind
 
 SAMPLE = 64
 
@@ -43,7 +43,7 @@ class Line:
     penalties: list[str]
 
 
-class Audit(Callback):
+class ParameterReport(Callback):
     """Prints the table when training starts.
 
     Attributes:
@@ -76,10 +76,10 @@ def audit(trainer: Trainer, classifier: ImageClassifier, invariant: dict[str, Te
     for name, w in classifier.network.named_parameters():
         if id(w) in group_of:
             acting = [key for key, chosen in classifier.regularizer.chosen.items() if name in chosen]
-            gathered.setdefault((group_of[id(w)], kind(name, w), *acting), {})[name] = w
+            gathered.setdefault((group_of[id(w)], parameter_kind(name, w), *acting), {})[name] = w
     lines = []
     for (place, what, *acting), members in gathered.items():
-        decay, tau = classifier.optimization.asked_decay(place), classifier.optimization.tau(optimizer, place)
+        decay, tau = classifier.optimization.base_weight_decay(place), classifier.optimization.tau(optimizer, place)
         numbers = sum(w.numel() for w in members.values())
         unscaled = sum(invariant[n].float().mean().item() * w.numel() for n, w in members.items() if n in invariant)
         lines.append(Line(what, list(members), numbers, unscaled / numbers, decay, tau, acting))

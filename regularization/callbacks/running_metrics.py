@@ -24,7 +24,7 @@ class Running(Callback):
         if not every or step % every or trainer.fit_loop.epoch_loop._should_accumulate():
             return
         assert isinstance(pl_module, ImageClassifier)
-        means = pl_module.train_scores.latest(trainer)
+        means = pl_module.train_metrics.latest(trainer)
         self.means = {f"train_{name}": value for name, value in means.items()}
         for logger in trainer.loggers:
             # Lightning counts the steps of its own metrics from 0.

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger as FabricTensorBoardLogger
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from regularization.errors import Mistake
+from regularization.errors import UserError
 
 
 class Events(TensorBoardLogger):
@@ -19,7 +19,7 @@ class Events(TensorBoardLogger):
         folder: The run folder, ``root/name/version_N``.
 
     Raises:
-        Mistake: When there is no room, or no folder, to write to.
+        UserError: When there is no room, or no folder, to write to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,7 +34,7 @@ class Events(TensorBoardLogger):
         try:
             return super().experiment
         except OSError as error:
-            raise Mistake(f"can't write into the run folder {self._folder}: {error.strerror or error}") from error
+            raise UserError(f"can't write into the run folder {self._folder}: {error.strerror or error}") from error
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Hands the metrics to the writer."""
@@ -46,7 +46,7 @@ class Events(TensorBoardLogger):
             if not isinstance(reason, OSError):
                 raise
             said = "it is gone" if isinstance(reason, FileNotFoundError) else reason.strerror or reason
-            raise Mistake(f"can't write TensorBoard's events to {self._folder}: {said}") from error
+            raise UserError(f"can't write TensorBoard's events to {self._folder}: {said}") from error
 
     def save(self) -> None:
         """Writes what is buffered."""

@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from regularization.runs.directory import LOGITS, replacing
+from regularization.runs.directory import LOGITS, atomic_write
 from regularization.runs.distributed import gathered
 
 
@@ -40,13 +40,13 @@ class Logits(Callback):
         """Before the epoch's checkpoint: whoever has that one has these too."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self._parts and data.val_set is not None:
-            logits, index = together(self._parts, trainer)
+            logits, index = gather_logits(self._parts, trainer)
             self._parts.clear()
             if trainer.is_global_zero:
                 write_logits(self._folder / LOGITS, logits, data.val_set[0].labels[index], index)
 
 
-def together(parts: list[tuple[Tensor, Tensor]], trainer: Trainer) -> tuple[Tensor, Tensor]:
+def gather_logits(parts: list[tuple[Tensor, Tensor]], trainer: Trainer) -> tuple[Tensor, Tensor]:
     """All processes' logits ``(N, C)`` with their images' index ``(N,)``, in the order of the data set; on the CPU."""
     logits, index = (gathered(torch.cat(part), trainer).cpu() for part in zip(*parts, strict=True))
     order = index.argsort()
@@ -56,5 +56,5 @@ def together(parts: list[tuple[Tensor, Tensor]], trainer: Trainer) -> tuple[Tens
 def write_logits(path: Path, logits: Tensor, labels: Tensor, index: Tensor) -> None:
     """Writes ``logits`` ``(N, C)`` as float16, with the images' ``labels`` and ``index`` int64 ``(N,)``."""
     arrays = {"logits": logits.half().cpu(), "labels": labels, "index": index}
-    with replacing(path) as aside:
+    with atomic_write(path) as aside:
         np.savez(aside, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]

@@ -18,11 +18,11 @@ from regularization.training.parser import Parser, config_names
 
 # Command → the module and the function that makes its parser; fit, validate and test have LightningCLI's.
 PARSERS = {
-    "predict": ("prediction", "parser"),
-    "export": ("export", "parser"),
-    "sweep": ("study.command", "sweep_parser"),
-    "report": ("study.command", "report_parser"),
-    "completion": ("completion", "parser"),
+    "predict": ("cli.predict", "parser"),
+    "export": ("cli.export", "parser"),
+    "sweep": ("cli.sweep", "sweep_parser"),
+    "report": ("cli.sweep", "report_parser"),
+    "completion": ("cli.completion", "parser"),
 }
 # Options that no parser has, but the classes that are mostly chosen.
 _INNER = (

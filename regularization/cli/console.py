@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 
 
-def quieten() -> None:
+def configure_logging() -> None:
     """Keeps Lightning's announcements, which are not about the user's run, off the terminal."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -32,7 +32,7 @@ def quieten() -> None:
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
 
 
-def mute() -> None:
+def silence() -> None:
     """Keeps a process that is not the first of its run off the terminal: it would say everything once more.
 
     What it raises is still said.
@@ -42,7 +42,7 @@ def mute() -> None:
 
 
 @contextmanager
-def bars_for_people() -> Iterator[None]:
+def progress_bars_on_terminals() -> Iterator[None]:
     """Keeps the progress bars that libraries draw on stderr out of files and pipes."""
     if sys.stderr.isatty():
         yield

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from regularization.errors import Mistake
-from regularization.inference.trained_model import Trained, load
-from regularization.runs.directory import directory, safe_loading
+from regularization.errors import UserError
+from regularization.inference.trained_model import TrainedModel, load
+from regularization.runs import directory, safe_loading
 from regularization.training.parser import Parser
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
@@ -41,16 +41,16 @@ def export(args: list[str]) -> None:
     kept = Path(asked.ckpt_path)
     path = asked.output or Path(("best" if kept.is_dir() else kept.stem) + SUFFIXES[asked.format])
     if path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
-        raise Mistake(f"--output: {path} can't be a file")
+        raise UserError(f"--output: {path} can't be a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     write = write_onnx if asked.format == "onnx" else write_torch
     try:
         write(model, path)
-    except Mistake:
+    except UserError:
         raise
     except Exception as error:  # exporters raise whatever they like
         said = str(error).strip().partition("\n")[0][:200]
-        raise Mistake(
+        raise UserError(
             f"PyTorch {torch.__version__} can't export this network (2.14 and newer were tried): {said}"
         ) from error
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, classes {', '.join(model.classes[:10])}")
@@ -58,23 +58,23 @@ def export(args: list[str]) -> None:
         print(f"on 8 random images the largest difference of a probability from the checkpoint's is {difference:.1e}")
 
 
-def write_torch(model: Trained, path: Path) -> None:
+def write_torch(model: TrainedModel, path: Path) -> None:
     """For ``torch.export.load(path).module()``; ``extra_files={"classes": ""}`` brings the names."""
-    with directory.replacing(path) as aside:
+    with directory.atomic_write(path) as aside:
         torch.export.save(_program(model), aside, extra_files={METADATA: json.dumps(model.classes)})
 
 
-def write_onnx(model: Trained, path: Path) -> None:
+def write_onnx(model: TrainedModel, path: Path) -> None:
     """Input ``pixels``, output ``probabilities``; metadata ``classes``.
 
     Raises:
-        Mistake: When the packages that write ONNX are not installed.
+        UserError: When the packages that write ONNX are not installed.
     """
     try:
         import onnx
         import onnxscript  # noqa: F401 - what torch writes ONNX with
     except ImportError as error:
-        raise Mistake("--format onnx needs: pip install 'regularization[export]'") from error
+        raise UserError("--format onnx needs: pip install 'regularization[export]'") from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     made = torch.onnx.export(
         _program(model), dynamo=True, verbose=False, input_names=["pixels"], output_names=["probabilities"]
@@ -82,11 +82,11 @@ def write_onnx(model: Trained, path: Path) -> None:
     assert made is not None
     proto = made.model_proto
     onnx.helper.set_model_props(proto, {METADATA: json.dumps(model.classes)})
-    with directory.replacing(path) as aside:
+    with directory.atomic_write(path) as aside:
         onnx.save(proto, aside)
 
 
-def _program(model: Trained) -> ExportedProgram:
+def _program(model: TrainedModel) -> ExportedProgram:
     """The network as a graph for any number of images of any size."""
     # Two images, neither square nor of the network's size: a number that is 1 or equal to another would become fixed.
     example = torch.zeros((2, 3, model.side + 3, model.side + 5), dtype=torch.uint8)
@@ -96,7 +96,7 @@ def _program(model: Trained) -> ExportedProgram:
         return torch.export.export(model, (example,), dynamic_shapes={"pixels": sizes})
 
 
-def _difference(model: Trained, path: Path, kind: str) -> float | None:
+def _difference(model: TrainedModel, path: Path, kind: str) -> float | None:
     """On random images of the training data's size; None where ONNX Runtime is not installed."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (8, 3, model.side, model.side), dtype=torch.uint8, generator=generator)

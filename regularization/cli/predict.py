@@ -12,11 +12,11 @@ from torch import Tensor
 
 from regularization.callbacks.curves import save
 from regularization.data import image_files
-from regularization.data.image_files import Refused, shown
-from regularization.errors import Mistake
+from regularization.data.image_files import DecodeError, shown
+from regularization.errors import UserError
 from regularization.inference.contact_sheet import contact_sheet
-from regularization.inference.trained_model import Trained, load
-from regularization.runs.directory import directory, safe_loading
+from regularization.inference.trained_model import TrainedModel, load
+from regularization.runs import directory, safe_loading
 from regularization.training.parser import Parser
 
 TABLE = "predictions.csv"
@@ -46,12 +46,12 @@ def predict(args: list[str]) -> None:
     model = load(asked.ckpt_path, asked.trust).to("cuda" if torch.cuda.is_available() else "cpu")
     paths = _found(asked.images, asked.output / SHEET)
     if asked.output.exists() and not asked.output.is_dir():
-        raise Mistake(f"--output: {asked.output} is a file, not a folder")
+        raise UserError(f"--output: {asked.output} is a file, not a folder")
     guesses: list[tuple[Path, Tensor]] = []
     seen: list[Tensor] = []
     refused = 0
     for path, picture, shares in _predicted(model, paths):
-        if isinstance(picture, Refused):
+        if isinstance(picture, DecodeError):
             refused += 1
             print(f"refused: {shown(path)}: {picture.reason}", file=sys.stderr)
             continue
@@ -59,7 +59,7 @@ def predict(args: list[str]) -> None:
         if len(seen) < SHOWN:
             seen.append(picture)
     if not guesses:
-        raise Mistake(f"none of the {len(paths)} pictures can be read")
+        raise UserError(f"none of the {len(paths)} pictures can be read")
     asked.output.mkdir(parents=True, exist_ok=True)
     _write(guesses, model.classes, asked.output / TABLE)
     captions = [f"{_short(path.name)}\n{_said(shares, model.classes)}" for path, shares in guesses[: len(seen)]]
@@ -73,16 +73,16 @@ def _found(places: Sequence[Path], ours: Path) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if not place.exists():
-            raise Mistake(f"--images: there is no {shown(place)}")
+            raise UserError(f"--images: there is no {shown(place)}")
         inside = image_files.find(place) if place.is_dir() else [place]
         inside = [path for path in inside if path.absolute() != ours.absolute()]
         if not inside:
-            raise Mistake(f"--images: there are no pictures in {shown(place)}")
+            raise UserError(f"--images: there are no pictures in {shown(place)}")
         found += inside
     return list(dict.fromkeys(found))
 
 
-def _predicted(model: Trained, paths: Sequence[Path]) -> Iterator[tuple[Path, Tensor | Refused, Tensor]]:
+def _predicted(model: TrainedModel, paths: Sequence[Path]) -> Iterator[tuple[Path, Tensor | DecodeError, Tensor]]:
     """Every path with its picture, or why there is none, and the probabilities ``(C,)``; in the order of ``paths``."""
     read = zip(paths, image_files.read_all(paths, model.side, "reading pictures"), strict=True)
     none = torch.empty(0)
@@ -90,10 +90,10 @@ def _predicted(model: Trained, paths: Sequence[Path]) -> Iterator[tuple[Path, Te
         whole = [picture for _, picture in part if isinstance(picture, Tensor)]
         shares = iter(_probabilities(model, whole))
         for path, picture in part:
-            yield path, picture, none if isinstance(picture, Refused) else next(shares)
+            yield path, picture, none if isinstance(picture, DecodeError) else next(shares)
 
 
-def _probabilities(model: Trained, whole: list[Tensor]) -> list[Tensor]:
+def _probabilities(model: TrainedModel, whole: list[Tensor]) -> list[Tensor]:
     if not whole:
         return []
     with torch.inference_mode():

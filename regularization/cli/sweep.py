@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from regularization.callbacks.checkpointing import Stopped
-from regularization.errors import Mistake, nearest
-from regularization.runs.directory import directory, distributed
+from regularization.callbacks.checkpointing import RunInterrupted
+from regularization.errors import UserError, did_you_mean
+from regularization.runs import directory, distributed
 from regularization.study import config as study_config
 from regularization.study import results
-from regularization.study.conclusion import Answer, answer
+from regularization.study.conclusion import Conclusion, answer
 from regularization.study.config import Study
 from regularization.study.pipeline import REFIT, STUDY, close, run
 from regularization.study.plan import Plan
@@ -23,7 +23,7 @@ from regularization.training.command import parser_of
 from regularization.training.parser import Parser, config_paths, find_config, read_config, with_found
 
 
-def sweep(args: list[str]) -> Answer | None:
+def sweep(args: list[str]) -> Conclusion | None:
     """Runs a study from its config to its report, or goes on with one; its answer, None when it is only described."""
     if any(arg.partition("=")[0] == "--storage" for arg in args):
         # Started on several machines by srun or torchrun, each is a coordinator for itself.
@@ -33,7 +33,7 @@ def sweep(args: list[str]) -> Answer | None:
     arms = study_config.arms_of(study, place)
     bases = [study.base] if isinstance(study.base, str) else study.base
     configs = [word for name in bases for word in ("--config", str(find_config(name, place)))]
-    common = [*configs, *study_config.typed(study.options), *common]
+    common = [*configs, *study_config.to_cli_args(study.options), *common]
     plan = Plan(study, arms, study_config.baseline_of(study, arms), common, asked)
     plan.check()
     if asked.dry_run:
@@ -46,10 +46,10 @@ def sweep(args: list[str]) -> Answer | None:
         folder = _shared_folder(plan, Path(asked.folder), name)
     # What is kept may be read by others, and a password is not for them.
     shown = args if plan.storage is None else [arg.replace(asked.storage, plan.storage.shown) for arg in args]
-    with directory.held(folder) if plan.storage is None else nullcontext():
+    with directory.exclusive_lock(folder) if plan.storage is None else nullcontext():
         try:
             return run(plan, folder, " ".join(map(shlex.quote, ["python", "-m", "regularization", "sweep", *shown])))
-        except Stopped as stopped:
+        except RunInterrupted as stopped:
             print(f"stopped by {stopped}; the same command goes on\n{folder}")
             raise SystemExit(128 + stopped.number) from None
 
@@ -95,7 +95,7 @@ def report(args: list[str]) -> None:
     folders = [Path(folder) for folder in asked.folders]
     for folder in folders:
         if not folder.is_dir():
-            raise Mistake(f"there is no folder {folder}")
+            raise UserError(f"there is no folder {folder}")
     kept = folders[0] / STUDY
     about = yaml.safe_load(kept.read_text()) if len(folders) == 1 and kept.is_file() else {}
     study = Study(**about["study"]) if about else Study(base="", arms={"": None})
@@ -106,7 +106,7 @@ def report(args: list[str]) -> None:
     if asked.baseline is None and baseline not in known:
         baseline = None
     if baseline is not None and baseline not in known:
-        raise Mistake(f"--baseline: there is no arm {baseline}, there are {', '.join(sorted(known))}")
+        raise UserError(f"--baseline: there is no arm {baseline}, there are {', '.join(sorted(known))}")
     place = Path(asked.output or folders[0])
     close(answer(final, study, baseline, results.failures(folders)), found, study, place, about.get("command", ""))
 
@@ -119,12 +119,12 @@ def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:
     ours, common = _shared_out(args, known)
     _check_names(common, sorted(known))
     if len(config_paths(ours)) > 1:
-        raise Mistake("sweep takes one --config, the study's; what trials share belongs into its base")
+        raise UserError("sweep takes one --config, the study's; what trials share belongs into its base")
     paths = config_paths(with_found(ours))
     place = next(iter(paths), Path())
     content = read_config(place) if paths else {}
     if unknown := [key for key in content if key not in fields]:
-        raise Mistake(f"{place}: a study has no option {unknown[0]}{nearest(unknown[0], fields)}")
+        raise UserError(f"{place}: a study has no option {unknown[0]}{did_you_mean(unknown[0], fields)}")
     typed = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in content.items()]
     asked = parser.parse_args([*typed, *_without_config(ours)])
     return Study(**{name: asked[name] for name in fields}), asked, common, place
@@ -149,7 +149,7 @@ def _check_names(common: list[str], known: list[str]) -> None:
         options = {option for action in parser_of("fit")._actions for option in action.option_strings}
         for name in undotted:
             if name not in options:
-                raise Mistake(f"unknown argument {name[2:]}{nearest(name[2:], known)}")
+                raise UserError(f"unknown argument {name[2:]}{did_you_mean(name[2:], known)}")
 
 
 def _without_config(args: list[str]) -> list[str]:
@@ -164,7 +164,7 @@ def _folder(plan: Plan, root: Path, name: str, fresh: bool) -> Path:
     if existing and not fresh:
         _check_same(existing[-1], plan)
         return existing[-1].parent
-    return directory.claim(root, name)
+    return directory.create_run_dir(root, name)
 
 
 def _shared_folder(plan: Plan, root: Path, name: str) -> Path:
@@ -178,7 +178,7 @@ def _shared_folder(plan: Plan, root: Path, name: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Mistake(f"can't create {folder}: {error.strerror}. Name another --folder.") from error
+        raise UserError(f"can't create {folder}: {error.strerror}. Name another --folder.") from error
     with plan.alone(folder):
         if (folder / STUDY).is_file():
             _check_same(folder / STUDY, plan)
@@ -194,7 +194,7 @@ def _check_same(path: Path, plan: Plan) -> None:
             continue
         if part == "configs":
             changed = [name for name in now[part] if then[part].get(name) != now[part][name]]
-            raise Mistake(
+            raise UserError(
                 f"{path.parent} is a study with another content of {', '.join(changed)}.\n"
                 "Put it back to go on with it, or add --fresh to start another."
             )
@@ -202,7 +202,7 @@ def _check_same(path: Path, plan: Plan) -> None:
         if isinstance(before, dict):
             what = next(key for key in now[part] if before.get(key) != after[key])
             before, after = before.get(what), after[what]
-        raise Mistake(
+        raise UserError(
             f"{path.parent} is a study with another {what}: {before}, not {after}.\n"
             "Ask for the same to go on with it, or add --fresh to start another."
         )

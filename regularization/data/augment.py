@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from regularization.errors import Mistake
+from regularization.errors import UserError
 
 PaddingMode = Literal["constant", "reflect"]
 
@@ -64,7 +64,7 @@ class Augment(nn.Module):
         padding_mode: ``constant`` pads with black, ``reflect`` with the image mirrored at its edge.
 
     Raises:
-        Mistake: When an image is too small to be reflected.
+        UserError: When an image is too small to be reflected.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Augment(nn.Module):
             return functional.pad(pixels, (self.crop_padding,) * 4)
         if self.crop_padding >= min(pixels.shape[-2:]):
             size = "×".join(map(str, pixels.shape[-2:]))
-            raise Mistake(f"--data.crop_padding {self.crop_padding} is too much to reflect images of {size} pixels")
+            raise UserError(f"--data.crop_padding {self.crop_padding} is too much to reflect images of {size} pixels")
         # By selection: older releases of PyTorch reflect floating-point numbers only.
         down, across = (_reflected(length, self.crop_padding, pixels.device) for length in pixels.shape[-2:])
         return pixels[:, :, down[:, None], across]

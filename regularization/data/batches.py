@@ -1,4 +1,4 @@
-"""Batches: what the network is trained and scored on, and each process's part of them."""
+"""LazyDataLoader: what the network is trained and scored on, and each process's part of them."""
 
 import signal
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from regularization.data.files import Files
 from regularization.data.readers import Images
-from regularization.data.sampling import Order
-from regularization.errors import Mistake
+from regularization.data.sampling import EpochSampler
+from regularization.errors import UserError
 
 
 class Batch(NamedTuple):
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
         return len(self.labels) if self.weight else 0
 
 
-class Share(Dataset[Batch]):
+class RankShard(Dataset[Batch]):
     """A process's part of every batch of ``images``; all of it where there is one process.
 
     The parts follow each other and differ by one image at most. So the mean over processes of weight × mean over the
@@ -67,7 +67,7 @@ class Share(Dataset[Batch]):
         return Batch(*self._images[own if len(own) else index[: self._least]], weight)
 
 
-class Batches(DataLoader[Any]):
+class LazyDataLoader(DataLoader[Any]):
     """A DataLoader that begins when the first batch is asked for.
 
     Lightning makes an iterator before it says which epoch it is, and worker processes would begin with it at once.
@@ -76,17 +76,17 @@ class Batches(DataLoader[Any]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
             yield from super().__iter__()
-        except Mistake as mistake:
+        except UserError as mistake:
             # From a worker process it comes with a traceback in its text.
-            raise Mistake(str(mistake).rpartition("Mistake: ")[2].strip()) from None
+            raise UserError(str(mistake).rpartition("UserError: ")[2].strip()) from None
 
 
-def in_order(images: Images | Files, order: Order, rank: int = 0, world: int = 1) -> Batches:
+def make_loader(images: Images | Files, order: EpochSampler, rank: int = 0, world: int = 1) -> LazyDataLoader:
     """The batches of ``images`` that ``order`` makes up, or the part of them that process ``rank`` of ``world`` has."""
     # Who trains with one image a process does so knowingly.
     least = 2 if order.batch_size >= 2 * world else 1
-    return Batches(
-        Share(images, rank, world, least),
+    return LazyDataLoader(
+        RankShard(images, rank, world, least),
         # batch_size=None: the order's index tensors go to the images whole; nothing is collated.
         sampler=order,
         batch_size=None,
@@ -95,28 +95,28 @@ def in_order(images: Images | Files, order: Order, rank: int = 0, world: int = 1
         num_workers=images.workers,
         # The training's processes stay; those of an evaluation would only wait.
         persistent_workers=images.workers > 0 and order.seed is not None,
-        worker_init_fn=deaf,
+        worker_init_fn=ignore_sigint,
     )
 
 
-def deaf(worker: int) -> None:
+def ignore_sigint(worker: int) -> None:
     """Ctrl-C is for the main process, which ends its workers, by SIGTERM, when it has written what it must."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def shared_evenly(batch_size: int, world: int) -> None:
+def check_divisible(batch_size: int, world: int) -> None:
     """Checks that every process gets as many images of a batch as the others.
 
     Raises:
-        Mistake: Naming the next sizes that can be shared.
+        UserError: Naming the next sizes that can be shared.
     """
     if batch_size % world:
         low, high = batch_size // world * world, -(-batch_size // world) * world
         sizes = f"{low} or {high}" if low else str(high)
-        raise Mistake(f"--data.batch_size {batch_size} can't be shared evenly by {world} processes: {sizes} can")
+        raise UserError(f"--data.batch_size {batch_size} can't be shared evenly by {world} processes: {sizes} can")
 
 
-def with_company(batch_size: int, images: int, world: int) -> int:
+def smallest_valid_batch(batch_size: int, images: int, world: int) -> int:
     """The next batch size with which no process has one image alone, at the end of all ``images`` neither."""
     size = max(batch_size // world + 1, 2) * world
     while images % size == 1:

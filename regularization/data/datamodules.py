@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from regularization.data.augment import Augment, PaddingMode
-from regularization.data.batches import Batch, in_order
+from regularization.data.batches import Batch, make_loader
 from regularization.data.files import Files
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images, download_cifar, read_cifar, read_digits, stratified_split
-from regularization.data.sampling import Order
-from regularization.errors import Mistake
+from regularization.data.sampling import EpochSampler
+from regularization.errors import UserError
 
 RGB = tuple[float, float, float]
 # Images, and those of them that are meant, int64 ``(N,)``.
@@ -201,8 +201,8 @@ class ImageData(LightningDataModule, ABC):
         images, subset = self.train_set
         # In one process or several: each sees the whole sample, so that all begin with the same weights.
         chosen = self._on_device(images)
-        order = Order(self._shuffled(subset)[:1000], self.eval_batch_size, device=chosen.labels.device)
-        pixels = torch.cat([batch.images for batch in in_order(chosen, order)])
+        order = EpochSampler(self._shuffled(subset)[:1000], self.eval_batch_size, device=chosen.labels.device)
+        pixels = torch.cat([batch.images for batch in make_loader(chosen, order)])
         sample: Tensor = (self._early or self.preprocess).to(pixels.device)(pixels)
         return sample
 
@@ -224,7 +224,7 @@ class ImageData(LightningDataModule, ABC):
         assert part is not None, "setup() comes first"
         images, subset = self._on_device(part[0]), part[1]
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        return in_order(images, Order(subset, batch_size, seed, done, images.labels.device), rank, world)
+        return make_loader(images, EpochSampler(subset, batch_size, seed, done, images.labels.device), rank, world)
 
     def _on_device(self, images: Images | Files) -> Images | Files:
         if not self.on_device or self.trainer is None or isinstance(images, Files):
@@ -296,4 +296,4 @@ def _count(part: Part | None) -> int:
 
 def _check(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise Mistake(otherwise)
+        raise UserError(otherwise)

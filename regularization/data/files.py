@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from regularization.data import image_files
-from regularization.data.image_files import Refused
-from regularization.data.readers import Picked
-from regularization.errors import Mistake
+from regularization.data.image_files import DecodeError
+from regularization.data.readers import Sample
+from regularization.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Files:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: Tensor) -> Picked:
+    def __getitem__(self, index: Tensor) -> Sample:
         """Reads the files at ``index``: pixels uint8 ``(B, 3, side, side)``, labels ``(B,)``, and ``index``.
 
         Raises:
-            Mistake: When one can't be read any more.
+            UserError: When one can't be read any more.
         """
         read = [image_files.read(self.paths[place], self.side) for place in index.tolist()]
         for picture in read:
-            if isinstance(picture, Refused):
-                raise Mistake(f"a picture can't be read any more: {picture}")
+            if isinstance(picture, DecodeError):
+                raise UserError(f"a picture can't be read any more: {picture}")
         return torch.stack([picture for picture in read if isinstance(picture, Tensor)]), self.labels[index], index

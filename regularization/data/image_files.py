@@ -26,7 +26,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
-class Refused:
+class DecodeError:
     """A file that is no picture, and why; ``str`` gives both."""
 
     path: Path
@@ -52,7 +52,7 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def read(path: Path, side: int) -> Tensor | Refused:
+def read(path: Path, side: int) -> Tensor | DecodeError:
     """The picture at ``path``: the centre of it, its short side resized to ``side`` pixels.
 
     As ``preprocess.square`` does it, but in the decoder's memory: a photo is never a tensor of its full size. Turned as
@@ -65,17 +65,19 @@ def read(path: Path, side: int) -> Tensor | Refused:
         with Image.open(path, formats=_formats()) as image, _one_at_a_time(image):
             pixels = np.asarray(_on_white(_square(_upright(image), side)))
     except UnidentifiedImageError:
-        return Refused(path, "not a picture, whatever its name says")
+        return DecodeError(path, "not a picture, whatever its name says")
     except Image.DecompressionBombError:
-        return Refused(path, f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels")
+        return DecodeError(path, f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels")
     except MemoryError:
-        return Refused(path, "too large for the memory")
+        return DecodeError(path, "too large for the memory")
     except Exception as error:  # Pillow's decoders raise whatever they like: a picture that is damaged is no bug
-        return Refused(path, " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split()))
+        return DecodeError(
+            path, " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+        )
     return torch.from_numpy(pixels.copy()).movedim(-1, 0)
 
 
-def read_all(paths: Sequence[Path], side: int, what: str) -> Iterator[Tensor | Refused]:
+def read_all(paths: Sequence[Path], side: int, what: str) -> Iterator[Tensor | DecodeError]:
     """``read`` of every path, in their order, by as many threads as PyTorch has; on a terminal with a bar ``what``."""
     threads = torch.get_num_threads()  # a sweep shares the cores out by them
     # Decoding and resizing leave Python's lock to others. Submitted in parts: results wait in memory.

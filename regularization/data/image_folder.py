@@ -13,10 +13,10 @@ from torch import Tensor
 from regularization.data import image_files
 from regularization.data.datamodules import ImageData, Part
 from regularization.data.files import Files
-from regularization.data.image_files import Refused
+from regularization.data.image_files import DecodeError
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images
-from regularization.errors import Mistake
+from regularization.errors import UserError
 
 SHOWN = 10  # files that can't be read, named in an error
 
@@ -53,13 +53,13 @@ class ImageFolder(ImageData):
         self.root = Path(root).expanduser()
         self.side = resize or round(image_size * 8 / 7)
         if self.side < image_size:
-            raise Mistake(f"--data.resize must be at least --data.image_size, {image_size}, not {resize}")
+            raise UserError(f"--data.resize must be at least --data.image_size, {image_size}, not {resize}")
         self.test_size = test_size
         self.memory_gb = memory_gb
         if not 0 <= test_size < 1:
-            raise Mistake(f"--data.test_size must be at least 0 and below 1, not {test_size}")
+            raise UserError(f"--data.test_size must be at least 0 and below 1, not {test_size}")
         if workers is not None and workers < 0:
-            raise Mistake(f"--data.workers must not be negative, not {workers}")
+            raise UserError(f"--data.workers must not be negative, not {workers}")
         # A sweep shares the cores out by threads.
         self.workers = torch.get_num_threads() if workers is None else workers
         # Training cuts at random, and what is cut has its size already.
@@ -76,7 +76,7 @@ class ImageFolder(ImageData):
         """The training or the test pictures, at ``resize`` pixels.
 
         Raises:
-            Mistake: Naming the files that can't be read.
+            UserError: Naming the files that can't be read.
         """
         classes = classes_in(self._folder("train"))
         whole = self._folder("train")
@@ -88,7 +88,7 @@ class ImageFolder(ImageData):
             more, of_more = files_in(val, classes)
             paths, labels = [*paths, *more], torch.cat([labels, of_more])
         if self._folder("test") == whole and not self.test_size and not train:
-            raise Mistake(f"{self.root} has no folder test, and --data.test_size is 0: there is nothing to test on")
+            raise UserError(f"{self.root} has no folder test, and --data.test_size is 0: there is nothing to test on")
         if self._folder("test") == whole and self.test_size:
             held = held_out([str(path.relative_to(whole)) for path in paths], labels, self.test_size)
             chosen = (~held if train else held).nonzero().flatten()
@@ -135,18 +135,18 @@ def classes_in(folder: Path) -> list[str]:
     """The names of the classes, which are those of the folders in ``folder``, in their order.
 
     Raises:
-        Mistake: When there are not at least two.
+        UserError: When there are not at least two.
     """
     if not folder.is_dir():
-        raise Mistake(f"--data.root: there is no folder {folder}")
+        raise UserError(f"--data.root: there is no folder {folder}")
     found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(found) < 2:
-        raise Mistake(
+        raise UserError(
             f"--data.root: {folder} must hold a folder for each class, with its pictures in it; "
             f"it holds {f'only {found[0]}' if found else 'none'}"
         )
     if wrong := {"training", "validation", "valid", "testing"} & {name.lower() for name in found}:
-        raise Mistake(
+        raise UserError(
             f"--data.root: {folder} has a folder {min(wrong)}: parts of the data are called train, val and test"
         )
     return found
@@ -172,23 +172,23 @@ def files_in(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
     """The pictures of all ``classes`` in ``folder``, and their labels, int64 ``(N,)``.
 
     Raises:
-        Mistake: When a class has none, or ``folder`` has a class that is not among ``classes``.
+        UserError: When a class has none, or ``folder`` has a class that is not among ``classes``.
     """
     present = classes_in(folder)
     if unknown := sorted(set(present) - set(classes)):
-        raise Mistake(f"{folder / unknown[0]}: there is no class {unknown[0]} among the training pictures")
+        raise UserError(f"{folder / unknown[0]}: there is no class {unknown[0]} among the training pictures")
     found = [(path, label) for label, name in enumerate(classes) for path in image_files.find(folder / name)]
     labels = torch.tensor([label for _, label in found], dtype=torch.int64)
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
     if empty := [name for name, count in zip(classes, counts, strict=True) if name in present and not count]:
-        raise Mistake(f"{folder / empty[0]} has no pictures in it")
+        raise UserError(f"{folder / empty[0]} has no pictures in it")
     return [path for path, _ in found], labels
 
 
 def _folder(root: Path, part: str) -> Path:
     """Where the pictures of ``part`` (train, val, test) are; where it has no folder of its own, that of all."""
     if root == Path():
-        raise Mistake("--data.root: name the folder that has your pictures, a folder for each class inside")
+        raise UserError("--data.root: name the folder that has your pictures, a folder for each class inside")
     # A class may be called train: then it holds pictures, no folders.
     train = root / "train"
     whole = train if train.is_dir() and any(path.is_dir() for path in train.iterdir()) else root
@@ -201,14 +201,14 @@ def _decoded(stamps: Sequence[tuple[Path, int, int]], side: int, keep: bool, wha
     pixels = torch.empty((len(stamps) if keep else 0, 3, side, side), dtype=torch.uint8)
     refused = []
     for place, picture in enumerate(image_files.read_all([path for path, _, _ in stamps], side, what)):
-        if isinstance(picture, Refused):
+        if isinstance(picture, DecodeError):
             refused.append(picture)
         elif keep:
             pixels[place] = picture
     if refused:
         named = "; ".join(str(one) for one in refused[:SHOWN])
         more = f"; and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
-        raise Mistake(
+        raise UserError(
             f"{len(refused)} of {len(stamps)} pictures can't be read.\nMend or remove them to train: {named}{more}"
         )
     return pixels if keep else None

@@ -15,11 +15,11 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import download_and_extract_archive
 
-from regularization.cli.console import bars_for_people
-from regularization.errors import Mistake
+from regularization.cli.console import progress_bars_on_terminals
+from regularization.errors import UserError
 
 LOCK = ".downloading"
-Picked = tuple[Tensor, Tensor, Tensor]
+Sample = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, index: Tensor) -> Picked:
+    def __getitem__(self, index: Tensor) -> Sample:
         """The batch of the images at ``index``, int64 ``(B,)``: pixels ``(B, 3, H, W)``, labels ``(B,)``, ``index``."""
         return self.pixels[index], self.labels[index], index
 
@@ -60,7 +60,7 @@ def download_cifar(source: type[CIFAR10], root: Path) -> None:
     Of several processes and machines that share ``root`` one does it, and the others wait.
 
     Raises:
-        Mistake: When it can't be downloaded or unpacked; says where it looked and which file to put there.
+        UserError: When it can't be downloaded or unpacked; says where it looked and which file to put there.
     """
     folder = root / source.base_folder
     names = [name for name, _ in _files(source)]
@@ -73,13 +73,13 @@ def download_cifar(source: type[CIFAR10], root: Path) -> None:
     existed = root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(root), bars_for_people():
+        with _one_at_a_time(root), progress_bars_on_terminals():
             if not complete():
                 download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
     except (OSError, RuntimeError) as error:
         if not existed and root.is_dir() and not any(root.iterdir()):
             root.rmdir()
-        raise Mistake(
+        raise UserError(
             f"{source.__name__} is not in {folder} and could not be downloaded ({error}).\n"
             f"Put {source.filename} into {root} (it is at {source.url}), or name the folder that has it with "
             "--data.root; configs/quickstart.yaml needs no download."
@@ -106,7 +106,7 @@ def read_cifar(source: type[CIFAR10], root: Path, train: bool) -> Images:
     """The training (50,000) or test (10,000) images of CIFAR-10 or CIFAR-100 (Krizhevsky 2009), 32×32.
 
     Raises:
-        Mistake: When a file is missing, or its MD5 is not the published one.
+        UserError: When a file is missing, or its MD5 is not the published one.
     """
     folder = root / source.base_folder
     md5s = dict(_files(source))
@@ -144,14 +144,14 @@ def stratified_split(labels: Tensor, held_out: int | float, seed: int) -> tuple[
         seed: The split is a function of the labels and this alone.
 
     Raises:
-        Mistake: When there is no such split.
+        UserError: When there is no such split.
     """
     from sklearn.model_selection import train_test_split
 
     try:
         kept, held = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=seed)
     except ValueError as error:
-        raise Mistake(f"can't hold {held_out} of {len(labels)} images out: {error}") from error
+        raise UserError(f"can't hold {held_out} of {len(labels)} images out: {error}") from error
     return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(held))
 
 
@@ -165,11 +165,11 @@ def _read_pickle(path: Path, md5: str) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Mistake(f"can't read {path}: {error.strerror}") from error
+        raise UserError(f"can't read {path}: {error.strerror}") from error
     # The bytes that were checked are the bytes that are unpickled: a pickle from elsewhere could run code.
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise Mistake(
+        raise UserError(
             f"{path} is damaged or not the published file (its MD5 is {found}, it should be {md5}).\n"
             "Delete it and run again to download it afresh."
         )

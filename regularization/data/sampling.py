@@ -9,7 +9,7 @@ from torch.utils.data import Sampler
 from regularization.data.augment import mix
 
 
-class Order(Sampler[Tensor]):
+class EpochSampler(Sampler[Tensor]):
     """Yields the batches of one epoch as index tensors, int64 ``(B,)``; the last one may be smaller.
 
     Shuffled, epoch e is the permutation drawn by a generator seeded with (seed, e), so the batch at any step can

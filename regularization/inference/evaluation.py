@@ -16,14 +16,14 @@ from scipy import stats
 from torch import Tensor
 
 from regularization.callbacks.curves import save
-from regularization.callbacks.val_logits import together, write_logits
+from regularization.callbacks.val_logits import gather_logits, write_logits
 from regularization.data.datamodules import ImageData
 from regularization.data.files import Files
 from regularization.data.readers import Images
-from regularization.errors import Mistake
+from regularization.errors import UserError
 from regularization.inference.contact_sheet import contact_sheet
 from regularization.inference.plots import LONGEST, Reliability, draw_confusion, draw_reliability, shortened
-from regularization.runs.directory import directory
+from regularization.runs import directory
 
 CLASSES = "classes.csv"
 CONFUSION = "confusion.png"
@@ -36,7 +36,7 @@ BINS = 15  # as many as the calibration error has
 ALPHA = 0.05
 
 
-class Answers(Callback):
+class PredictionCollector(Callback):
     """Keeps what the network says about the test images, in the same pass that scores them."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Answers(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts together what all processes have."""
         if self._parts:
-            self._answers = together(self._parts, trainer)
+            self._answers = gather_logits(self._parts, trainer)
 
     def of(self, data: ImageData) -> "Evaluation":
         """What was kept, with the images that it is about."""
@@ -244,12 +244,12 @@ def write(found: Evaluation, calibration_error: float, folder: Path) -> None:
     """Writes table, logits and pictures into ``folder``; each file that was there is replaced in one step.
 
     Raises:
-        Mistake: When they can't be written.
+        UserError: When they can't be written.
     """
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise Mistake(f"can't create {folder}: {error.strerror}") from error
+        raise UserError(f"can't create {folder}: {error.strerror}") from error
     directory.write_text(folder / CLASSES, _table(found))
     write_logits(folder / LOGITS, found.logits, found.labels, found.index)
     save(draw_confusion(found.confusion, found.images.classes), folder / CONFUSION)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from regularization.data import image_files
-from regularization.data.image_files import Refused
+from regularization.data.image_files import DecodeError
 from regularization.data.preprocess import Preprocess
-from regularization.errors import Mistake
-from regularization.runs.directory import checkpoint_io, directory, safe_loading
+from regularization.errors import UserError
+from regularization.runs import checkpoint_io, directory, safe_loading
 from regularization.training.parser import Parser
 
 
-class Trained(nn.Module):
+class TrainedModel(nn.Module):
     """A network with its preprocessing and the names of its classes.
 
     Args:
@@ -42,7 +42,7 @@ class Trained(nn.Module):
         """Height and width that pictures are read at, in pixels: what is cut out of them lies within."""
         side = self.preprocess.resize
         if side is None:
-            raise Mistake(
+            raise UserError(
                 "the network was trained on images that are no squares: pictures can't be brought to their size"
             )
         return side
@@ -51,15 +51,15 @@ class Trained(nn.Module):
         """The picture in a file as this network takes it, uint8 ``(3, side, side)``.
 
         Raises:
-            Mistake: When it can't be read.
+            UserError: When it can't be read.
         """
         picture = image_files.read(Path(path), self.side)
-        if isinstance(picture, Refused):
-            raise Mistake(str(picture))
+        if isinstance(picture, DecodeError):
+            raise UserError(str(picture))
         return picture
 
 
-def load(checkpoint: Path | str, trust_it: bool = False) -> Trained:
+def load(checkpoint: Path | str, trust_it: bool = False) -> TrainedModel:
     """The network in the file ``checkpoint``, in evaluation mode on the CPU.
 
     Args:
@@ -68,7 +68,7 @@ def load(checkpoint: Path | str, trust_it: bool = False) -> Trained:
         trust_it: Run whatever network class it names, not only those of this program, torch, torchvision and timm.
 
     Raises:
-        Mistake: When it is damaged, names a class that is not trusted, or was written before checkpoints knew classes.
+        UserError: When it is damaged, names a class that is not trusted, or was written before checkpoints knew classes.
     """
     path = Path(checkpoint)
     if path.is_dir():
@@ -77,7 +77,7 @@ def load(checkpoint: Path | str, trust_it: bool = False) -> Trained:
         path = kept / (checkpoint_io.BEST if (kept / checkpoint_io.BEST).is_file() else checkpoint_io.LAST)
     content = checkpoint_io.read(path)
     if "serving" not in content:
-        raise Mistake(
+        raise UserError(
             f"{path} does not hold its classes and preprocessing; fit --ckpt_path {path} writes one that does"
         )
     try:
@@ -91,10 +91,10 @@ def load(checkpoint: Path | str, trust_it: bool = False) -> Trained:
         state = {name[8:]: tensor for name, tensor in named if name.startswith("network.")}
         network.load_state_dict(state)
         serving = content["serving"]
-        return Trained(network, Preprocess(**serving["preprocess"]), serving["classes"])
+        return TrainedModel(network, Preprocess(**serving["preprocess"]), serving["classes"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
-        raise Mistake(f"{path}: its weights, its network and its classes don't go together: {said}") from error
+        raise UserError(f"{path}: its weights, its network and its classes don't go together: {said}") from error
 
 
 def _network(config: Any) -> nn.Module:

@@ -19,15 +19,15 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from regularization.data.augment import mix
 from regularization.data.batches import Batch
 from regularization.data.datamodules import ImageData
-from regularization.errors import Mistake, nearest
-from regularization.models.metrics import Scores
+from regularization.errors import UserError, did_you_mean
+from regularization.models.metrics import EpochMetrics
 from regularization.models.pretrained import load_weights
 from regularization.optim.applied import Regularizer
-from regularization.optim.factory import Optimization
+from regularization.optim.factory import OptimizerFactory
 from regularization.optim.penalties import Penalty
 from regularization.optim.schedules import StrengthSchedule
 from regularization.optim.weight_decay import Decay
-from regularization.runs.directory import resume
+from regularization.runs import resume
 from regularization.training.memory import has_narrow
 
 
@@ -53,7 +53,7 @@ class ImageClassifier(LightningModule):
         compile: Whether PyTorch compiles the network, which takes a minute at first and pays on a GPU.
 
     Raises:
-        Mistake: When a value can't be, a negative λ for instance, or a penalty's pattern matches nothing.
+        UserError: When a value can't be, a negative λ for instance, or a penalty's pattern matches nothing.
     """
 
     def __init__(
@@ -81,15 +81,17 @@ class ImageClassifier(LightningModule):
         self._compiled = compile  # an attribute called compile would hide nn.Module's
         self._fresh = weights is None
         if not 0 <= label_smoothing <= 1:
-            raise Mistake(f"--model.label_smoothing must lie in 0 to 1, not {label_smoothing}")
+            raise UserError(f"--model.label_smoothing must lie in 0 to 1, not {label_smoothing}")
         self.regularizer = Regularizer(self.network, penalties)
-        self.optimization = Optimization(self.network, optimizer, lr_scheduler, decay, decay_schedule, timescale_epochs)
-        self._then: resume.Settings | None = None
+        self.optimization = OptimizerFactory(
+            self.network, optimizer, lr_scheduler, decay, decay_schedule, timescale_epochs
+        )
+        self._then: resume.Hyperparameters | None = None
         self.validated = False  # in the current epoch
         self.config: dict[str, Any] = {}  # What the command line was asked for; it travels in the checkpoint.
-        self.train_scores = Scores()
-        self.val_scores = Scores(calibration=True)
-        self.test_scores = Scores(calibration=True)
+        self.train_metrics = EpochMetrics()
+        self.val_metrics = EpochMetrics(calibration=True)
+        self.test_metrics = EpochMetrics(calibration=True)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Lightning notes each hook that it enters, forty times a step: no need to ask what kind of thing that is."""
@@ -104,14 +106,14 @@ class ImageClassifier(LightningModule):
         return logits
 
     def setup(self, stage: str) -> None:
-        """Shows a fresh network what it will be trained on, if it has a method ``look_at``; compiles the network.
+        """Shows a fresh network what it will be trained on, if it has a method ``init_from_data``; compiles the network.
 
         A checkpoint's weights are put back after this.
         """
         data = getattr(self.trainer, "datamodule", None)
-        look_at = getattr(self.network, "look_at", None)
-        if stage == "fit" and self._fresh and callable(look_at) and isinstance(data, ImageData):
-            look_at(data.sample())
+        init_from_data = getattr(self.network, "init_from_data", None)
+        if stage == "fit" and self._fresh and callable(init_from_data) and isinstance(data, ImageData):
+            init_from_data(data.sample())
         if self._compiled:
             _check_compiler(self.trainer)
             # In place, so that names in checkpoints stay what they are. Few shapes occur: each gets code of its own.
@@ -142,18 +144,18 @@ class ImageClassifier(LightningModule):
         images, targets = (images, labels) if self._mixing is None else self._mixing(images, labels)
         logits = self(images)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
-        self.train_scores.update(loss.detach(), logits.detach()[: batch.counted], labels[: batch.counted])
+        self.train_metrics.update(loss.detach(), logits.detach()[: batch.counted], labels[: batch.counted])
         return loss if batch.weight == 1 else loss * batch.weight
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Adds the batch to the validation metrics, and returns its logits ``(B, num_classes)``."""
-        return self.score(batch, self.val_scores)
+        return self.score(batch, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Adds the batch to the test metrics, and returns its logits ``(B, num_classes)``."""
-        return self.score(batch, self.test_scores)
+        return self.score(batch, self.test_metrics)
 
-    def score(self, batch: Batch, scores: Scores) -> Tensor:
+    def score(self, batch: Batch, scores: EpochMetrics) -> Tensor:
         """Adds the batch to ``scores``, and returns its logits ``(B, num_classes)``; none of a batch of weight 0."""
         logits: Tensor = self(batch.images)
         loss = functional.cross_entropy(logits, batch.labels)
@@ -164,7 +166,7 @@ class ImageClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs the training metrics, means taken while the weights were changing; steps a plateau scheduler."""
-        self._log_epoch("train", self.train_scores)
+        self._log_epoch("train", self.train_metrics)
         self.log_dict({f"penalty/{name}": value for name, value in self.regularizer.values(*self._course()).items()})
         for config in self.trainer.lr_scheduler_configs:
             stale = str(config.monitor).startswith("val_") and not self.validated
@@ -182,11 +184,11 @@ class ImageClassifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics."""
         self.validated = True
-        self._log_epoch("val", self.val_scores)
+        self._log_epoch("val", self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Logs the test metrics."""
-        self._log_epoch("test", self.test_scores)
+        self._log_epoch("test", self.test_metrics)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with the regularizer at its heels, and the scheduler with how often it steps."""
@@ -196,7 +198,7 @@ class ImageClassifier(LightningModule):
             optimizer, "_step_supports_amp_scaling", False
         ):
             # Its gradients stay scaled until inside the step: nothing could be added to them, or measured.
-            raise Mistake(
+            raise UserError(
                 "a fused optimizer can't be combined with precision 16-mixed: use bf16-mixed, or leave fused out"
             )
         self.regularizer.start()
@@ -221,7 +223,7 @@ class ImageClassifier(LightningModule):
         """Once before every real step, when the gradients are unscaled: clips them, then lets λ act."""
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         course = self._course()
-        self.optimization.follow_decay(optimizer, course)
+        self.optimization.apply_decay_schedule(optimizer, course)
         self.regularizer.add_gradients(*course)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -231,14 +233,14 @@ class ImageClassifier(LightningModule):
         if isinstance(data := getattr(self.trainer, "datamodule", None), ImageData):
             checkpoint["serving"] = data.serving()
         checkpoint["regularizer"] = self.regularizer.state_dict()
-        checkpoint["train_scores"] = self.train_scores.state_dict(self.trainer)
+        checkpoint["train_metrics"] = self.train_metrics.state_dict(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remembers the settings that the checkpoint's run was started with."""
         self._then = checkpoint.get("settings")
         self.regularizer.load_state_dict(checkpoint.get("regularizer", {}))
-        if "parts" in (scores := checkpoint["train_scores"]):  # those of version 0.1.0's beginnings had none
-            self.train_scores.load_state_dict(scores, self.trainer)
+        if "parts" in (scores := checkpoint["train_metrics"]):  # those of version 0.1.0's beginnings had none
+            self.train_metrics.load_state_dict(scores, self.trainer)
 
     def on_train_start(self) -> None:
         """After a restore: what the config says now wins over what the checkpoint brought back."""
@@ -252,34 +254,34 @@ class ImageClassifier(LightningModule):
             # As if the epochs so far had had as many steps as those to come.
             reached = reached * self.optimization.steps_per_epoch + done // self.trainer.accumulate_grad_batches
         scheduler = configs[0].scheduler if configs else None
-        resume.reconcile(optimizer, scheduler, self._then, self.optimization.build(), reached)
+        resume.apply_overrides(optimizer, scheduler, self._then, self.optimization.build(), reached)
 
-    def _log_epoch(self, stage: str, scores: Scores) -> None:
+    def _log_epoch(self, stage: str, scores: EpochMetrics) -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in scores.compute(self.trainer).items()})
 
     def _check_monitor(self, name: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         if name.startswith("val_") and isinstance(data, ImageData) and data.val_size is None:
-            raise Mistake(f"the scheduler watches {name}, but nothing is held out: --data.val_size is null")
+            raise UserError(f"the scheduler watches {name}, but nothing is held out: --data.val_size is null")
 
     def _watched(self, name: str) -> Tensor:
         metrics = self.trainer.callback_metrics
         if name not in metrics:
-            raise Mistake(f"the scheduler's monitor {name} is no metric{nearest(name, metrics)}")
+            raise UserError(f"the scheduler's monitor {name} is no metric{did_you_mean(name, metrics)}")
         return metrics[name]
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        self.regularizer.take_proximal_steps(optimizer, *self._course())
+        self.regularizer.apply_prox(optimizer, *self._course())
 
     def _prepare_optimization(self) -> None:
         self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches
         if not 0 < batches < float("inf"):
-            raise Mistake("there is nothing to train on: --trainer.limit_train_batches leaves no batch of an epoch")
+            raise UserError("there is nothing to train on: --trainer.limit_train_batches leaves no batch of an epoch")
         per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         steps = float(self.trainer.estimated_stepping_batches)
         if steps == float("inf") and any(penalty.schedule for penalty in self.regularizer.penalties.values()):
-            raise Mistake(
+            raise UserError(
                 "a penalty's schedule needs to know the end: give --trainer.max_epochs or --trainer.max_steps"
             )
         self.optimization.prepare(steps, per_epoch)
@@ -292,4 +294,4 @@ class ImageClassifier(LightningModule):
 def _check_compiler(trainer: Trainer) -> None:
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if trainer.strategy.root_device.type == "cpu" and sys.platform != "win32" and shutil.which(compiler) is None:
-        raise Mistake(f"--model.compile needs a C++ compiler on the CPU, and there is no {compiler}: leave it out")
+        raise UserError(f"--model.compile needs a C++ compiler on the CPU, and there is no {compiler}: leave it out")

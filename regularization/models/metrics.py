@@ -1,4 +1,4 @@
-"""Scores: loss, accuracy and calibration of an epoch, as sums that stay on the device."""
+"""EpochMetrics: loss, accuracy and calibration of an epoch, as sums that stay on the device."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torchmetrics.classification import BinaryCalibrationError
 from regularization.runs.distributed import gathered
 
 
-class Scores:
+class EpochMetrics:
     """Loss and accuracy of an epoch, means over its images. No step waits for the device.
 
     Sums of our own: torchmetrics takes a quarter of a millisecond a step for the same two, as long as a small network

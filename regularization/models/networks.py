@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from regularization.errors import Mistake
+from regularization.errors import UserError
 
 NormInit = Literal["ones", "uniform"]
 
@@ -184,7 +184,7 @@ class WhitenedNet(nn.Module):
         self.head = nn.Linear(4 * width, num_classes, bias=False)
 
     @torch.no_grad()
-    def look_at(self, images: Tensor) -> None:
+    def init_from_data(self, images: Tensor) -> None:
         """Makes the whitening layer of training images, normalized float ``(N, 3, H, W)``; called before training.
 
         With the eigenvectors eᵢ and eigenvalues vᵢ of the patches' second moments, the filters are ±eᵢ/√(vᵢ + ε): what
@@ -203,11 +203,13 @@ class WhitenedNet(nn.Module):
         """Logits ``(B, num_classes)`` of normalized float images ``(B, 3, H, W)``.
 
         Raises:
-            Mistake: When H or W is below 9.
+            UserError: When H or W is below 9.
         """
         if not torch.compiler.is_compiling() and min(images.shape[-2:]) < 9:
             size = "×".join(map(str, images.shape[-2:]))
-            raise Mistake(f"WhitenedNet needs images of 9×9 or larger, not {size}: --data.image_size 24, for instance")
+            raise UserError(
+                f"WhitenedNet needs images of 9×9 or larger, not {size}: --data.image_size 24, for instance"
+            )
         if self.mirror and not self.training:
             return (self._logits(images) + self._logits(images.flip(-1))) / 2
         return self._logits(images)
@@ -274,7 +276,7 @@ def _identity_first(in_channels: int, channels: int) -> nn.Conv2d:
 
 def _grow_depth_drop(stages: nn.Sequential, last: float) -> None:
     if not 0 <= last < 1:
-        raise Mistake(f"model.network: stochastic_depth must be at least 0 and below 1, not {last}")
+        raise UserError(f"model.network: stochastic_depth must be at least 0 and below 1, not {last}")
     for place, block in enumerate(stages, start=1):
         assert isinstance(block, SeedBlock | PreactivationBlock)
         block.drop.p = last * place / len(stages)

@@ -9,7 +9,7 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor, nn
 
-from regularization.errors import Mistake
+from regularization.errors import UserError
 
 # torchvision's files of densenets write norm.1 for what its networks call norm1.
 _DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")
@@ -26,7 +26,7 @@ def load_weights(network: nn.Module, path: Path) -> list[str]:
         The names of the tensors that stay.
 
     Raises:
-        Mistake: When the file can't be read, or is of another network.
+        UserError: When the file can't be read, or is of another network.
     """
     ours = network.state_dict()
     theirs = _unwrapped(_read(path), ours)
@@ -36,7 +36,7 @@ def load_weights(network: nn.Module, path: Path) -> list[str]:
     if unknown or len({name.rpartition(".")[0] for name in left}) > 1:
         name = (unknown or left)[0]
         there, here = (tuple(had[name].shape) if name in had else "absent" for had in (theirs, ours))
-        raise Mistake(
+        raise UserError(
             f"--model.weights: {path} is of another network: {name} is {there} there and {here} in "
             f"{type(network).__name__}"
         )
@@ -71,7 +71,7 @@ def _rgb(values: Sequence[float]) -> RGB:
 def _read(path: Path) -> dict[str, Tensor]:
     """The file's tensors by name, without the prefixes that wrappers put before them."""
     if not path.is_file():
-        raise Mistake(f"--model.weights: there is no file {path}")
+        raise UserError(f"--model.weights: there is no file {path}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -80,13 +80,13 @@ def _read(path: Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
-        raise Mistake("--model.weights: a .safetensors file needs pip install safetensors") from error
+        raise UserError("--model.weights: a .safetensors file needs pip install safetensors") from error
     except Exception as error:
-        raise Mistake(f"--model.weights: {path} is damaged, or holds more than tensors") from error
+        raise UserError(f"--model.weights: {path} is damaged, or holds more than tensors") from error
     for inner in ("state_dict", "model"):
         content = content[inner] if isinstance(content, dict) and isinstance(content.get(inner), dict) else content
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise Mistake(f"--model.weights: {path} holds no state dict of a network")
+        raise UserError(f"--model.weights: {path} holds no state dict of a network")
     return {_DENSE.sub(r"\1\2.", name): tensor for name, tensor in content.items()}
 
 

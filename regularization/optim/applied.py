@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from regularization.errors import Mistake, nearest
+from regularization.errors import UserError, did_you_mean
 from regularization.optim.penalties import L2SP, Penalty, Selection
-from regularization.optim.weight_decay import kind, momentum_gain
+from regularization.optim.weight_decay import parameter_kind, momentum_gain
 
 Named = dict[str, nn.Parameter]
 
@@ -27,15 +27,15 @@ class Regularizer:
         penalties: By name; None switches one off that a config before had switched on.
 
     Raises:
-        Mistake: When a name could not be typed on the command line, or a pattern matches no parameter.
+        UserError: When a name could not be typed on the command line, or a pattern matches no parameter.
     """
 
     def __init__(self, network: nn.Module, penalties: Mapping[str, Penalty | None]) -> None:
         for name in penalties:
             if not re.fullmatch(r"\w[\w-]*", name):
-                raise Mistake(f"model.penalties: the name {name!r} must be made of letters, digits, _ and -")
+                raise UserError(f"model.penalties: the name {name!r} must be made of letters, digits, _ and -")
         self.penalties = {name: penalty for name, penalty in penalties.items() if penalty is not None}
-        self.chosen = {name: choose(network, penalty.parameters, name) for name, penalty in self.penalties.items()}
+        self.chosen = {name: select_parameters(network, penalty.parameters, name) for name, penalty in self.penalties.items()}
 
     def start(self) -> None:
         """To be called with the weights that training starts from, or after a restore."""
@@ -43,16 +43,16 @@ class Regularizer:
             if isinstance(penalty, L2SP):
                 penalty.start(list(self.chosen[name].values()))
 
-    def strength(self, name: str, time: float, lr_share: float) -> float:
-        """λ of the penalty ``name`` at ``time``, 0 to 1, with the learning rate at ``lr_share`` of its highest."""
+    def strength(self, name: str, time: float, lr_ratio: float) -> float:
+        """λ of the penalty ``name`` at ``time``, 0 to 1, with the learning rate at ``lr_ratio`` of its highest."""
         penalty = self.penalties[name]
-        return penalty.strength * (penalty.schedule.factor(time, lr_share) if penalty.schedule else 1.0)
+        return penalty.strength * (penalty.schedule.factor(time, lr_ratio) if penalty.schedule else 1.0)
 
     @torch.no_grad()
-    def add_gradients(self, time: float, lr_share: float) -> None:
+    def add_gradients(self, time: float, lr_ratio: float) -> None:
         """Adds λ·∂R/∂w to the gradients. Parameters without one, such as frozen ones, are left alone."""
         for name, penalty in self.penalties.items():
-            strength = self.strength(name, time, lr_share)
+            strength = self.strength(name, time, lr_ratio)
             if penalty.proximal or not strength:
                 continue
             weights = list(self.chosen[name].values())
@@ -62,7 +62,7 @@ class Regularizer:
                 torch._foreach_add_([pair[0] for pair in pairs], [pair[1] for pair in pairs], alpha=strength)
 
     @torch.no_grad()
-    def take_proximal_steps(self, optimizer: Optimizer, time: float, lr_share: float) -> None:
+    def apply_prox(self, optimizer: Optimizer, time: float, lr_ratio: float) -> None:
         """Applies prox with threshold λ × the step size that the optimizer has for a constant gradient."""
         for name, penalty in self.penalties.items():
             if not penalty.proximal:
@@ -71,14 +71,14 @@ class Regularizer:
             for group in optimizer.param_groups:
                 moving = [w for w in group["params"] if id(w) in chosen and w.grad is not None]
                 if moving:
-                    threshold = self.strength(name, time, lr_share) * step_size(optimizer, group)
+                    threshold = self.strength(name, time, lr_ratio) * step_size(optimizer, group)
                     _in_full_precision(penalty, moving, threshold)
 
     @torch.no_grad()
-    def values(self, time: float, lr_share: float) -> dict[str, Tensor]:
+    def values(self, time: float, lr_ratio: float) -> dict[str, Tensor]:
         """λ·R of each penalty by name."""
         return {
-            name: self.strength(name, time, lr_share) * penalty.value(_full(list(self.chosen[name].values())))
+            name: self.strength(name, time, lr_ratio) * penalty.value(_full(list(self.chosen[name].values())))
             for name, penalty in self.penalties.items()
         }
 
@@ -95,22 +95,22 @@ class Regularizer:
                 penalty.origin = list(origin.values())
 
 
-def choose(network: nn.Module, selection: Selection, name: str) -> Named:
+def select_parameters(network: nn.Module, selection: Selection, name: str) -> Named:
     """The trainable parameters of ``network`` that ``selection`` means, by name.
 
     Raises:
-        Mistake: When that is none; names what there is.
+        UserError: When that is none; names what there is.
     """
     named = {key: w for key, w in network.named_parameters() if w.requires_grad}
     chosen: Named = {}
     for pattern in [selection] if isinstance(selection, str) else selection:
         found = {key: w for key, w in named.items() if _matches(key, w, pattern, isinstance(selection, str))}
         if not found:
-            known = nearest(pattern, named) or f", for instance {', '.join(list(named)[:3])}"
-            raise Mistake(f"model.penalties.{name}: {pattern!r} matches none of the {len(named)} parameters{known}")
+            known = did_you_mean(pattern, named) or f", for instance {', '.join(list(named)[:3])}"
+            raise UserError(f"model.penalties.{name}: {pattern!r} matches none of the {len(named)} parameters{known}")
         chosen |= found
     if not chosen:
-        raise Mistake(f"model.penalties.{name}: parameters is empty")
+        raise UserError(f"model.penalties.{name}: parameters is empty")
     return chosen
 
 
@@ -127,7 +127,7 @@ def step_size(optimizer: Optimizer, group: dict[str, Any]) -> float:
 def _matches(key: str, w: Tensor, pattern: str, is_kind: bool) -> bool:
     if not is_kind:
         return fnmatchcase(key, pattern)
-    return pattern in ("all", kind(key, w))
+    return pattern in ("all", parameter_kind(key, w))
 
 
 def _full(weights: list[nn.Parameter]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Optimization: what the config asks of optimizer, schedule and weight decay, built for a run of a given length."""
+"""OptimizerFactory: what the config asks of optimizer, schedule and weight decay, built for a run of a given length."""
 
 import inspect
 import math
@@ -10,11 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
-from regularization.errors import Mistake
+from regularization.errors import UserError
 from regularization.optim import weight_decay
 from regularization.optim.schedules import StrengthSchedule
 from regularization.optim.weight_decay import Decay
-from regularization.runs.directory import resume
+from regularization.runs import resume
 
 # Arguments by which schedulers ask for the length of the training; they are filled in when null or -1.
 _LENGTHS = ("total_steps", "T_max")
@@ -22,7 +22,7 @@ _LENGTHS = ("total_steps", "T_max")
 Make = Callable[..., Any]
 
 
-class Optimization:
+class OptimizerFactory:
     """Builds optimizer and scheduler, sets λ from a timescale, and follows λ's schedule.
 
     Args:
@@ -50,7 +50,7 @@ class Optimization:
         timescale_epochs: float | None,
     ) -> None:
         if timescale_epochs is not None and not timescale_epochs > 0:
-            raise Mistake(f"--model.timescale_epochs must be above 0, not {timescale_epochs}")
+            raise UserError(f"--model.timescale_epochs must be above 0, not {timescale_epochs}")
         self._network = network
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
@@ -60,7 +60,7 @@ class Optimization:
         self.steps, self.steps_per_epoch = 1000.0, 1000
         self.peak_lr = self._mean_lr = 1.0
         # So that a value that can't be is refused at once, not after minutes of preparation: any length will do.
-        self.asked = resume.settings(*self.build())
+        self.asked = resume.hyperparameters(*self.build())
 
     def prepare(self, steps: float, steps_per_epoch: int) -> None:
         """Learns the run's length, and how the learning rate will go.
@@ -70,23 +70,23 @@ class Optimization:
             steps_per_epoch: Optimizer steps of one epoch.
 
         Raises:
-            Mistake: When the scheduler needs an end that the run does not have, or ends before it.
+            UserError: When the scheduler needs an end that the run does not have, or ends before it.
         """
         if steps == float("inf") and (self._lr_scheduler is not None or self._decay_schedule is not None):
-            raise Mistake("the schedule needs to know the end: give --trainer.max_epochs or --trainer.max_steps")
+            raise UserError("the schedule needs to know the end: give --trainer.max_epochs or --trainer.max_steps")
         self.steps = steps
         self.steps_per_epoch = max(1, steps_per_epoch)
         rates = self._rates()
         self.peak_lr = max(rates) or 1.0  # 0: nothing moves, and any other number will do as the highest
         factors = [self._factor(place / len(rates), rate / self.peak_lr) for place, rate in enumerate(rates)]
         self._mean_lr = sum(rate * factor for rate, factor in zip(rates, factors, strict=True)) / len(rates)
-        self.asked = resume.settings(*self.build())
+        self.asked = resume.hyperparameters(*self.build())
 
     def build(self) -> tuple[Optimizer, resume.Scheduler | None]:
         """A fresh optimizer and scheduler.
 
         Raises:
-            Mistake: When they refuse their values, a negative λ for instance.
+            UserError: When they refuse their values, a negative λ for instance.
         """
         try:
             optimizer = self._optimizer(weight_decay.parameter_groups(self._network, self._decay))
@@ -96,7 +96,7 @@ class Optimization:
             lengths = dict.fromkeys(_open_lengths(self._lr_scheduler), max(1, int(self.steps)))
             return optimizer, self._lr_scheduler(optimizer, **lengths)
         except (ValueError, TypeError) as error:
-            raise Mistake(f"the optimizer or its scheduler can't be made: {error}") from error
+            raise UserError(f"the optimizer or its scheduler can't be made: {error}") from error
 
     def interval(self, scheduler: resume.Scheduler) -> str:
         """``step`` for a scheduler that counts steps, else ``epoch``."""
@@ -108,14 +108,14 @@ class Optimization:
         """(time, learning rate's share of its highest): what λ's schedules depend on."""
         return min(1.0, step / self.steps), float(optimizer.param_groups[0]["lr"]) / self.peak_lr
 
-    def follow_decay(self, optimizer: Optimizer, course: tuple[float, float]) -> None:
+    def apply_decay_schedule(self, optimizer: Optimizer, course: tuple[float, float]) -> None:
         """Sets each group's λ to what its schedule says."""
         for place, group in enumerate(optimizer.param_groups):
             # Without a schedule too: a restored group may hold the λ of one that was taken away.
             if "weight_decay" in group:
-                group["weight_decay"] = self.asked_decay(place) * self._factor(*course)
+                group["weight_decay"] = self.base_weight_decay(place) * self._factor(*course)
 
-    def asked_decay(self, place: int) -> float:
+    def base_weight_decay(self, place: int) -> float:
         """The config's λ for the optimizer's parameter group ``place``, before its schedule."""
         return float(self.asked["groups"][place].get("weight_decay", 0.0))
 
@@ -129,8 +129,8 @@ class Optimization:
         share = self._share(optimizer, 0, self._mean_lr)
         return None if share is None or self.steps == float("inf") else share * self.steps
 
-    def _factor(self, time: float, lr_share: float) -> float:
-        return 1.0 if self._decay_schedule is None else self._decay_schedule.factor(time, lr_share)
+    def _factor(self, time: float, lr_ratio: float) -> float:
+        return 1.0 if self._decay_schedule is None else self._decay_schedule.factor(time, lr_ratio)
 
     def _rates(self) -> list[float]:
         optimizer, scheduler = self.build()
@@ -138,12 +138,12 @@ class Optimization:
             return [float(optimizer.param_groups[0]["lr"])]
         try:
             length = self.steps if self.interval(scheduler) == "step" else math.ceil(self.steps / self.steps_per_epoch)
-            return resume.follow(scheduler, int(length) - 1)
+            return resume.replay_schedule(scheduler, int(length) - 1)
         except ValueError as error:
-            raise Mistake(f"the scheduler ends before the training does: {error}") from error
+            raise UserError(f"the scheduler ends before the training does: {error}") from error
 
     def _share(self, optimizer: Optimizer, place: int, lr: float) -> float | None:
-        group = optimizer.param_groups[place] | {"weight_decay": self.asked_decay(place)}
+        group = optimizer.param_groups[place] | {"weight_decay": self.base_weight_decay(place)}
         return weight_decay.decay_per_step(optimizer, group, lr)
 
     def _set_timescale(self, optimizer: Optimizer) -> None:
@@ -153,7 +153,9 @@ class Optimization:
         for place, group in enumerate(optimizer.param_groups):
             strength = weight_decay.strength_for(steps, optimizer, group, self.peak_lr)
             if strength is None:
-                raise Mistake(f"timescale_epochs has no formula for {type(optimizer).__name__}: give its weight_decay")
+                raise UserError(
+                    f"timescale_epochs has no formula for {type(optimizer).__name__}: give its weight_decay"
+                )
             # Only the first group decays, see parameter_groups.
             group["weight_decay"] = strength if place == 0 else 0.0
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from regularization.errors import Mistake
+from regularization.errors import UserError
 from regularization.optim.schedules import StrengthSchedule
 
 Selection = Literal["weights", "scales", "biases", "all"] | list[str]
@@ -30,7 +30,7 @@ class Penalty(ABC):
         schedule: λ's course over the training, as a factor of ``strength``; null keeps it constant.
 
     Raises:
-        Mistake: When λ is negative, infinite or not a number.
+        UserError: When λ is negative, infinite or not a number.
     """
 
     proximal = False  # Whether it acts by its proximal step instead of its gradient.
@@ -39,7 +39,7 @@ class Penalty(ABC):
         self, strength: float, parameters: Selection = "weights", schedule: StrengthSchedule | None = None
     ) -> None:
         if not (math.isfinite(strength) and strength >= 0):
-            raise Mistake(f"{type(self).__name__}: strength must be a number of at least 0, not {strength}")
+            raise UserError(f"{type(self).__name__}: strength must be a number of at least 0, not {strength}")
         self.strength = strength
         self.parameters = parameters
         self.schedule = schedule
@@ -120,7 +120,7 @@ class ElasticNet(Sparsifying):
         proximal: By the proximal step; by the gradient no weight ever becomes exactly zero.
 
     Raises:
-        Mistake: When ρ is not in 0 to 1.
+        UserError: When ρ is not in 0 to 1.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class ElasticNet(Sparsifying):
     ) -> None:
         super().__init__(strength, parameters, schedule, proximal)
         if not 0 <= l1_ratio <= 1:
-            raise Mistake(f"ElasticNet: l1_ratio must lie in 0 to 1, not {l1_ratio}")
+            raise UserError(f"ElasticNet: l1_ratio must lie in 0 to 1, not {l1_ratio}")
         self.l1_ratio = l1_ratio
 
     def value(self, weights: Weights) -> Tensor:
@@ -243,14 +243,14 @@ class MaxNorm(Penalty):
         parameters: On which parameters, see ``Penalty``.
 
     Raises:
-        Mistake: When the limit is not above 0.
+        UserError: When the limit is not above 0.
     """
 
     proximal = True
 
     def __init__(self, limit: float, parameters: Selection = "weights") -> None:
         if not limit > 0:
-            raise Mistake(f"MaxNorm: limit must be above 0, not {limit}")
+            raise UserError(f"MaxNorm: limit must be above 0, not {limit}")
         super().__init__(1.0, parameters)
         self.limit = limit
 

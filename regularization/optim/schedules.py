@@ -8,7 +8,7 @@ from typing import Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from regularization.errors import Mistake
+from regularization.errors import UserError
 
 
 class WarmupDecay(LambdaLR):
@@ -58,12 +58,12 @@ class StrengthSchedule(ABC):
     """λ's course over the training: λ at a step is ``strength`` × ``factor``. Without state, so it resumes exactly."""
 
     @abstractmethod
-    def factor(self, time: float, lr_share: float) -> float:
+    def factor(self, time: float, lr_ratio: float) -> float:
         """What λ is multiplied with.
 
         Args:
             time: Steps done so far over all steps, 0 to 1.
-            lr_share: The learning rate now over its highest.
+            lr_ratio: The learning rate now over its highest.
         """
 
 
@@ -78,7 +78,7 @@ class Linear(StrengthSchedule):
     def __init__(self, start: float = 1.0, end: float = 0.0) -> None:
         self.start, self.end = _not_negative("Linear", start, end)
 
-    def factor(self, time: float, lr_share: float) -> float:
+    def factor(self, time: float, lr_ratio: float) -> float:
         """The point of the line."""
         return self.start + (self.end - self.start) * time
 
@@ -94,7 +94,7 @@ class Cosine(StrengthSchedule):
     def __init__(self, start: float = 1.0, end: float = 0.0) -> None:
         self.start, self.end = _not_negative("Cosine", start, end)
 
-    def factor(self, time: float, lr_share: float) -> float:
+    def factor(self, time: float, lr_ratio: float) -> float:
         """The point of the curve."""
         return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * time))
 
@@ -110,10 +110,10 @@ class Steps(StrengthSchedule):
     def __init__(self, at: Sequence[float] = (0.5, 0.75), gamma: float = 0.1) -> None:
         (self.gamma,) = _not_negative("Steps", gamma)
         if not all(0 <= moment <= 1 for moment in at):
-            raise Mistake(f"Steps: at must hold times in 0 to 1, not {list(at)}")
+            raise UserError(f"Steps: at must hold times in 0 to 1, not {list(at)}")
         self.at = at
 
-    def factor(self, time: float, lr_share: float) -> float:
+    def factor(self, time: float, lr_ratio: float) -> float:
         """gamma to the number of times passed."""
         return float(self.gamma ** sum(time >= moment for moment in self.at))
 
@@ -121,13 +121,13 @@ class Steps(StrengthSchedule):
 class LikeLearningRate(StrengthSchedule):
     """λ in proportion to the learning rate: the highest λ where the learning rate is highest."""
 
-    def factor(self, time: float, lr_share: float) -> float:
+    def factor(self, time: float, lr_ratio: float) -> float:
         """The learning rate's share of its highest."""
-        return lr_share
+        return lr_ratio
 
 
 def _not_negative(name: str, *factors: float) -> tuple[float, ...]:
     for factor in factors:
         if not (math.isfinite(factor) and factor >= 0):
-            raise Mistake(f"{name}: a factor of λ must be a number of at least 0, not {factor}")
+            raise UserError(f"{name}: a factor of λ must be a number of at least 0, not {factor}")
     return factors

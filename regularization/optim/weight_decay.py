@@ -78,7 +78,7 @@ def parameter_groups(network: nn.Module, decay: Decay) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def kind(name: str, w: Tensor) -> str:
+def parameter_kind(name: str, w: Tensor) -> str:
     """``weights`` (two or more dimensions), else ``biases`` by the end of the name, else ``scales``: a norm's γ."""
     return "weights" if w.ndim > 1 else "biases" if name.rpartition(".")[2] == "bias" else "scales"
 

@@ -10,8 +10,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
-from regularization.errors import Mistake
-from regularization.runs.directory import directory
+from regularization.errors import UserError
+from regularization.runs import directory
 
 Checkpoint = dict[str, Any]
 BEST, LAST = "best.ckpt", "last.ckpt"
@@ -22,7 +22,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:
         """Replaces the file at ``path`` in one step."""
-        with directory.replacing(Path(path)) as aside:
+        with directory.atomic_write(Path(path)) as aside:
             aside.parent.mkdir(exist_ok=True)  # not its parents: a run folder that was removed is not made again
             try:
                 with aside.open("wb") as file:
@@ -40,10 +40,10 @@ def read(path: Path) -> Checkpoint:
     """The checkpoint at ``path`` on the CPU, whole and of plain types only.
 
     Raises:
-        Mistake: When it is missing, damaged, or not a checkpoint of a run.
+        UserError: When it is missing, damaged, or not a checkpoint of a run.
     """
     if not path.is_file():
-        raise Mistake(f"--ckpt_path: there is no file {path}")
+        raise UserError(f"--ckpt_path: there is no file {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             # torch.load does not compare the archive's checksums with its content.
@@ -51,11 +51,11 @@ def read(path: Path) -> Checkpoint:
         if damaged is None:
             checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise Mistake(f"{path} is not a whole checkpoint: it is empty, cut short, or another kind of file") from error
+        raise UserError(f"{path} is not a whole checkpoint: it is empty, cut short, or another kind of file") from error
     if damaged is not None:
-        raise Mistake(f"{path} is damaged: the checksum of its part {damaged} is wrong")
+        raise UserError(f"{path} is damaged: the checksum of its part {damaged} is wrong")
     if not isinstance(checkpoint, dict) or not {"state_dict", "config", "settings"} <= checkpoint.keys():
-        raise Mistake(f"{path} is a PyTorch file but not a checkpoint of a run of this program")
+        raise UserError(f"{path} is a PyTorch file but not a checkpoint of a run of this program")
     return checkpoint
 
 
@@ -70,7 +70,7 @@ def find(asked: str, newest_with: Callable[[str], Path]) -> tuple[Path, Checkpoi
         newest_with: Gives the newest run folder that has a file of this name among its checkpoints.
 
     Raises:
-        Mistake: When there is none, or none that is whole.
+        UserError: When there is none, or none that is whole.
     """
     if asked not in ("best", "last"):
         return Path(asked), read(Path(asked))
@@ -78,7 +78,7 @@ def find(asked: str, newest_with: Callable[[str], Path]) -> tuple[Path, Checkpoi
     path = folder / f"{asked}.ckpt"
     try:
         return path, read(path)
-    except Mistake as mistake:
+    except UserError as mistake:
         if asked == "best" or not (folder / BEST).is_file():
             raise
         checkpoint = read(folder / BEST)
@@ -91,14 +91,14 @@ def check_fits(checkpoint: Checkpoint, model: nn.Module, path: Path) -> None:
     """Checks that the weights in ``checkpoint`` are those of ``model``.
 
     Raises:
-        Mistake: Naming the first tensor that is missing, unknown or of another shape.
+        UserError: Naming the first tensor that is missing, unknown or of another shape.
     """
     theirs = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
     ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in [*ours, *theirs]:
         if ours.get(name) != theirs.get(name):
             there, here = theirs.get(name, "absent"), ours.get(name, "absent")
-            raise Mistake(
+            raise UserError(
                 f"{path} is from another network: {name} is {there} there and {here} in the network asked for.\n"
                 "Use the config and the data set it was trained with (config.yaml in its run folder)."
             )

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from regularization.errors import Mistake
+from regularization.errors import UserError
 
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
@@ -20,7 +20,7 @@ CHECKPOINTS = "checkpoints"
 TEST = "test"
 
 
-class Busy(Mistake):
+class AlreadyLocked(UserError):
     """Another process is at work in a folder."""
 
 
@@ -33,11 +33,11 @@ def run_name(configs: Sequence[Path]) -> str:
     return "+".join(dict.fromkeys(stem for stem in stems if stem)) or "default"
 
 
-def claim(root: Path, name: str) -> Path:
+def create_run_dir(root: Path, name: str) -> Path:
     """Creates and returns the next free ``root/name/version_N``; two processes never get the same one.
 
     Raises:
-        Mistake: When the folder can't be created.
+        UserError: When the folder can't be created.
     """
     try:
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -50,13 +50,13 @@ def claim(root: Path, name: str) -> Path:
             except FileExistsError:
                 number += 1
     except OSError as error:
-        raise Mistake(
+        raise UserError(
             f"can't create a run folder in {root / name}: {error.strerror}. "
             "Name one that can be written with --trainer.default_root_dir."
         ) from error
 
 
-def release(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
     """Takes a claim back: removes ``folder`` if it is empty, and those above it that are empty then."""
     for path in (folder, folder.parent, folder.parent.parent):
         if path.exists() and any(path.iterdir()):
@@ -65,16 +65,16 @@ def release(folder: Path) -> None:
             path.rmdir()
 
 
-def newest_with(root: Path, name: str, checkpoint: str) -> Path:
+def latest_with(root: Path, name: str, checkpoint: str) -> Path:
     """The newest run folder of ``name`` that has a ``checkpoint``, the name of a file.
 
     Raises:
-        Mistake: When there is none.
+        UserError: When there is none.
     """
     for _, folder in sorted(_versions(root, name), reverse=True):
         if (folder / CHECKPOINTS / checkpoint).is_file():
             return folder
-    raise Mistake(
+    raise UserError(
         f"--ckpt_path {Path(checkpoint).stem}: no run in {root / name} has a checkpoint to continue from. "
         "Start one by leaving --ckpt_path out."
     )
@@ -95,18 +95,18 @@ def add_result(folder: Path, values: dict[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces the file's content; see ``replacing``."""
-    with replacing(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A path aside to write to, which takes the place of ``path`` at the end, in one step and flushed to the disk.
 
     Whenever the process or the machine dies, ``path`` is the old file or the new one, never a half.
 
     Raises:
-        Mistake: When it can't be written: no room, no permission, no folder.
+        UserError: When it can't be written: no room, no permission, no folder.
     """
     aside = path.with_name(f".{path.stem}.new{path.suffix}")
     try:
@@ -118,18 +118,18 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             aside.unlink()
         reason = "its folder is gone" if isinstance(error, FileNotFoundError) else error.strerror or error
-        raise Mistake(
+        raise UserError(
             f"can't write {path}: {reason}. What was written before stands;\n"
             "once it can be written again, --ckpt_path last goes on from the last checkpoint."
         ) from error
 
 
 @contextmanager
-def held(folder: Path, seconds: float = 20.0) -> Iterator[None]:
+def exclusive_lock(folder: Path, seconds: float = 20.0) -> Iterator[None]:
     """Keeps other processes out of the folder; waits for one that is about to end.
 
     Raises:
-        Busy: When another one is still there after ``seconds``.
+        AlreadyLocked: When another one is still there after ``seconds``.
     """
     file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     until = time.monotonic() + seconds
@@ -140,7 +140,9 @@ def held(folder: Path, seconds: float = 20.0) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise Busy(f"another process is at work in {folder}; --fresh starts a study of its own") from None
+                    raise AlreadyLocked(
+                        f"another process is at work in {folder}; --fresh starts a study of its own"
+                    ) from None
                 time.sleep(0.1)
         yield
     finally:

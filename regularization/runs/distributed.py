@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from regularization.errors import Mistake
+from regularization.errors import UserError
 
 # What the libraries say in a process whose partner is gone: gloo, its sockets, NCCL.
 _LOST = (
@@ -56,7 +56,7 @@ def launched() -> dict[str, int]:
     """The trainer's ``devices`` and ``num_nodes`` that torchrun or srun has started processes for; nothing without.
 
     Raises:
-        Mistake: When SLURM's machines have different numbers of processes.
+        UserError: When SLURM's machines have different numbers of processes.
     """
     if TorchElasticEnvironment.detect():
         here = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -66,7 +66,7 @@ def launched() -> dict[str, int]:
         return {}
     machines = int(os.environ["SLURM_STEP_NUM_NODES"])
     if tasks % machines:
-        raise Mistake(
+        raise UserError(
             f"SLURM started {tasks} processes on {machines} machines: give --ntasks-per-node, the same on each"
         )
     return {"devices": tasks // machines, "num_nodes": machines}
@@ -89,17 +89,17 @@ def check(trainer: Trainer) -> None:
     """Checks that several processes would train one network, and not each its own; they part before Python ends.
 
     Raises:
-        Mistake: When the strategy isn't DDP, or SLURM is to start processes and wasn't told to.
+        UserError: When the strategy isn't DDP, or SLURM is to start processes and wasn't told to.
     """
     asked = trainer.num_devices * trainer.num_nodes
     slurm = isinstance(getattr(trainer.strategy, "cluster_environment", None), SLURMEnvironment)
     if slurm and not asked == trainer.world_size == _tasks():
-        raise Mistake(f"SLURM starts the {asked} processes: put srun in front of the command, with --ntasks={asked}")
+        raise UserError(f"SLURM starts the {asked} processes: put srun in front of the command, with --ntasks={asked}")
     if trainer.world_size == 1:
         return
     if not isinstance(trainer.strategy, DDPStrategy):
         name = type(trainer.strategy).__name__
-        raise Mistake(f"--trainer.strategy: on several devices it must be ddp, not {name}: weights must be whole")
+        raise UserError(f"--trainer.strategy: on several devices it must be ddp, not {name}: weights must be whole")
     # Lightning would tell the others of a SIGTERM from inside the handler, and wait for them for half an hour.
     trainer._signal_connector._sigterm_notifier_fn = _end  # type: ignore[method-assign, assignment]
     atexit.register(_part)
@@ -123,7 +123,7 @@ def gathered(part: Tensor, trainer: Trainer) -> Tensor:
     return part if trainer.world_size == 1 else torch.cat(gather_all_tensors(part))
 
 
-class Agreement:
+class RankConsensus:
     """What any of the processes wants, so that all of them do it, at the same step.
 
     Each says at every step what it wants, and learns with the next one what any of them wanted: the answer travels

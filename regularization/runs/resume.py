@@ -8,13 +8,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from regularization.data.datamodules import ImageData
-from regularization.errors import Mistake
+from regularization.errors import UserError
 
-Settings = dict[str, Any]
+Hyperparameters = dict[str, Any]
 Scheduler = LRScheduler | ReduceLROnPlateau
 
 
-def settings(optimizer: Optimizer, scheduler: Scheduler | None) -> Settings:
+def hyperparameters(optimizer: Optimizer, scheduler: Scheduler | None) -> Hyperparameters:
     """What the config asked of a fresh optimizer and scheduler, as plain numbers and strings to keep in a checkpoint.
 
     Must be taken before the first step: afterwards the two hold state as well.
@@ -28,28 +28,28 @@ def settings(optimizer: Optimizer, scheduler: Scheduler | None) -> Settings:
     }
 
 
-def check_continues(then: Settings, now: Settings) -> None:
+def check_continues(then: Hyperparameters, now: Hyperparameters) -> None:
     """Checks that an optimizer with settings ``now`` can take over the state of one with settings ``then``.
 
     Raises:
-        Mistake: When it is another kind of optimizer, or its parameters are grouped otherwise.
+        UserError: When it is another kind of optimizer, or its parameters are grouped otherwise.
     """
     if then["optimizer"] != now["optimizer"]:
-        raise Mistake(
+        raise UserError(
             f"the checkpoint's optimizer is {then['optimizer']}, the config asks for {now['optimizer']}, "
             "which can't take over its state. Start a new run by leaving --ckpt_path out."
         )
     if len(then["groups"]) != len(now["groups"]):
-        raise Mistake(
+        raise UserError(
             f"the checkpoint's optimizer has {len(then['groups'])} parameter groups, the config makes "
             f"{len(now['groups'])}. Start a new run by leaving --ckpt_path out."
         )
 
 
-def reconcile(
+def apply_overrides(
     optimizer: Optimizer,
     scheduler: Scheduler | None,
-    then: Settings,
+    then: Hyperparameters,
     fresh: tuple[Optimizer, Scheduler | None],
     reached: int,
 ) -> None:
@@ -74,19 +74,19 @@ def reconcile(
             {key: now[key] for key in now if (then["schedule"] or {}).get(key) != _plain(now[key])}
         )
     elif isinstance(fresh_scheduler, LRScheduler) and scheduler is not None:
-        follow(fresh_scheduler, reached)
+        replay_schedule(fresh_scheduler, reached)
         scheduler.load_state_dict(fresh_scheduler.state_dict())
     for group, after in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):
         group.update({key: value for key, value in after.items() if key != "params"})
 
 
-def _keep_cuts(optimizer: Optimizer, then: Settings, fresh: Optimizer) -> None:
+def _keep_cuts(optimizer: Optimizer, then: Hyperparameters, fresh: Optimizer) -> None:
     """ReduceLROnPlateau's cuts so far depended on metrics and can't be followed: they are kept as a factor."""
     for group, before, after in zip(optimizer.param_groups, then["groups"], fresh.param_groups, strict=True):
         after["lr"] *= group["lr"] / before["lr"]
 
 
-def follow(scheduler: LRScheduler, steps: int) -> list[float]:
+def replay_schedule(scheduler: LRScheduler, steps: int) -> list[float]:
     """Steps ``scheduler`` that often; returns the first group's learning rates on the way, the first included."""
     rates = [float(scheduler.optimizer.param_groups[0]["lr"])]
     with warnings.catch_warnings():

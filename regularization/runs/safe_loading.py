@@ -9,8 +9,8 @@ from typing import Any
 
 from jsonargparse import Namespace, _common, set_parsing_settings
 
-from regularization import _HOMES
-from regularization.errors import Mistake
+from regularization import _MODULES
+from regularization.errors import UserError
 
 # The option --trust of every command that reads a checkpoint.
 HELP = "Run whatever classes the checkpoint names, not only those of this program, torch, torchvision, timm."
@@ -19,7 +19,7 @@ _FETCHING = re.compile(r"weights|pretrained|checkpoint_path$")
 _ONLY_DATA = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 # What our configs name; load, for instance, would read another checkpoint.
-_OURS = {name: home for name, home in _HOMES.items() if home not in ("api", "trained", "mistakes")}
+_OURS = {name: home for name, home in _MODULES.items() if home not in ("api", "inference.trained_model", "errors")}
 # Parts of packages that define layers, optimizers and transforms; torch.hub, for instance, would load code.
 TRUSTED = [
     *(f"regularization.{name}" for name in _OURS),
@@ -69,14 +69,14 @@ def without_fetching(config: Any, inside: str = "") -> Any:
     Its own weights follow; a file or an address that it names is none of its business.
 
     Raises:
-        Mistake: When a model's name is an address.
+        UserError: When a model's name is an address.
     """
     if isinstance(config, list):
         return [without_fetching(item, inside) for item in config]
     if not isinstance(config, dict):
         return config
     if ":" in str(config.get("model_name", "")):
-        raise Mistake(f"the checkpoint wants to fetch {config['model_name']}; add --trust if you trust who made it")
+        raise UserError(f"the checkpoint wants to fetch {config['model_name']}; add --trust if you trust who made it")
     # model.weights is ours, and not used again when a checkpoint is there.
     kept = {key: item for key, item in config.items() if inside == "model" or not _FETCHING.match(str(key))}
     return {key: without_fetching(item, str(key)) for key, item in kept.items()}

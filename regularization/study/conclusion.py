@@ -57,7 +57,7 @@ class ArmSummary:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Conclusion:
     """What a study says.
 
     Attributes:
@@ -82,7 +82,7 @@ class Answer:
 
 def answer(
     results: Sequence[Result], study: Study, baseline: str | None, failed: Mapping[str, list[str]] | None = None
-) -> Answer:
+) -> Conclusion:
     """Draws the conclusions from the runs of the final.
 
     Args:
@@ -100,7 +100,7 @@ def answer(
     chosen = _choose(whole, best, alike, study)
     needed = None if study.paired else _seeds_needed(arms, base, chosen)
     said = _sentence(base, chosen, alike, needed)
-    return Answer(arms, base, chosen, alike, needed, said, _remarks(study, arms, alike, failed))
+    return Conclusion(arms, base, chosen, alike, needed, said, _remarks(study, arms, alike, failed))
 
 
 def _place(result: Result, study: Study) -> list[float]:

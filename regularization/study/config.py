@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from regularization.errors import Mistake
-from regularization.runs.directory import directory
+from regularization.errors import UserError
+from regularization.runs import directory
 from regularization.training.parser import find_config
 
 Values = dict[str, Any]
@@ -159,37 +159,37 @@ def check(study: Study) -> None:
     """Checks what can be said of a study before any of its configs is parsed.
 
     Raises:
-        Mistake: Naming the option that can't be.
+        UserError: Naming the option that can't be.
     """
     if not study.base:
-        raise Mistake("a study needs a base: the config of fit that its arms share")
+        raise UserError("a study needs a base: the config of fit that its arms share")
     if bool(study.vary) == bool(study.arms):
-        raise Mistake("a study needs either vary or arms")
+        raise UserError("a study needs either vary or arms")
     if len(study.vary) > 2:
-        raise Mistake(f"vary takes one option or two, not {len(study.vary)}: {', '.join(study.vary)}")
+        raise UserError(f"vary takes one option or two, not {len(study.vary)}: {', '.join(study.vary)}")
     for option, values in study.vary.items():
         _check_values(option, values)
     seeds = study.seed_list()
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise Mistake(f"seeds must be a number of at least 1, or a list of different ones, not {study.seeds}")
+        raise UserError(f"seeds must be a number of at least 1, or a list of different ones, not {study.seeds}")
     if study.adaptive and isinstance(study.seeds, list) and min(seeds) < study.search_seeds:
-        raise Mistake(f"seeds: the search uses 0 to {study.search_seeds - 1}; list others, to judge on fresh ones")
+        raise UserError(f"seeds: the search uses 0 to {study.search_seeds - 1}; list others, to judge on fresh ones")
     if study.search != "grid" and not study.axis:
-        raise Mistake(f"search {study.search} needs vary with one option")
+        raise UserError(f"search {study.search} needs vary with one option")
     if min(study.search_seeds, study.finalists, study.proposals) < 1:
-        raise Mistake("search_seeds, finalists and proposals must be at least 1")
+        raise UserError("search_seeds, finalists and proposals must be at least 1")
 
 
 def _check_values(option: str, values: list[Any]) -> None:
     if not values:
-        raise Mistake(f"vary.{option}: the list is empty")
+        raise UserError(f"vary.{option}: the list is empty")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise Mistake(f"vary.{option}: {value!r} is no number; what is not a number belongs into arms")
+            raise UserError(f"vary.{option}: {value!r} is no number; what is not a number belongs into arms")
         if value < 0 and _STRENGTH.search(option):
-            raise Mistake(f"vary.{option}: λ must not be negative, not {value:g}")
+            raise UserError(f"vary.{option}: λ must not be negative, not {value:g}")
     if len(set(values)) < len(values):
-        raise Mistake(f"vary.{option}: a value is listed twice")
+        raise UserError(f"vary.{option}: a value is listed twice")
 
 
 def arms_of(study: Study, place: Path) -> list[Arm]:
@@ -202,24 +202,24 @@ def arms_of(study: Study, place: Path) -> list[Arm]:
     if study.vary:
         options = list(study.vary)
         return [
-            varied(dict(zip(options, values, strict=True)))
+            arm_from_values(dict(zip(options, values, strict=True)))
             for values in itertools.product(*(sorted(values) for values in study.vary.values()))
         ]
     return [arm for name, content in study.arms.items() for arm in _written(name, content, place)]
 
 
-def varied(values: Values) -> Arm:
+def arm_from_values(values: Values) -> Arm:
     """The arm that these options with their values make."""
     short = {option.rpartition(".")[2]: value for option, value in values.items()}
     named = short if len(short) == len(values) else values
     name = ",".join(f"{option}={_text(value)}" for option, value in named.items())
-    return Arm(name, name, values, typed(values))
+    return Arm(name, name, values, to_cli_args(values))
 
 
 def _written(name: str, content: Any, place: Path) -> list[Arm]:
     """The arm ``name`` of a config; several where it is tuned."""
     if not re.fullmatch(r"\w[\w.+=-]*", name):
-        raise Mistake(f"arms: the name {name!r} must be made of letters, digits and _ . + = -")
+        raise UserError(f"arms: the name {name!r} must be made of letters, digits and _ . + = -")
     configs: list[str] = []
     values: Values = {}
     for part in content if isinstance(content, list) else [content]:
@@ -228,15 +228,17 @@ def _written(name: str, content: Any, place: Path) -> list[Arm]:
         elif isinstance(part, dict):
             values |= part
         elif part is not None:
-            raise Mistake(f"arms.{name}: must be a config, options with their values, or a list of these, not {part!r}")
+            raise UserError(
+                f"arms.{name}: must be a config, options with their values, or a list of these, not {part!r}"
+            )
     fixed = {option: value for option, value in values.items() if not _is_tuned(option, value)}
     tuned = {option: value for option, value in values.items() if _is_tuned(option, value)}
     if not tuned:
-        return [Arm(name, name, values, (*configs, *typed(values)))]
+        return [Arm(name, name, values, (*configs, *to_cli_args(values)))]
     made = []
     for chosen in itertools.product(*tuned.values()):
         one = dict(zip(tuned, chosen, strict=True))
-        made.append(Arm(f"{name},{varied(one).name}", name, fixed | one, (*configs, *typed(fixed | one))))
+        made.append(Arm(f"{name},{arm_from_values(one).name}", name, fixed | one, (*configs, *to_cli_args(fixed | one))))
     return made
 
 
@@ -250,7 +252,7 @@ def _is_tuned(option: str, value: Any) -> bool:
     return isinstance(value, list) and bool(_STRENGTH.search(option) or _TUNABLE.search(option))
 
 
-def typed(values: Values) -> tuple[str, ...]:
+def to_cli_args(values: Values) -> tuple[str, ...]:
     """Options and their values, as one would type them."""
     return tuple(f"--{option}={_text(value)}" for option, value in values.items())
 
@@ -287,11 +289,11 @@ def baseline_of(study: Study, arms: Sequence[Arm]) -> Arm | None:
     """The arm to compare with: the one that was named, else the one without regularization, else None.
 
     Raises:
-        Mistake: When the one that was named does not exist.
+        UserError: When the one that was named does not exist.
     """
     if study.baseline is None:
         return next((arm for arm in arms if arm.unregularized), None)
     for arm in arms:
         if study.baseline in (arm.name, arm.group):
             return arm
-    raise Mistake(f"baseline: there is no arm {study.baseline}, there are {', '.join(arm.name for arm in arms)}")
+    raise UserError(f"baseline: there is no arm {study.baseline}, there are {', '.join(arm.name for arm in arms)}")

@@ -7,23 +7,23 @@ from typing import Any
 import torch
 
 from regularization.data.batches import Batch
-from regularization.errors import Mistake
-from regularization.training.command import Experiment
+from regularization.errors import UserError
+from regularization.training.command import TrainingCLI
 
 
-class Planned(Experiment):
+class DryRun(TrainingCLI):
     """A trial up to its trainer, without a folder and without training."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """A trainer that writes nothing.
 
         Raises:
-            Mistake: When it would take several devices: what a sweep has of these is shared out among its trials.
+            UserError: When it would take several devices: what a sweep has of these is shared out among its trials.
         """
         config = self._get(self.config_init, "trainer")
         trainer = self._trainer({**config, "logger": False, "enable_checkpointing": False}, [])
         if trainer.world_size > 1:
-            raise Mistake(
+            raise UserError(
                 f"a sweep runs each trial on one device, not {trainer.world_size}: start it once, and leave "
                 "--trainer.devices and --trainer.num_nodes at 1.\n"
                 "--workers runs several trials at a time on this machine, --ray on many."

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from regularization.errors import Mistake
-from regularization.runs.directory import directory
+from regularization.errors import UserError
+from regularization.runs import directory
 from regularization.study import results
-from regularization.study.conclusion import Answer, answer
+from regularization.study.conclusion import Conclusion, answer
 from regularization.study.config import Arm, Study, Trial
 from regularization.study.execution.runner import Runner
 from regularization.study.execution.storage import name_in
@@ -21,21 +21,21 @@ from regularization.study.live_table import LiveTable
 from regularization.study.plan import Plan
 from regularization.study.report.page import write_report
 from regularization.study.samplers import Halving, Proposals
-from regularization.training.command import Experiment
+from regularization.training.command import TrainingCLI
 
 STUDY = "study.yaml"
 REFIT = "refit"
 TESTED = "tested.json"
 
 
-def run(plan: Plan, folder: Path, command: str) -> Answer:
+def run(plan: Plan, folder: Path, command: str) -> Conclusion:
     """Runs what is not done of the study in ``folder``, and closes it; ``command`` is what was typed, for the record.
 
     Returns:
         The answer.
 
     Raises:
-        Mistake: When no trial came to its end.
+        UserError: When no trial came to its end.
     """
     with plan.alone(folder):
         directory.write_text(folder / STUDY, plan.text(command))
@@ -52,7 +52,7 @@ def run(plan: Plan, folder: Path, command: str) -> Answer:
         return _close(plan, finalists, trials, folder, command)
 
 
-def _close(plan: Plan, finalists: list[Arm], trials: list[Trial], folder: Path, command: str) -> Answer:
+def _close(plan: Plan, finalists: list[Arm], trials: list[Trial], folder: Path, command: str) -> Conclusion:
     """Chooses, scores the test images, and says what came out; what was done before is not done again."""
     found = results.find([folder / "final"], plan.study.score)
     lost = results.failures([folder])
@@ -134,7 +134,7 @@ def _finalists(plan: Plan, folder: Path, arms: list[Arm]) -> list[Arm]:
     """The best value of each tuned arm, or the best arms; with the baseline, in the order of the arms."""
     scores = {arm.name: score for arm in arms if (score := _score(plan, folder, arm)) is not None}
     if not scores:
-        raise Mistake(f"no trial of the search came to its end; see {folder}/search/*/*/log.txt")
+        raise UserError(f"no trial of the search came to its end; see {folder}/search/*/*/log.txt")
     ranked = sorted((arm for arm in arms if arm.name in scores), key=lambda arm: -scores[arm.name])
     if plan.study.arms:
         best: dict[str, Arm] = {}
@@ -152,8 +152,8 @@ def _finalists(plan: Plan, folder: Path, arms: list[Arm]) -> list[Arm]:
     return [arm for arm in order if arm in chosen]
 
 
-def _test(found: Answer, plan: Plan, trials: list[Trial], folder: Path) -> None:
-    """Scores the test images, once: with the chosen arm and the baseline, and never with another arm later."""
+def _test(found: Conclusion, plan: Plan, trials: list[Trial], folder: Path) -> None:
+    """EpochMetrics the test images, once: with the chosen arm and the baseline, and never with another arm later."""
     named = sorted({found.chosen.name, found.baseline.name if found.baseline else found.chosen.name})
     if not (folder / TESTED).is_file():
         directory.write_text(folder / TESTED, json.dumps(named) + "\n")
@@ -164,7 +164,7 @@ def _test(found: Answer, plan: Plan, trials: list[Trial], folder: Path) -> None:
         if trial.arm.name in named and result is not None and result.test_accuracy is None:
             with contextlib.redirect_stdout(io.StringIO()):
                 args = ["test", f"--ckpt_path={plan.study.score}", *trial.args[1:], "--threads=null"]
-                Experiment(args, run=trial.folder)
+                TrainingCLI(args, run=trial.folder)
 
 
 def _refit(plan: Plan, arm: Arm, folder: Path) -> None:
@@ -173,16 +173,16 @@ def _refit(plan: Plan, arm: Arm, folder: Path) -> None:
     everything = [f"--seed_everything={seed}", "--data.val_size=null"]
     trial = Trial(arm, seed, REFIT, ("fit", *plan.common, *arm.args, *everything), folder / REFIT / arm.name)
     if failed := _train(plan, folder, [trial]):
-        raise Mistake(f"the refit failed: {failed[trial.name]}")
+        raise UserError(f"the refit failed: {failed[trial.name]}")
     kept = json.loads((trial.folder / directory.RESULT).read_text())
     if "test" not in kept:
         with contextlib.redirect_stdout(io.StringIO()):
-            Experiment(["test", "--ckpt_path=last", *trial.args[1:], "--threads=null"], run=trial.folder)
+            TrainingCLI(["test", "--ckpt_path=last", *trial.args[1:], "--threads=null"], run=trial.folder)
         kept = json.loads((trial.folder / directory.RESULT).read_text())
     print(f"refit on all training images: test accuracy {kept['test']['test_accuracy']:.4f}\n{trial.folder}")
 
 
-def close(found: Answer, everything: Sequence[results.Result], study: Study, folder: Path, command: str) -> None:
+def close(found: Conclusion, everything: Sequence[results.Result], study: Study, folder: Path, command: str) -> None:
     """Writes table, report and picture, and says the sentence."""
     results.write_table(everything, folder / "results.csv")
     page = write_report(found, everything, study, folder, command)

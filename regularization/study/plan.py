@@ -14,11 +14,11 @@ import torch
 import yaml
 
 from regularization.callbacks.history import duration
-from regularization.errors import Mistake
-from regularization.runs.directory import directory
+from regularization.errors import UserError
+from regularization.runs import directory
 from regularization.study import config as study_config
 from regularization.study.config import Arm, Study, Trial
-from regularization.study.dry_run import Planned
+from regularization.study.dry_run import DryRun
 from regularization.study.execution.crew import Crew, Processes
 from regularization.study.execution.storage import Storage
 from regularization.training.parser import config_paths
@@ -51,7 +51,7 @@ class Plan:
 
     def alone(self, folder: Path) -> AbstractContextManager[None]:
         """Keeps the coordinators that share a storage apart, while one of them writes what is for all of them."""
-        return nullcontext() if self.storage is None else directory.held(folder, PATIENCE)
+        return nullcontext() if self.storage is None else directory.exclusive_lock(folder, PATIENCE)
 
     def trials(self, stage: str, arms: Sequence[Arm], folder: Path) -> list[Trial]:
         """The trials of a stage."""
@@ -66,9 +66,9 @@ class Plan:
         """Parses every trial and makes its network, data and trainer, before the first one starts.
 
         Raises:
-            Mistake: Naming the arm that can't be run.
+            UserError: Naming the arm that can't be run.
         """
-        self.first: Planned | None = None
+        self.first: DryRun | None = None
         tries = Counter(arm.group for arm in self.arms if arm != self.baseline)
         if self.study.arms and len(set(tries.values())) > 1:
             said = ", ".join(f"{group} {count}" for group, count in tries.items())
@@ -76,14 +76,14 @@ class Plan:
         # Seeds are in the outer loop, and differ by nothing that could be refused.
         for trial in self.trials(self.stage(), self.arms, Path())[: len(self.arms)]:
             try:
-                planned = Planned(list(trial.args))
-            except Mistake as mistake:
-                raise Mistake(f"arm {trial.arm.name}: {mistake}") from None
+                planned = DryRun(list(trial.args))
+            except UserError as mistake:
+                raise UserError(f"arm {trial.arm.name}: {mistake}") from None
             if not planned.datamodule.val_size:
-                raise Mistake("a sweep chooses by held-out images: --data.val_size must be above 0")
+                raise UserError("a sweep chooses by held-out images: --data.val_size must be above 0")
             every = planned.trainer.check_val_every_n_epoch or 1
             if self.study.score == "last" and (planned.trainer.max_epochs or every) % every:
-                raise Mistake(f"the last epoch is not validated: --trainer.max_epochs must be a multiple of {every}")
+                raise UserError(f"the last epoch is not validated: --trainer.max_epochs must be a multiple of {every}")
             if self.first is None:
                 # What can't be read, or has nothing to test on, is said before anything is trained.
                 planned.datamodule.prepare_data()
@@ -120,15 +120,15 @@ def _crew(asked: Any) -> Crew:
     """Who runs the trials: processes of this machine, or tasks of a cluster."""
     for name in ("workers", "threads"):
         if asked[name] is not None and asked[name] < 1:
-            raise Mistake(f"--{name} must be at least 1, not {asked[name]}")
+            raise UserError(f"--{name} must be at least 1, not {asked[name]}")
     if asked.ray is not None:
         from regularization.study.execution.cluster import RayTasks
 
         if asked.gpus is not None and asked.gpus < 0:
-            raise Mistake(f"--gpus must not be negative, not {asked.gpus:g}")
+            raise UserError(f"--gpus must not be negative, not {asked.gpus:g}")
         return RayTasks(asked.ray, asked.workers, asked.threads, asked.gpus)
     if asked.gpus is not None:
-        raise Mistake("--gpus is for a cluster, with --ray; here --workers share the GPUs out")
+        raise UserError("--gpus is for a cluster, with --ray; here --workers share the GPUs out")
     devices = torch.cuda.device_count()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = asked.workers or devices or 1
@@ -140,7 +140,7 @@ def _storage(study: Study, asked: Any) -> Storage | None:
     if asked.storage is None:
         return None
     if asked.fresh:
-        raise Mistake("--fresh can't be said by several at once: with --storage, name another --folder")
+        raise UserError("--fresh can't be said by several at once: with --storage, name another --folder")
     if study.search == "tpe":
-        raise Mistake("search tpe proposes from one place: use --ray to run it on several machines, or halving")
+        raise UserError("search tpe proposes from one place: use --ray to run it on several machines, or halving")
     return Storage(asked.storage)

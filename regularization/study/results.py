@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regularization.errors import Mistake
-from regularization.runs.directory import directory
+from regularization.errors import UserError
+from regularization.runs import directory
 from regularization.study.config import FAILED, PRUNED, TRIAL, unregularized
 
 Row = dict[str, float]
@@ -136,17 +136,17 @@ def find(folders: Iterable[Path], score: str = "last") -> list[Result]:
     """The results of all finished runs in or below ``folders``.
 
     Raises:
-        Mistake: When there are none.
+        UserError: When there are none.
     """
     folders = list(folders)
     found = dict.fromkeys(path.parent for folder in folders for path in sorted(folder.rglob(directory.RESULT)))
     results = [result for folder in found if (result := read(folder, score)) is not None]
     if not results:
-        raise Mistake(f"there are no finished runs with a validation in {', '.join(map(str, folders))}")
-    return _told_apart(results)
+        raise UserError(f"there are no finished runs with a validation in {', '.join(map(str, folders))}")
+    return _disambiguate_arms(results)
 
 
-def _told_apart(results: list[Result]) -> list[Result]:
+def _disambiguate_arms(results: list[Result]) -> list[Result]:
     """Runs by ``fit`` of the same name are one arm only where nothing but their seeds differs."""
     settings: dict[str, dict[str, str]] = {}
     keys = {}
@@ -191,7 +191,7 @@ def write_table(results: Sequence[Result], path: Path) -> None:
     """One row a run as CSV: arm, seed, what was set, and the metrics of the epoch that counts."""
     settings = list(dict.fromkeys(option for result in results for option in result.values))
     metrics = ["val_accuracy", "val_loss", "val_calibration_error", "clean_accuracy", "gap_accuracy", "sparsity"]
-    with directory.replacing(path) as aside, aside.open("w", newline="") as file:
+    with directory.atomic_write(path) as aside, aside.open("w", newline="") as file:
         writer = csv.writer(file)
         first = ["arm", "seed", "stage", *settings, "weight_decay", "timescale_epochs", "run_length_over_tau"]
         writer.writerow([*first, *metrics, "test_accuracy", "epoch", "steps", "seconds", "folder"])

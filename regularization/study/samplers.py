@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regularization.errors import Mistake
-from regularization.runs.directory import directory
+from regularization.errors import UserError
+from regularization.runs import directory
 from regularization.study import results
-from regularization.study.config import Arm, Study, Trial, varied
+from regularization.study.config import Arm, Study, Trial, arm_from_values
 
 if TYPE_CHECKING:
     from regularization.study.execution.storage import Storage
@@ -25,12 +25,12 @@ def optuna() -> Any:
     """The module, silent.
 
     Raises:
-        Mistake: When it is not installed.
+        UserError: When it is not installed.
     """
     try:
         import optuna as module
     except ImportError as error:
-        raise Mistake("this search needs Optuna: pip install 'regularization[search]'") from error
+        raise UserError("this search needs Optuna: pip install 'regularization[search]'") from error
     module.logging.set_verbosity(module.logging.WARNING)
     return module
 
@@ -102,7 +102,7 @@ class Proposals:
         self._option = study.axis
         positive = [value for value in study.vary[self._option] if value > 0]
         if len(set(positive)) < 2:
-            raise Mistake(f"search tpe needs a range: two values above 0 at least for vary.{self._option}")
+            raise UserError(f"search tpe needs a range: two values above 0 at least for vary.{self._option}")
         self._range = module.distributions.FloatDistribution(min(positive), max(positive), log=True)
         self._study = module.create_study(direction="maximize")
         self._path = folder / PROPOSALS
@@ -123,7 +123,7 @@ class Proposals:
         if place == len(self._values):
             self._values.append(value)
             directory.write_text(self._path, json.dumps(self._values) + "\n")
-        return varied({self._option: self._values[place]})
+        return arm_from_values({self._option: self._values[place]})
 
     def tell(self, place: int, accuracy: float | None) -> None:
         """What came of the arm that was proposed in this place; None when it failed."""

@@ -12,13 +12,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from regularization.callbacks import averaging
+from regularization.data import image_folder
 from regularization.data.datamodules import ImageData
-from regularization.errors import Mistake
+from regularization.errors import UserError
 from regularization.models import networks
 from regularization.models.classifier import ImageClassifier
 from regularization.models.pretrained import published_normalization
 from regularization.optim import penalties, schedules, weight_decay
-from regularization.runs.directory import checkpoint_io, directory, safe_loading
+from regularization.runs import checkpoint_io, directory, safe_loading
 from regularization.training.parser import (
     as_text,
     config_paths,
@@ -31,7 +32,7 @@ from regularization.training.parser import (
 )
 
 # Imported, their classes can be named without the module's path.
-SHORT_NAMES = (averaging, folder, networks, penalties, schedules, weight_decay)
+SHORT_NAMES = (averaging, image_folder, networks, penalties, schedules, weight_decay)
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -150,14 +151,14 @@ class Options(LightningCLI):
             self.config = parser.parse_args(with_combined(based, [self.restored["config"], *configs]))
             self.config[command].ckpt_path = str(self.checkpoint)
         elif command != "fit":
-            raise Mistake(f"{command} needs a trained network: --ckpt_path best, last, or a file")
+            raise UserError(f"{command} needs a trained network: --ckpt_path best, last, or a file")
         chosen = self.config[command].model.optimizer
         self.doubts = list(kept_lambdas(chosen, dict(zip(paths, configs, strict=True)), args))
 
     def _newest_with(self, checkpoint: str) -> Path:
         """The run folder that last or best is looked for in."""
         asked = self.config[self.config["subcommand"]]
-        return self.run or directory.newest_with(Path(asked.trainer.default_root_dir or "."), self.name, checkpoint)
+        return self.run or directory.latest_with(Path(asked.trainer.default_root_dir or "."), self.name, checkpoint)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning lets a checkpoint's hyperparameters override the command line; see ``parse_arguments``."""
@@ -172,7 +173,7 @@ class Options(LightningCLI):
         asked = config.data.init_args
         if config.model.weights is not None and asked.get("mean") is None and asked.get("std") is None:
             if (found := published_normalization(config.model.network)) is None:
-                raise Mistake("--model.weights: say what they were trained with, by --data.mean and --data.std")
+                raise UserError("--model.weights: say what they were trained with, by --data.mean and --data.std")
             asked.mean, asked.std = found
 
     def _to_make(self) -> Namespace:

@@ -13,19 +13,19 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
-from regularization.callbacks.checkpointing import Stopped
+from regularization.callbacks.checkpointing import RunInterrupted
 from regularization.callbacks.default_callbacks import Fitting
 from regularization.callbacks.progress_bar import Progress
 from regularization.callbacks.tensorboard import Events
-from regularization.cli.console import mute
-from regularization.data.batches import shared_evenly, with_company
+from regularization.cli.console import silence
+from regularization.data.batches import check_divisible, smallest_valid_batch
 from regularization.data.datamodules import ImageData
-from regularization.errors import Mistake, mistake_behind, plain
+from regularization.errors import UserError, find_user_error, translate_error
 from regularization.inference import evaluation
 from regularization.models.classifier import ImageClassifier
-from regularization.runs.directory import checkpoint_io, directory, distributed, resume
+from regularization.runs import checkpoint_io, directory, distributed, resume
 from regularization.training.arguments import Options
-from regularization.training.memory import keep_freed
+from regularization.training.memory import retain_freed_memory
 from regularization.training.parser import (
     Parser,
     load_yaml,
@@ -34,17 +34,17 @@ from regularization.training.parser import (
 
 def fit(args: list[str]) -> None:
     """Trains a network by its config, or goes on with a run."""
-    Experiment(["fit", *args])
+    TrainingCLI(["fit", *args])
 
 
 def validate(args: list[str]) -> None:
-    """Scores a checkpoint on the validation images."""
-    Experiment(["validate", *args])
+    """EpochMetrics a checkpoint on the validation images."""
+    TrainingCLI(["validate", *args])
 
 
 def test(args: list[str]) -> None:
-    """Scores a checkpoint on the test images."""
-    Experiment(["test", *args])
+    """EpochMetrics a checkpoint on the test images."""
+    TrainingCLI(["test", *args])
 
 
 def _about(command: Callable[[list[str]], None]) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _about(command: Callable[[list[str]], None]) -> dict[str, Any]:
     return {"usage": usage, "description": command.__doc__}
 
 
-class Experiment(Options):
+class TrainingCLI(Options):
     """From what was asked to what came out: LightningCLI around ImageClassifier and any ImageData.
 
     Args:
@@ -67,12 +67,12 @@ class Experiment(Options):
         self._more_callbacks = callbacks
         self._guard = ExitStack()
         if not distributed.first():
-            mute()
+            silence()
         try:
             with self._guard:
                 self._start(args)
         except MisconfigurationException as error:
-            raise Mistake(str(error)) from error
+            raise UserError(str(error)) from error
         except RuntimeError as error:
             if mistake := self._behind(error):
                 raise mistake from error
@@ -93,14 +93,14 @@ class Experiment(Options):
 
     def instantiate_classes(self) -> None:
         """Makes data, model and trainer; a value that a class of the config refuses is the user's mistake."""
-        keep_freed()
+        retain_freed_memory()
         if threads := self._asked_for("threads"):
             torch.set_num_threads(threads)
         try:
             with self._guard:
                 self.config_init = self.parser.instantiate(self._to_make())
         except (TypeError, ValueError) as error:
-            raise mistake_behind(error) or Mistake(plain(str(error), [])) from error
+            raise find_user_error(error) or UserError(translate_error(str(error), [])) from error
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
@@ -113,7 +113,7 @@ class Experiment(Options):
                 resume.check_continues(self.restored["settings"], self.model.optimization.asked)
         asked = self._get(self.config_init, "trainer")
         if self._asked_for("test") == "best" and (self.datamodule.val_size is None or asked["limit_val_batches"] == 0):
-            raise Mistake("without validation there is no best checkpoint: --test last")
+            raise UserError("without validation there is no best checkpoint: --test last")
         if distributed.first_of_machine():
             # The others wait for it, by Lightning: nothing is downloaded twice.
             self.datamodule.prepare_data()
@@ -121,18 +121,20 @@ class Experiment(Options):
         config = {**asked, **kwargs}
         callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [Progress()]
         if self.subcommand != "fit":
-            self.answers = evaluation.Answers()
+            self.answers = evaluation.PredictionCollector()
             config |= {"logger": False, "enable_checkpointing": False}
             return self._trainer(config, [*callbacks, self.answers])
         self.claimed = self.run is None and distributed.first()
         root = Path(config["default_root_dir"])
         # Only the first process writes; the others learn the folder when they know each other.
-        self.run = self.run or (directory.claim(root, self.name) if distributed.first() else root / self.name / "unknown")
+        self.run = self.run or (
+            directory.create_run_dir(root, self.name) if distributed.first() else root / self.name / "unknown"
+        )
         try:
             return self._trainer_of(self.run, config, callbacks)
-        except Mistake:
+        except UserError:
             if self.claimed:
-                directory.release(self.run)
+                directory.remove_if_empty(self.run)
             raise
 
     def _trainer_of(self, run: Path, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -152,11 +154,11 @@ class Experiment(Options):
             trainer = self._instantiate_trainer(config | ours, callbacks)
             distributed.check(trainer)
             if self.subcommand == "fit":
-                shared_evenly(self.datamodule.batch_size, trainer.world_size)
+                check_divisible(self.datamodule.batch_size, trainer.world_size)
             trainer.strategy.checkpoint_io = checkpoint_io.CheckpointFiles()
             return trainer
         except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
-            raise Mistake(f"--trainer: {' '.join(str(error).split())}") from error
+            raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, and says what came out, also after Ctrl-C (exit code 130) or SIGTERM (143)."""
@@ -164,7 +166,7 @@ class Experiment(Options):
         self._announce()
         try:
             self.trainer.fit(**kwargs, **self._loaded())
-        except (Mistake, MisconfigurationException):
+        except (UserError, MisconfigurationException):
             self._give_up()
             raise
         except ValueError as error:
@@ -173,9 +175,13 @@ class Experiment(Options):
             # A batch of one image whose features are 1×1, as a ResNet's on 32×32.
             self._give_up()
             assert self.datamodule.train_set is not None
-            size = with_company(self.datamodule.batch_size, len(self.datamodule.train_set[1]), self.trainer.world_size)
-            raise Mistake(f"batch norm can't learn from an image alone: --data.batch_size {size} leaves none") from None
-        except Stopped as stopped:
+            size = smallest_valid_batch(
+                self.datamodule.batch_size, len(self.datamodule.train_set[1]), self.trainer.world_size
+            )
+            raise UserError(
+                f"batch norm can't learn from an image alone: --data.batch_size {size} leaves none"
+            ) from None
+        except RunInterrupted as stopped:
             where = f"{stopped} in epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
             print(f"stopped by {where}; {self.fitting.outcome()}\ncontinue: --ckpt_path last")
             # Of several processes the first one says so: Lightning kills it when another one ends with an error.
@@ -186,21 +192,21 @@ class Experiment(Options):
             raise SystemExit(130) from None
         self._conclude()
 
-    def _behind(self, error: RuntimeError) -> Mistake | None:
+    def _behind(self, error: RuntimeError) -> UserError | None:
         """The plain words for an error of PyTorch's or Lightning's that is no fault of the program."""
         said = " ".join(str(error).split())
         if hasattr(self, "trainer") and distributed.lost(error, self.trainer):
             begun = self.subcommand == "fit" and self.fitting.history.started
             what = "ended: --ckpt_path last goes on from the last checkpoint" if begun else "ended, or never came"
-            return Mistake(f"another of the {self.trainer.world_size} processes {what}\n({said[:200]})")
-        return Mistake(f"callbacks: {said}") if "Early stopping conditioned on metric" in said else None
+            return UserError(f"another of the {self.trainer.world_size} processes {what}\n({said[:200]})")
+        return UserError(f"callbacks: {said}") if "Early stopping conditioned on metric" in said else None
 
     def _give_up(self) -> None:
         """After a mistake: takes away what holds nothing, says what is kept; of several processes one speaks."""
         assert self.run is not None
         if self.claimed and not self.fitting.history.started:
             shutil.rmtree(self.run)
-            directory.release(self.run)
+            directory.remove_if_empty(self.run)
         elif kept := self.fitting.kept():
             print(kept, flush=True)
         if self.trainer.world_size > 1 and self.fitting.agreement.together() and not self.trainer.is_global_zero:
@@ -216,16 +222,16 @@ class Experiment(Options):
         print(self.fitting.outcome())
         if which := self._asked_for("test"):
             kept = self.run / directory.CHECKPOINTS / f"{which}.ckpt"
-            Experiment(["test", *self._args[1:], f"--ckpt_path={kept}"], run=self.run)
+            TrainingCLI(["test", *self._args[1:], f"--ckpt_path={kept}"], run=self.run)
 
     def validate(self, **kwargs: Any) -> None:
-        """Scores the validation images."""
+        """EpochMetrics the validation images."""
         if self.datamodule.val_size is None:
-            raise Mistake("nothing is held out to validate on: --data.val_size is null")
+            raise UserError("nothing is held out to validate on: --data.val_size is null")
         self._scores(self.trainer.validate(**kwargs, **self._loaded(), verbose=False))
 
     def test(self, **kwargs: Any) -> None:
-        """Scores the test images; how they were answered goes into the run folder."""
+        """EpochMetrics the test images; how they were answered goes into the run folder."""
         scores = self._scores(self.trainer.test(**kwargs, **self._loaded(), verbose=False))
         assert self.checkpoint is not None
         if self.trainer.is_global_zero:
@@ -237,7 +243,7 @@ class Experiment(Options):
 
     def _scores(self, results: Sequence[Any]) -> dict[str, float]:
         if not results or not results[0]:
-            raise Mistake("nothing was scored: the trainer's limit of batches is 0")
+            raise UserError("nothing was scored: the trainer's limit of batches is 0")
         scores = {name: float(value) for name, value in results[0].items()}
         print(f"{self.checkpoint}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
         return scores
@@ -257,12 +263,12 @@ class Experiment(Options):
 def parser_of(command: str) -> LightningArgumentParser:
     """The parser of fit, validate or test, to look into: nothing is parsed."""
 
-    class Unparsed(Experiment):
+    class Unparsed(TrainingCLI):
         def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
             made.append(self._parser(command))
-            raise Mistake("the parser was all that was asked for")
+            raise UserError("the parser was all that was asked for")
 
     made: list[LightningArgumentParser] = []
-    with suppress(Mistake):
+    with suppress(UserError):
         Unparsed([command])
     return made[0]

@@ -50,7 +50,7 @@ class Help(DefaultHelpFormatter):
 
     def kind_of(self, action: Action) -> str:
         """A word for the values of an option."""
-        return "FILE" if action.dest == "config" else kind(self._get_type_str(action) or "")
+        return "FILE" if action.dest == "config" else value_name(self._get_type_str(action) or "")
 
     def _needed(self, action: Action) -> str:
         if action.option_strings:
@@ -79,7 +79,7 @@ class Help(DefaultHelpFormatter):
         return f"{text} ({'; '.join(parts)})" if parts else text
 
 
-def kind(type_name: str) -> str:
+def value_name(type_name: str) -> str:
     """One word for the values of a type, given as jsonargparse writes it."""
     bare = re.sub(r"'[^']*'", "", re.sub(r"<class '(\w+)'>", r"\1", type_name))
     return next((word for pattern, word in _KINDS.items() if re.search(pattern, bare)), "VALUE")

@@ -9,7 +9,7 @@ from torch import nn
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
-def keep_freed() -> None:
+def retain_freed_memory() -> None:
     """Lets the process keep the memory that PyTorch frees, for the next step will want as much.
 
     The GNU C library gives blocks of more than 32 MiB back to the system at once. Each step then gets them anew, page

@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import regularization
 from regularization.data.datamodules import CIFAR10, ImageData
-from regularization.errors import Mistake, meant, mistake_behind, plain
+from regularization.errors import UserError, find_user_error, suggest, translate_error
 from regularization.training.help import Help
 
 Config = dict[str, Any]
@@ -37,8 +37,8 @@ class Parser(LightningArgumentParser):
         self._negative_number_matcher = re.compile(r"-(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?$", re.IGNORECASE)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises the Mistake that ``message`` is about."""
-        raise mistake_behind(ex) or Mistake(plain(message, _option_names(self)))
+        """Raises the UserError that ``message`` is about."""
+        raise find_user_error(ex) or UserError(translate_error(message, _option_names(self)))
 
 
 def config_paths(args: list[str]) -> list[Path]:
@@ -50,7 +50,7 @@ def with_found(args: list[str]) -> list[str]:
     """``args`` with the files in place of the configs that they name.
 
     Raises:
-        Mistake: When one is not there.
+        UserError: When one is not there.
     """
     found = list(args)
     for place in _config_places(args):
@@ -82,10 +82,10 @@ def with_combined(args: list[str], configs: Sequence[Config]) -> list[str]:
 def _check_dicts(config: Config) -> None:
     model = config.get("model") or {}
     if not isinstance(model, dict):
-        raise Mistake(f"model: must hold options such as network and optimizer, not {model!r}")
+        raise UserError(f"model: must hold options such as network and optimizer, not {model!r}")
     for name, value in {"model.penalties": model.get("penalties"), "callbacks": config.get("callbacks")}.items():
         if not isinstance(value or {}, dict):
-            raise Mistake(f"{name}: must be a dict by names of one's own, not {value!r}")
+            raise UserError(f"{name}: must be a dict by names of one's own, not {value!r}")
 
 
 def _config_places(args: list[str]) -> list[int]:
@@ -111,16 +111,16 @@ def read_config(path: Path) -> Config:
     """The options in the YAML file ``path``.
 
     Raises:
-        Mistake: When it can't be read or holds something else.
+        UserError: When it can't be read or holds something else.
     """
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise Mistake(f"can't read the config {path}: {error.strerror}") from error
+        raise UserError(f"can't read the config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Mistake(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise Mistake(f"{path} has no options in it: a config is lines of 'name: value'")
+        raise UserError(f"{path} has no options in it: a config is lines of 'name: value'")
     return content
 
 
@@ -133,7 +133,7 @@ def find_config(name: str, place: Path | None = None) -> Path:
         place: The config that names it, if one does.
 
     Raises:
-        Mistake: When there is none, with the nearest name.
+        UserError: When there is none, with the nearest name.
     """
     beside = () if place is None else place.absolute().parents
     for path in (folder / name for folder in (Path(), *beside)):
@@ -146,7 +146,7 @@ def find_config(name: str, place: Path | None = None) -> Path:
     reason = os.strerror(errno.EISDIR if os.path.isdir(name) else errno.ENOENT)
     absent = f"can't read the config {name}: {reason}"
     absent = absent if place is None else f"there is no config {name}, neither here nor beside {place}"
-    raise Mistake(absent + _nearest_config(bare))
+    raise UserError(absent + _nearest_config(bare))
 
 
 def config_names() -> list[str]:
@@ -167,7 +167,7 @@ def _nearest_config(name: str) -> str:
     known = {config: config.rpartition("/") for config in config_names()}
     beside = {parts[2]: config for config, parts in known.items() if parts[0] == folder}
     same = [config for config, parts in known.items() if parts[2] == last]
-    return meant(same or [beside[one] for one in get_close_matches(last, beside, n=2)])
+    return suggest(same or [beside[one] for one in get_close_matches(last, beside, n=2)])
 
 
 def as_text(config: Config) -> str:
@@ -214,7 +214,7 @@ def with_classes(part: Namespace, num_classes: int) -> Namespace:
     """The config of a network, or a mixing, with ``num_classes`` where its class or function takes it.
 
     Raises:
-        Mistake: When it takes no such argument.
+        UserError: When it takes no such argument.
     """
     module, _, name = part.class_path.rpartition(".")
     accepted = inspect.signature(getattr(sys.modules[module], name)).parameters
@@ -223,7 +223,7 @@ def with_classes(part: Namespace, num_classes: int) -> Namespace:
     elif any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted.values()):
         part.dict_kwargs = {**part.get("dict_kwargs", {}), "num_classes": num_classes}
     else:
-        raise Mistake(f"{part.class_path} has no argument num_classes, so it can't fit the data")
+        raise UserError(f"{part.class_path} has no argument num_classes, so it can't fit the data")
     return part
 
 

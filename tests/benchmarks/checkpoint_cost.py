@@ -15,7 +15,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from regularization.cli.main import main
+from regularization.cli import main as cli
 
 MINUTES = 10
 TIMES = 7
@@ -44,7 +44,7 @@ def main(args: list[str]) -> None:
     short = ["--trainer.max_steps", "4", "--trainer.limit_val_batches", "1", "--callbacks.m", f"{__name__}.Measure"]
     with tempfile.TemporaryDirectory(dir=".") as folder:
         root = ["--trainer.default_root_dir", folder]
-        main.main(["fit", "--config", str(config), *short, *root, *args])
+        cli.main(["fit", "--config", str(config), *short, *root, *args])
     path = Path("checkpoint.ckpt")
     size = path.stat().st_size
     held = torch.load(path, weights_only=True)

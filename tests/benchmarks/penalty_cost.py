@@ -38,7 +38,7 @@ class Variant:
             decay_share(self.optimizer)
         self.classifier.regularizer.add_gradients(0.0, 1.0)
         self.optimizer.step()
-        self.classifier.regularizer.take_proximal_steps(self.optimizer, 0.0, 1.0)
+        self.classifier.regularizer.apply_prox(self.optimizer, 0.0, 1.0)
         return time.perf_counter() - start
 
 

@@ -10,7 +10,7 @@ import torch
 from lightning import LightningModule, Trainer
 from numpy.typing import NDArray
 
-from regularization import Lookahead, Mistake
+from regularization import Lookahead, UserError
 from regularization.cli.main import main
 from regularization.models.classifier import ImageClassifier
 from tests.training.test_command import QUICK
@@ -66,7 +66,7 @@ def test_lookahead_is_its_recursion(accumulated: int, monkeypatch: pytest.Monkey
 
 def test_lookahead_is_refused_what_can_not_be(capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in ({"decay": 1.0}, {"decay": -0.1}, {"every": 0}):
-        with pytest.raises(Mistake, match="Lookahead: "):
+        with pytest.raises(UserError, match="Lookahead: "):
             Lookahead(**wrong)
     with pytest.raises(SystemExit):
         main(["fit", *SHORT, "--trainer.max_epochs=-1", "--trainer.max_steps=-1", "--model.lr_scheduler=null"])

@@ -14,7 +14,7 @@ from regularization.callbacks.checkpointing import Last
 
 
 class Late:
-    """As ``Agreement`` is with several processes: the answer is to what was wished for in the step before."""
+    """As ``RankConsensus`` is with several processes: the answer is to what was wished for in the step before."""
 
     def __init__(self) -> None:
         self.wished = [0, 0]

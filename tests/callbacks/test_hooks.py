@@ -4,7 +4,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 
 from regularization.callbacks.hooks import EACH_STEP, without_idle_hooks
-from regularization.callbacks.non_finite_guard import Divergence
+from regularization.callbacks.non_finite_guard import NonFiniteGuard
 
 
 class Counter(Callback):
@@ -22,7 +22,7 @@ def test_hooks_of_its_own_stay_the_others_are_passed_over() -> None:
     assert [name for name in EACH_STEP if callable(getattr(counter, name))] == ["on_train_batch_end"]
     assert callable(Counter().on_before_backward)
     # What a class inherits from another than Callback is its own, too.
-    inherited = without_idle_hooks(type("Later", (Divergence,), {})())
+    inherited = without_idle_hooks(type("Later", (NonFiniteGuard,), {})())
     assert {name for name in EACH_STEP if callable(getattr(inherited, name))} == {
         "on_before_backward",
         "on_before_optimizer_step",

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from regularization import CIFAR10, L1, Digits, ImageClassifier, Linear, SmallResNet, WarmupDecay
 from regularization.callbacks.history import History
 from regularization.callbacks.monitor import Monitor, verdict
-from regularization.callbacks.parameter_report import Audit
+from regularization.callbacks.parameter_report import ParameterReport
 from regularization.cli.main import main
 from regularization.optim.penalties import filters
 from tests.conftest import rows_of
@@ -21,8 +21,10 @@ from tests.training.test_command import QUICK, RUN, interrupt_at
 Row = dict[str, float]
 
 
-def monitored(tmp_path: Path, epochs: int = 2, **options: Any) -> tuple[list[Row], ImageClassifier, Digits, Audit]:
-    audit = Audit()
+def monitored(
+    tmp_path: Path, epochs: int = 2, **options: Any
+) -> tuple[list[Row], ImageClassifier, Digits, ParameterReport]:
+    audit = ParameterReport()
     history = History(tmp_path)
     torch.manual_seed(0)
     sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.01)

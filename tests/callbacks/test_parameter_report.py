@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from regularization import L1, L2, SGDW, Digits, GroupLasso, ImageClassifier, MaxNorm, Penalty, SmallResNet
-from regularization.callbacks.parameter_report import Audit
+from regularization.callbacks.parameter_report import ParameterReport
 from regularization.cli.main import main
 from tests.models.test_classifier import trainer
 from tests.training.test_command import QUICK
@@ -14,8 +14,10 @@ from tests.training.test_command import QUICK
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01)
 
 
-def audited(capsys: pytest.CaptureFixture[str], optimizer: Any = SGD, **options: Any) -> tuple[Audit, str, list[str]]:
-    audit = Audit()
+def audited(
+    capsys: pytest.CaptureFixture[str], optimizer: Any = SGD, **options: Any
+) -> tuple[ParameterReport, str, list[str]]:
+    audit = ParameterReport()
     fitted = trainer(2, limit_train_batches=5, limit_val_batches=1, callbacks=[audit])
     torch.manual_seed(0)
     with warnings.catch_warnings(record=True) as caught:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from regularization.cli.main import COMMANDS, completion, main
+from regularization.cli import completion
+from regularization.cli.main import COMMANDS, main
 
 Refused = Callable[..., str]
 ASK = """

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import functional as theirs
 
 from regularization.data.augment import Augment, PaddingMode, mix, uniform
-from regularization.errors import Mistake
+from regularization.errors import UserError
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -77,7 +77,7 @@ def test_flip_and_crop_are_torchvisions(mode: PaddingMode) -> None:
 def test_an_image_is_not_reflected_beyond_itself() -> None:
     pixels = torch.randint(0, 256, (3, 3, 5, 8), dtype=torch.uint8)
     assert Augment(crop_padding=4, padding_mode="reflect")(pixels, torch.arange(3), 0).shape == pixels.shape
-    with pytest.raises(Mistake, match="crop_padding 5 is too much to reflect images of 5×8"):
+    with pytest.raises(UserError, match="crop_padding 5 is too much to reflect images of 5×8"):
         Augment(crop_padding=5, padding_mode="reflect")(pixels, torch.arange(3), 0)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from regularization import Digits
 from regularization.data.batches import Batch
-from regularization.errors import Mistake
+from regularization.errors import UserError
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -55,7 +55,7 @@ def test_images_are_small_for_the_first_part_of_the_steps() -> None:
 
 
 def test_small_images_need_an_end() -> None:
-    with pytest.raises(Mistake, match="early_size needs to know the end"):
+    with pytest.raises(UserError, match="early_size needs to know the end"):
         trained(Digits(early_size=5), max_epochs=-1)
 
 
@@ -67,7 +67,7 @@ def test_small_images_need_an_end() -> None:
     ],
 )
 def test_sizes_that_cannot_be(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(Mistake, match=message):
+    with pytest.raises(UserError, match=message):
         Digits(**options)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from regularization.data import image_files
-from regularization.data.image_files import Refused
+from regularization.data.image_files import DecodeError
 from regularization.data.preprocess import square
 
 RED, BLUE = (200, 30, 20), (10, 40, 220)
@@ -24,7 +24,7 @@ def halves(width: int = 60, height: int = 40) -> Image.Image:
     return image
 
 
-def colours(picture: Tensor | Refused) -> tuple[list[int], list[int]]:
+def colours(picture: Tensor | DecodeError) -> tuple[list[int], list[int]]:
     """In the middle of the upper and of the lower half."""
     assert isinstance(picture, Tensor), picture
     assert picture.shape == (3, 32, 32)
@@ -75,7 +75,7 @@ def test_grey_of_8_and_16_bits_is_the_same() -> None:
         assert torch.equal(found, expected), name
     Image.fromarray(ramp.astype(np.float32)).save("float.tiff")
     found = image_files.read(Path("float.tiff"), 32)
-    assert isinstance(found, Refused)
+    assert isinstance(found, DecodeError)
     assert "32 bits" in found.reason
 
 
@@ -114,7 +114,7 @@ def test_refused_with_the_reason() -> None:
     }
     for name, reason in reasons.items():
         found = image_files.read(Path(name), 64)
-        assert isinstance(found, Refused), name
+        assert isinstance(found, DecodeError), name
         assert reason in found.reason
         assert str(found).startswith(f"{name}: ")
         assert "\n" not in str(found)
@@ -153,6 +153,6 @@ def test_all_in_their_order() -> None:
     paths = [Path(f"{place}.png") for place in range(70)]
     paths[30] = Path("absent.png")
     found = list(image_files.read_all(paths, 10, "reading"))
-    assert isinstance(found[30], Refused)
+    assert isinstance(found[30], DecodeError)
     seen = [int(one[0, 0, 0]) for one in found if isinstance(one, Tensor)]
     assert seen == [place for place in range(70) if place != 30]

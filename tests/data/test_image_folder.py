@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from PIL import Image
 
-from regularization import ImageFolder, Mistake
+from regularization import ImageFolder, UserError
 from regularization.cli.main import main
 from regularization.data.batches import Batch
 from regularization.data.datamodules import Part
@@ -139,7 +139,7 @@ def test_a_picture_that_is_gone_is_said_in_a_line() -> None:
     data = made(memory_gb=0.0, workers=1)
     for path in Path("pets/cat").iterdir():
         path.unlink()
-    with pytest.raises(Mistake, match=r"^a picture can't be read any more: pets/cat/\d\d ä.png: No such file"):
+    with pytest.raises(UserError, match=r"^a picture can't be read any more: pets/cat/\d\d ä.png: No such file"):
         list(data.train_dataloader())
 
 
@@ -151,7 +151,7 @@ def test_folders_of_their_own() -> None:
     data.setup("test")
     assert [len(part[1]) for part in (data.train_set, data.val_set, data.test_set) if part] == [16, 5, 8]
     Path("pets/test/lynx").mkdir()
-    with pytest.raises(Mistake, match="pets/test/lynx: there is no class lynx among the training pictures"):
+    with pytest.raises(UserError, match="pets/test/lynx: there is no class lynx among the training pictures"):
         made("test")
 
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from regularization.data import readers
 from regularization.data.readers import download_cifar, read_cifar, read_digits, stratified_split
-from regularization.errors import Mistake
+from regularization.errors import UserError
 
 Source = type[torchvision.datasets.CIFAR10]
 
@@ -77,7 +77,7 @@ def test_a_changed_file_is_refused_before_it_is_unpickled(
     content[100] ^= 1
     path.write_bytes(content)
     monkeypatch.setattr(pickle, "loads", lambda *_, **__: pytest.fail("unpickled"))
-    with pytest.raises(Mistake, match=r"two is damaged .*\nDelete it"):
+    with pytest.raises(UserError, match=r"two is damaged .*\nDelete it"):
         readers._read_pickle(path, dict(readers._files(tiny))["two"])
 
 
@@ -87,7 +87,7 @@ def test_absent_and_no_network(tiny: Source, tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(readers, "download_and_extract_archive", unreachable)
     download_cifar(tiny, tmp_path)  # everything is there: nothing to fetch
-    with pytest.raises(Mistake, match="no route to host") as mistake:
+    with pytest.raises(UserError, match="no route to host") as mistake:
         download_cifar(tiny, tmp_path / "elsewhere")
     assert str(tmp_path / "elsewhere" / "tiny") in str(mistake.value)
     assert "cifar-10-python.tar.gz" in str(mistake.value)
@@ -151,7 +151,7 @@ def test_without_locks_one_can_go_on(
     if complete:
         download_cifar(tiny, root)
     else:
-        with pytest.raises(Mistake, match="no route to host"):
+        with pytest.raises(UserError, match="no route to host"):
             download_cifar(tiny, root)
     assert not (root / readers.LOCK).exists()
 

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 from regularization.cli.main import main
 from regularization.data.files import Files
 from regularization.data.readers import Images
-from regularization.errors import Mistake
+from regularization.errors import UserError
 from regularization.inference import evaluation, plots
 from regularization.inference.evaluation import Evaluation
 from regularization.models.classifier import ImageClassifier
@@ -248,5 +248,5 @@ def test_a_checkpoint_outside_a_run_folder(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "test").write_text("a file")
-    with pytest.raises(Mistake, match=r"can't create .*test: File exists"):
+    with pytest.raises(UserError, match=r"can't create .*test: File exists"):
         evaluation.write(answers(count=10), 0.0, tmp_path / "test")

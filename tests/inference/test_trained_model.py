@@ -17,11 +17,11 @@ from packaging.version import Version
 from PIL import Image
 from torch import Tensor
 
-from regularization import CIFAR10, Mistake, Preprocess, SmallResNet, fit, load, sweep
+from regularization import CIFAR10, Preprocess, SmallResNet, UserError, fit, load, sweep
 from regularization.cli.export import write_onnx, write_torch
 from regularization.cli.main import main
 from regularization.data.readers import read_digits
-from regularization.inference.trained_model import Trained
+from regularization.inference.trained_model import TrainedModel
 from tests.conftest import CONFIGS
 from tests.data.test_image_files import bomb
 from tests.training.test_command import QUICK, RUN
@@ -30,13 +30,13 @@ Refused = Callable[..., str]
 
 
 @pytest.fixture
-def digits() -> Trained:
+def digits() -> TrainedModel:
     """A network that knows digits well enough."""
     main(["fit", *QUICK, "--trainer.max_epochs", "2"])
     return load(RUN)
 
 
-def test_load_is_what_was_trained(digits: Trained) -> None:
+def test_load_is_what_was_trained(digits: TrainedModel) -> None:
     images = read_digits(train=False)
     shares = digits(images.pixels)
     assert digits.classes == tuple("0123456789")
@@ -50,11 +50,11 @@ def test_load_is_what_was_trained(digits: Trained) -> None:
     assert torch.equal(shares, by_hand)
 
 
-def test_load_refuses(digits: Trained, refused: Refused) -> None:
+def test_load_refuses(digits: TrainedModel, refused: Refused) -> None:
     kept = torch.load(RUN / "checkpoints" / "best.ckpt", weights_only=True)
     del kept["serving"]
     torch.save(kept, "old.ckpt")
-    with pytest.raises(Mistake, match="does not hold its classes"):
+    with pytest.raises(UserError, match="does not hold its classes"):
         load("old.ckpt")
     kept["serving"] = {"classes": list("0123456789"), "preprocess": {"size": 8}}
     kept["config"]["model"]["network"]["class_path"] = "os.system"
@@ -71,7 +71,7 @@ class Unpickled:
 
 
 @pytest.mark.parametrize("command", ["predict", "test"])
-def test_a_network_can_fetch_no_code(command: str, digits: Trained, refused: Refused) -> None:
+def test_a_network_can_fetch_no_code(command: str, digits: TrainedModel, refused: Refused) -> None:
     torch.save({"conv1.weight": Unpickled()}, "evil.pth")
     fetching: list[dict[str, Any]] = [
         {"pretrained": True, "pretrained_cfg": {"url": f"file://{Path.cwd()}/evil.pth"}},
@@ -94,13 +94,13 @@ def test_a_network_can_fetch_no_code(command: str, digits: Trained, refused: Ref
     assert "wants to run regularization.load" in refused(command, "--ckpt_path", "foreign.ckpt", *args)
 
 
-def test_a_checkpoint_that_makes_no_sense(digits: Trained) -> None:
+def test_a_checkpoint_that_makes_no_sense(digits: TrainedModel) -> None:
     kept = torch.load(RUN / "checkpoints" / "best.ckpt", weights_only=True)
     odd: list[dict[str, Any]]
     odd = [{"serving": 0}, {"serving": {"preprocess": {"sise": 3}}}, {"config": {}}, {"state_dict": {}}]
     for wrong in odd:
         torch.save(kept | wrong, "odd.ckpt")
-        with pytest.raises(Mistake, match="don't go together"):
+        with pytest.raises(UserError, match="don't go together"):
             load("odd.ckpt")
 
 
@@ -119,7 +119,7 @@ def test_weights_are_not_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(load("resnet.ckpt").network.fc.weight, fresh.fc.weight)  # type: ignore[union-attr, arg-type]
 
 
-def test_predict(digits: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict(digits: TrainedModel, capsys: pytest.CaptureFixture[str]) -> None:
     images = read_digits(train=False)
     Path("mine/inner").mkdir(parents=True)
     for place in range(30):
@@ -146,7 +146,7 @@ def test_predict(digits: Trained, capsys: pytest.CaptureFixture[str]) -> None:
         assert sheet.size[0] > 1000
 
 
-def test_predict_refuses(digits: Trained, refused: Refused) -> None:
+def test_predict_refuses(digits: TrainedModel, refused: Refused) -> None:
     Path("empty").mkdir()
     Path("text.png").write_text("no picture")
     run = ["predict", "--ckpt_path", str(RUN), "--images"]
@@ -157,7 +157,7 @@ def test_predict_refuses(digits: Trained, refused: Refused) -> None:
     assert "ckpt_path" in refused("predict", "--images", "text.png")
 
 
-def exported(model: Trained, kind: str) -> tuple[Callable[[Tensor], Tensor], list[str]]:
+def exported(model: TrainedModel, kind: str) -> tuple[Callable[[Tensor], Tensor], list[str]]:
     """The file's function, and the names in its metadata."""
     if kind == "torch":
         write_torch(model, Path("model.pt2"))
@@ -184,7 +184,7 @@ def test_an_exported_file_says_what_the_network_says(kind: str, cifar_root: str)
     network.train()
     for _ in range(20):  # batch norm's statistics, so that answers differ
         network(data.preprocess(data.test_set[0][torch.randint(0, 10_000, (64,))][0]))
-    model = Trained(network, Preprocess(40, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26), 44), data.test_set[0].classes)
+    model = TrainedModel(network, Preprocess(40, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26), 44), data.test_set[0].classes)
     answer, names = exported(model, kind)
     assert tuple(names) == model.classes
     pixels = data.test_set[0][torch.arange(1000)][0]
@@ -204,7 +204,7 @@ def test_an_exported_file_says_what_the_network_says(kind: str, cifar_root: str)
 
 @pytest.mark.skipif(Version(torch.__version__) < Version("2.14"), reason="older exporters need sizes that are known")
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
-def test_the_command_export(kind: str, digits: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_export(kind: str, digits: TrainedModel, capsys: pytest.CaptureFixture[str]) -> None:
     suffix = {"onnx": "onnx", "torch": "pt2"}[kind]
     main(["export", "--ckpt_path", str(RUN), "--format", kind, "--output", f"out/digits.{suffix}"])
     said = capsys.readouterr().out.splitlines()
@@ -223,7 +223,7 @@ def test_the_python_way() -> None:
     assert run.accuracy == run.rows[-1]["val_accuracy"]
     more = fit(CONFIGS / "quickstart.yaml", trainer__max_epochs=3, ckpt_path="last")
     assert (more.folder, len(more.rows), more.weight_decay) == (run.folder, 3, 5e-4)
-    with pytest.raises(Mistake, match=r"did you mean trainer\.max_epochs"):
+    with pytest.raises(UserError, match=r"did you mean trainer\.max_epochs"):
         fit(CONFIGS / "quickstart.yaml", trainer__max_epochz=2)
     alone = fit(CONFIGS / "quickstart.yaml", trainer__max_epochs=1, data__val_size=None, test="last")
     assert math.isnan(alone.accuracy)
@@ -252,5 +252,5 @@ def test_a_sweep_from_a_script_without_a_guard() -> None:
 
 
 def test_a_described_sweep_has_no_answer() -> None:
-    with pytest.raises(Mistake, match="dry_run"):
+    with pytest.raises(UserError, match="dry_run"):
         sweep(CONFIGS / "sweeps" / "quickstart.yaml", dry_run=True)

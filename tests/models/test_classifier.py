@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
 from regularization import Digits, ImageClassifier, SmallResNet, WarmupDecay
 from regularization.data.augment import mix
-from regularization.errors import Mistake
-from regularization.models.metrics import Scores
+from regularization.errors import UserError
+from regularization.models.metrics import EpochMetrics
 
 Make = Callable[..., Any]
 
@@ -60,11 +60,11 @@ def test_trains_like_a_loop_written_out() -> None:
 def test_the_latest_scores_are_of_what_came_since_also_after_a_checkpoint() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(50, 7), torch.randint(0, 7, (50,))
-    scores, trainer = Scores(), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    scores, trainer = EpochMetrics(), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     for start, end in ((0, 10), (10, 25), (25, 50)):
         scores.update(F.cross_entropy(logits[start:end], labels[start:end]), logits[start:end], labels[start:end])
         if end == 25:
-            kept, scores = scores.state_dict(trainer), Scores()
+            kept, scores = scores.state_dict(trainer), EpochMetrics()
             scores.load_state_dict(kept, trainer)
             continue
         part = -logits[start:end].double().log_softmax(dim=1).numpy()[np.arange(end - start), labels[start:end]]
@@ -77,7 +77,7 @@ def test_the_latest_scores_are_of_what_came_since_also_after_a_checkpoint() -> N
 def test_scores_are_means_over_images_not_batches() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(50, 7), torch.randint(0, 7, (50,))
-    scores, trainer = Scores(), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    scores, trainer = EpochMetrics(), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     for part in (slice(0, 32), slice(32, 50)):
         scores.update(F.cross_entropy(logits[part], labels[part]), logits[part], labels[part])
     p = np.exp(logits.numpy().astype(float))
@@ -120,7 +120,7 @@ def test_a_scheduler_gets_the_number_of_steps_from_the_trainer(make: Make, inter
     ],
 )
 def test_impossible_values_are_refused_at_once(optimizer: Make, scheduler: Make | None, message: str) -> None:
-    with pytest.raises(Mistake, match=message):
+    with pytest.raises(UserError, match=message):
         ImageClassifier(small(), optimizer, scheduler)
 
 
@@ -161,13 +161,13 @@ def test_frozen_parameters_are_left_to_the_user() -> None:
 
 def test_a_scheduler_that_ends_before_the_training() -> None:
     classifier = ImageClassifier(small(), lr_scheduler=partial(OneCycleLR, max_lr=0.1, total_steps=5))
-    with pytest.raises(Mistake, match="the scheduler ends before the training does"):
+    with pytest.raises(UserError, match="the scheduler ends before the training does"):
         trainer(3, limit_train_batches=4, limit_val_batches=1).fit(classifier, Digits())
 
 
 def test_a_training_without_end() -> None:
     classifier = ImageClassifier(small(), lr_scheduler=partial(WarmupDecay))
-    with pytest.raises(Mistake, match="the schedule needs to know the end"):
+    with pytest.raises(UserError, match="the schedule needs to know the end"):
         trainer(-1, limit_train_batches=4, limit_val_batches=1).fit(classifier, Digits())
 
 
@@ -190,7 +190,7 @@ def test_an_epoch_has_its_steps_however_the_end_is_given(limit: dict[str, int]) 
     options: dict[str, Any] = {"limit_train_batches": 8, "limit_val_batches": 1, "accumulate_grad_batches": 2}
     trainer(limit.pop("max_epochs"), **options, **limit).fit(classifier, Digits())
     assert classifier.optimization.steps_per_epoch == 4
-    assert classifier.optimization.asked_decay(0) == pytest.approx(1 / (0.01 * 3 * 4))
+    assert classifier.optimization.base_weight_decay(0) == pytest.approx(1 / (0.01 * 3 * 4))
 
 
 def test_planned_decay_follows_the_schedules() -> None:

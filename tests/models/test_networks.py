@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 from torch.utils.flop_counter import FlopCounterMode
 
 from regularization import ResNet, SmallResNet, WhitenedNet
-from regularization.errors import Mistake
+from regularization.errors import UserError
 from regularization.models.networks import ShiftNorm
 
 
@@ -85,7 +85,7 @@ def test_whitening_makes_patches_uncorrelated() -> None:
     noise = generator.normal(size=(50, 1, 17, 17)) + 0.3 * generator.normal(size=(50, 3, 17, 17))
     images = torch.from_numpy(noise[:, :, 1:, 1:] + noise[:, :, :-1, 1:] + noise[:, :, 1:, :-1]).float()
     network = WhitenedNet()
-    network.look_at(images)
+    network.init_from_data(images)
     # Every second patch in both directions is what the layer was made of.
     out = network.whitening(images)[:, :, ::2, ::2].movedim(1, -1).reshape(-1, 24).double().detach().numpy()
     patches = images.numpy().reshape(50, 3, 8, 2, 8, 2).transpose(0, 2, 4, 1, 3, 5).reshape(-1, 12).astype(float)
@@ -146,5 +146,5 @@ def test_what_the_quick_network_costs(width: int, side: int, gflop: float) -> No
 
 def test_what_is_too_small_for_the_quick_network_is_said() -> None:
     assert WhitenedNet()(torch.zeros(2, 3, 9, 12)).shape == (2, 10)
-    with pytest.raises(Mistake, match="needs images of 9×9 or larger, not 8×12"):
+    with pytest.raises(UserError, match="needs images of 9×9 or larger, not 8×12"):
         WhitenedNet()(torch.zeros(2, 3, 8, 12))

@@ -9,7 +9,7 @@ import torchvision
 import yaml
 from jsonargparse import dict_to_namespace
 
-from regularization import Mistake, SmallResNet, load
+from regularization import SmallResNet, UserError, load
 from regularization.cli.main import main
 from regularization.models.pretrained import load_weights, published_normalization
 from tests.conftest import CONFIGS
@@ -46,11 +46,11 @@ def test_checkpoints_and_safetensors() -> None:
 def test_refuses_other_networks_and_files() -> None:
     torch.save(SmallResNet(width=16).state_dict(), "wide.pth")
     with pytest.raises(
-        Mistake, match=r"wide.pth is of another network: .* is \(16, 3, 3, 3\) there and \(8, 3, 3, 3\)"
+        UserError, match=r"wide.pth is of another network: .* is \(16, 3, 3, 3\) there and \(8, 3, 3, 3\)"
     ):
         load_weights(SmallResNet(width=8), Path("wide.pth"))
     torch.save(torchvision.models.resnet18().state_dict(), "resnet18.pth")
-    with pytest.raises(Mistake, match=r"conv1.weight is .* there and absent in SmallResNet"):
+    with pytest.raises(UserError, match=r"conv1.weight is .* there and absent in SmallResNet"):
         load_weights(SmallResNet(), Path("resnet18.pth"))
     torch.save(SmallResNet(), "pickled.pth")
     Path("text.pth").write_text("no weights")
@@ -61,7 +61,7 @@ def test_refuses_other_networks_and_files() -> None:
         "empty.pth": "no state dict",
         "absent.pth": "there is no file",
     }.items():
-        with pytest.raises(Mistake, match=reason):
+        with pytest.raises(UserError, match=reason):
             load_weights(SmallResNet(), Path(name))
 
 

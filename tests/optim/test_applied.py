@@ -31,8 +31,8 @@ from regularization import (
     WhitenedNet,
 )
 from regularization.cli.main import main
-from regularization.errors import Mistake
-from regularization.optim.applied import Regularizer, choose
+from regularization.errors import UserError
+from regularization.optim.applied import Regularizer, select_parameters
 from tests.conftest import CONFIGS
 from tests.models.test_classifier import trainer
 from tests.training.test_command import interrupt_at
@@ -65,7 +65,7 @@ def solve(penalty: Penalty, outputs: int = 1, steps: int = 6000, **sgd: Any) -> 
         (0.5 / len(x) * (model(x) - targets).square().sum()).backward()
         regularizer.add_gradients(0.0, 1.0)
         optimizer.step()
-        regularizer.take_proximal_steps(optimizer, 0.0, 1.0)
+        regularizer.apply_prox(optimizer, 0.0, 1.0)
     return model.weight.detach()
 
 
@@ -182,9 +182,9 @@ def test_schedules_of_strength(schedule: StrengthSchedule, expected: Any, monkey
     seen: list[tuple[float, float]] = []
     add = Regularizer.add_gradients
 
-    def watched(self: Regularizer, time: float, lr_share: float) -> None:
-        seen.append((self.strength("l2", time, lr_share), fitted.optimizers[0].param_groups[0]["weight_decay"]))
-        add(self, time, lr_share)
+    def watched(self: Regularizer, time: float, lr_ratio: float) -> None:
+        seen.append((self.strength("l2", time, lr_ratio), fitted.optimizers[0].param_groups[0]["weight_decay"]))
+        add(self, time, lr_ratio)
 
     sgd = partial(torch.optim.SGD, lr=0.1, weight_decay=0.02)
     make = partial(WarmupDecay, warmup=0.4)
@@ -203,9 +203,9 @@ def test_schedules_of_strength(schedule: StrengthSchedule, expected: Any, monkey
 
 @pytest.mark.parametrize("make", [partial(Linear, end=-0.1), partial(Cosine, -1.0), partial(Steps, gamma=-1.0)])
 def test_a_schedule_below_zero(make: Any) -> None:
-    with pytest.raises(Mistake, match=r"a factor of λ must be a number of at least 0, not -"):
+    with pytest.raises(UserError, match=r"a factor of λ must be a number of at least 0, not -"):
         make()
-    with pytest.raises(Mistake, match="at must hold times in 0 to 1"):
+    with pytest.raises(UserError, match="at must hold times in 0 to 1"):
         Steps([2.0])
 
 
@@ -220,8 +220,8 @@ def test_a_continued_run_has_the_same_lambda_at_every_step(two_threads: None, mo
     strengths: list[list[float]] = [[]]
     strength = Regularizer.strength
 
-    def watched(self: Regularizer, name: str, time: float, lr_share: float) -> float:
-        strengths[-1].append(strength(self, name, time, lr_share))
+    def watched(self: Regularizer, name: str, time: float, lr_ratio: float) -> float:
+        strengths[-1].append(strength(self, name, time, lr_ratio))
         return strengths[-1][-1]
 
     monkeypatch.setattr(Regularizer, "strength", watched)
@@ -257,14 +257,14 @@ def test_l2sp_starts_from_where_training_does() -> None:
     ],
 )
 def test_impossible_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(Mistake, match=message):
+    with pytest.raises(UserError, match=message):
         ImageClassifier(SmallResNet(width=4), **options)
 
 
 def test_frozen_parameters_are_not_chosen() -> None:
     # Its filters for whitening, and the scales of its norms, are fixed.
-    named = choose(WhitenedNet(), "weights", "l2")
+    named = select_parameters(WhitenedNet(), "weights", "l2")
     assert "whitening.weight" not in named
     assert len(named) == 7
-    with pytest.raises(Mistake, match="matches none"):
-        choose(WhitenedNet(), "scales", "slimming")
+    with pytest.raises(UserError, match="matches none"):
+        select_parameters(WhitenedNet(), "scales", "slimming")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from regularization import L1, L2, L2SP, ElasticNet, GroupLasso, MaxNorm, Orthogonal, Penalty, SmallResNet
-from regularization.errors import Mistake
+from regularization.errors import UserError
 from regularization.optim.applied import Regularizer
 from regularization.optim.penalties import filters
 
@@ -130,15 +130,17 @@ def test_orthogonal_counts_the_smaller_side_only() -> None:
 @pytest.mark.parametrize("strength", [-1e-9, math.nan, math.inf])
 def test_impossible_strengths(strength: float) -> None:
     for make in (L1, L2, ElasticNet, GroupLasso, Orthogonal, L2SP):
-        with pytest.raises(Mistake, match=f"{make.__name__}: strength must be a number of at least 0, not {strength}"):
+        with pytest.raises(
+            UserError, match=f"{make.__name__}: strength must be a number of at least 0, not {strength}"
+        ):
             make(strength)
 
 
 def test_other_impossible_values() -> None:
     for limit in (0.0, -1.0, math.nan):
-        with pytest.raises(Mistake, match="MaxNorm: limit must be above 0"):
+        with pytest.raises(UserError, match="MaxNorm: limit must be above 0"):
             MaxNorm(limit)
-    with pytest.raises(Mistake, match="l1_ratio must lie in 0 to 1"):
+    with pytest.raises(UserError, match="l1_ratio must lie in 0 to 1"):
         ElasticNet(1.0, l1_ratio=1.5)
 
 
@@ -160,10 +162,10 @@ def test_choice_of_parameters() -> None:
 
 def test_refuses_what_matches_nothing_and_names_nobody_can_type() -> None:
     network = SmallResNet(width=4)
-    with pytest.raises(Mistake, match=r"model.penalties.x: 'heat.weight' matches none .* \(did you mean head.weight"):
+    with pytest.raises(UserError, match=r"model.penalties.x: 'heat.weight' matches none .* \(did you mean head.weight"):
         Regularizer(network, {"x": L2(1.0, ["heat.weight"])})
-    with pytest.raises(Mistake, match="parameters is empty"):
+    with pytest.raises(UserError, match="parameters is empty"):
         Regularizer(network, {"x": L2(1.0, [])})
     for name in ("a.b", "", "a b", "-x"):
-        with pytest.raises(Mistake, match="must be made of letters"):
+        with pytest.raises(UserError, match="must be made of letters"):
             Regularizer(network, {name: L2(1.0)})

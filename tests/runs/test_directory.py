@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from regularization.errors import Mistake
-from regularization.runs.directory import directory
+from regularization.errors import UserError
+from regularization.runs import directory
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_run_name(configs: list[str], name: str) -> None:
 
 def test_no_two_claims_are_the_same(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        claimed = list(pool.map(lambda _: directory.claim(tmp_path, "x"), range(40)))
+        claimed = list(pool.map(lambda _: directory.create_run_dir(tmp_path, "x"), range(40)))
     assert sorted(folder.name for folder in claimed) == sorted(f"version_{number}" for number in range(40))
 
 
@@ -34,10 +34,10 @@ def test_versions_are_counted_not_sorted_as_text(tmp_path: Path) -> None:
         checkpoint.touch()
     (tmp_path / "x" / "version_11").mkdir()  # has nothing to continue from
     (tmp_path / "x" / "version_old").mkdir()
-    assert directory.newest_with(tmp_path, "x", "last.ckpt").name == "version_10"
-    assert directory.claim(tmp_path, "x").name == "version_12"
-    with pytest.raises(Mistake, match="--ckpt_path best: no run in"):
-        directory.newest_with(tmp_path, "x", "best.ckpt")
+    assert directory.latest_with(tmp_path, "x", "last.ckpt").name == "version_10"
+    assert directory.create_run_dir(tmp_path, "x").name == "version_12"
+    with pytest.raises(UserError, match="--ckpt_path best: no run in"):
+        directory.latest_with(tmp_path, "x", "best.ckpt")
 
 
 def test_a_checkpoint_belongs_to_a_run_or_to_none(tmp_path: Path) -> None:
@@ -58,5 +58,5 @@ def test_results_are_added_to(tmp_path: Path) -> None:
 
 def test_release_removes_only_what_is_empty(tmp_path: Path) -> None:
     (tmp_path / "kept").touch()
-    directory.release(directory.claim(tmp_path / "runs", "x"))
+    directory.remove_if_empty(directory.create_run_dir(tmp_path / "runs", "x"))
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]

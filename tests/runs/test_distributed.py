@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from lightning import Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from regularization.data.batches import Share, shared_evenly
+from regularization.data.batches import RankShard, check_divisible
 from regularization.data.readers import Images
-from regularization.errors import Mistake
-from regularization.runs.directory import distributed
+from regularization.errors import UserError
+from regularization.runs import distributed
 from tests.conftest import CONFIGS, rows_of
 from tests.processes import frozen
 
@@ -90,7 +90,7 @@ def weights(run: Path, name: str = LAST) -> dict[str, torch.Tensor]:
 def test_parts_make_up_the_batch_and_their_weighted_means_its_mean(size: int, world: int, least: int) -> None:
     images = Images(torch.arange(100).reshape(100, 1, 1, 1), torch.arange(100), ("one",))
     indices = torch.randperm(100, generator=torch.Generator().manual_seed(size))[:size]
-    parts = [Share(images, rank, world, least)[indices] for rank in range(world)]
+    parts = [RankShard(images, rank, world, least)[indices] for rank in range(world)]
     counted = [part for part in parts if part.weight]
     assert torch.equal(torch.cat([part.indices for part in counted][: len(counted)]), indices)
     sizes = [len(part.labels) for part in counted]
@@ -101,15 +101,15 @@ def test_parts_make_up_the_batch_and_their_weighted_means_its_mean(size: int, wo
 
 
 def test_a_batch_that_does_not_divide_names_those_that_do() -> None:
-    shared_evenly(64, 4)
-    with pytest.raises(Mistake, match="batch_size 62 can't be shared evenly by 4 processes: 60 or 64 can"):
-        shared_evenly(62, 4)
-    with pytest.raises(Mistake, match="processes: 8 can"):
-        shared_evenly(3, 8)
+    check_divisible(64, 4)
+    with pytest.raises(UserError, match="batch_size 62 can't be shared evenly by 4 processes: 60 or 64 can"):
+        check_divisible(62, 4)
+    with pytest.raises(UserError, match="processes: 8 can"):
+        check_divisible(3, 8)
 
 
 def test_one_process_alone_agrees_with_itself_at_once() -> None:
-    agreement = distributed.Agreement()
+    agreement = distributed.RankConsensus()
     agreement.begin(Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False))
     assert agreement.ask(3, 0) == agreement.settle(3, 0) == [3, 0]
     assert agreement.together()
@@ -119,7 +119,7 @@ def answers_of(rank: int, folder: Path) -> list[Any]:
     """What a process of two learns, which wishes for its rank at the first step, and for nothing after that."""
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=2)
-    agreement = distributed.Agreement()
+    agreement = distributed.RankConsensus()
     with mock.patch.object(Trainer, "world_size", 2):
         agreement.begin(trainer)
     heard = [agreement.ask(rank, 0), agreement.ask(0, 0), agreement.settle(0, 5 * rank), agreement.together()]
@@ -157,7 +157,11 @@ def test_a_process_knows_its_place_from_what_torchrun_or_srun_tells_it(
     launcher = SRUN if "SLURM_PROCID" in environment else AGENT if environment else {}
     for name, value in (environment | launcher).items():
         monkeypatch.setenv(name, value)
-    assert (distributed.first(), distributed.first_of_machine(), distributed.launched()) == (first, first_of_machine, launched)
+    assert (distributed.first(), distributed.first_of_machine(), distributed.launched()) == (
+        first,
+        first_of_machine,
+        launched,
+    )
 
 
 def test_alone_it_knows_of_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

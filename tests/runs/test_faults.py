@@ -28,12 +28,12 @@ from typing import Any
 import pytest
 import torch
 
-from regularization.callbacks.non_finite_guard import Divergence
-from regularization.callbacks.parameter_report import Audit
+from regularization.callbacks.non_finite_guard import NonFiniteGuard
+from regularization.callbacks.parameter_report import ParameterReport
 from regularization.cli.main import main
-from regularization.errors import Mistake
+from regularization.errors import UserError
 from regularization.models.classifier import ImageClassifier
-from regularization.runs.directory import checkpoint_io
+from regularization.runs import checkpoint_io
 from tests.conftest import rows_of
 from tests.runs.test_soak import differences, plain
 from tests.training.test_command import QUICK, RUN, interrupt_at
@@ -213,14 +213,14 @@ def test_stopped_anywhere_goes_on_exactly(where: int | str, options: list[str], 
 
 
 def test_a_signal_before_the_first_step_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    look = Audit.on_train_start
+    look = ParameterReport.on_train_start
 
-    def disturbed(self: Audit, *args: Any) -> None:
+    def disturbed(self: ParameterReport, *args: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
         look(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Audit, "on_train_start", disturbed)
+        patch.setattr(ParameterReport, "on_train_start", disturbed)
         with pytest.raises(SystemExit) as exit_:
             main(["fit", *SHORT])
     assert exit_.value.code == 143
@@ -283,9 +283,7 @@ def in_validation(number: int, patch: pytest.MonkeyPatch, step: int = 12) -> Non
 
 @pytest.mark.slow
 def test_a_second_signal_ends_at_once() -> None:
-    hang = (
-        "import time; from regularization.models.classifier import ImageClassifier as C; from regularization.cli.main import main"
-    )
+    hang = "import time; from regularization.models.classifier import ImageClassifier as C; from regularization.cli.main import main"
     hang += "; C.training_step = lambda *_: print('hangs', flush=True) or time.sleep(60)"
     command = [sys.executable, "-c", f"{hang}; main({['fit', *SHORT]!r})"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -346,7 +344,7 @@ def test_damaged_checkpoints_are_refused_or_equal(damage: str, tmp_path: Path) -
         bad.write_bytes(content)
         try:
             found = plain(checkpoint_io.read(bad), tmp_path)
-        except Mistake:
+        except UserError:
             continue
         harmless += 1
         assert differences(found, expected) == []
@@ -382,7 +380,7 @@ def test_divergence(
     monkeypatch.setattr(ImageClassifier, "validation_step", spoiled_validation)
     if not every_step:
         # As on a GPU, where the first bad step is noted on the device and asked for later.
-        monkeypatch.setattr(Divergence, "looks_at_every_step", lambda *_: False)
+        monkeypatch.setattr(NonFiniteGuard, "looks_at_every_step", lambda *_: False)
     said = stopped(capsys, "--model.penalties.l2", "L2", "--model.penalties.l2.strength", "0.25")
     what, at = {
         "loss": ("the loss is not finite", 6),

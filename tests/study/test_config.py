@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from regularization.errors import Mistake
+from regularization.errors import UserError
 from regularization.study import config as study_config
 from regularization.study.config import Study, arms_of, baseline_of, check, trials_of
 from regularization.training.parser import load_yaml
@@ -83,7 +83,7 @@ def test_the_split_is_redrawn_with_more_than_two_seeds(seeds: int, asked: bool |
 
 @given(some.floats(allow_nan=False, allow_infinity=False) | some.integers() | some.booleans() | some.none())
 def test_values_are_typed_as_the_parser_reads_them(value: Any) -> None:
-    (typed,) = study_config.typed({"x": value})
+    (typed,) = study_config.to_cli_args({"x": value})
     read = load_yaml(typed.partition("=")[2])
     assert read == value
     assert type(read) is type(value) or isinstance(value, float)
@@ -109,17 +109,17 @@ def test_values_are_typed_as_the_parser_reads_them(value: Any) -> None:
     ],
 )
 def test_what_cannot_be(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(Mistake, match=message.replace(".", r"\.")):
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
         check(Study(**{"base": "x", "vary": {LAMBDA: [0, 1]}} | changes))
 
 
 def test_names_that_do_not_exist() -> None:
     study = Study(base="x", arms={"none": None}, baseline="nothing")
-    with pytest.raises(Mistake, match="there is no arm nothing, there are none"):
+    with pytest.raises(UserError, match="there is no arm nothing, there are none"):
         baseline_of(study, arms_of(study, PLACE))
-    with pytest.raises(Mistake, match=r"there is no config absent\.yaml"):
+    with pytest.raises(UserError, match=r"there is no config absent\.yaml"):
         arms_of(Study(base="x", arms={"x": "absent.yaml"}), PLACE)
-    with pytest.raises(Mistake, match="must be made of letters"):
+    with pytest.raises(UserError, match="must be made of letters"):
         arms_of(Study(base="x", arms={"a/b": None}), PLACE)
-    with pytest.raises(Mistake, match="must be a config, options"):
+    with pytest.raises(UserError, match="must be a config, options"):
         arms_of(Study(base="x", arms={"x": 3}), PLACE)

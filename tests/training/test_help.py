@@ -8,7 +8,7 @@ import pytest
 
 from regularization.cli.main import main
 from regularization.training.command import parser_of
-from regularization.training.help import brief, kind, plain_text
+from regularization.training.help import brief, value_name, plain_text
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_other_commands(shown: Callable[..., str]) -> None:
     ],
 )
 def test_a_word_for_a_type(type_name: str, word: str) -> None:
-    assert kind(type_name) == word
+    assert value_name(type_name) == word
 
 
 @pytest.mark.parametrize(

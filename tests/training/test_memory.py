@@ -5,9 +5,9 @@ import pytest
 
 MEASURE = """
 import resource, sys, torch
-from regularization.training.memory import keep_freed
+from regularization.training.memory import retain_freed_memory
 if sys.argv[1] == "keep":
-    keep_freed()
+    retain_freed_memory()
 for _ in range(10):  # the first few fill the cache of small pieces
     torch.ones(2**25)  # 128 MiB
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

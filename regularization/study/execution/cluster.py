@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
-from regularization.errors import Mistake
+from regularization.errors import UserError
 from regularization.study.execution.crew import Worker
 from regularization.study.execution.line import STOP, Line
 from regularization.study.execution.worker import work
@@ -28,12 +28,12 @@ def ray() -> Any:
     """The module.
 
     Raises:
-        Mistake: When it is not installed.
+        UserError: When it is not installed.
     """
     try:
         import ray as module
     except ImportError as error:
-        raise Mistake("this needs Ray: pip install 'regularization[ray]'") from error
+        raise UserError("this needs Ray: pip install 'regularization[ray]'") from error
     return module
 
 
@@ -50,7 +50,7 @@ class RayTasks:
         gpus: GPUs of each, a fraction to share one; None for one where the cluster has any.
 
     Raises:
-        Mistake: When there is no such cluster, or no machine of it has room for a trial.
+        UserError: When there is no such cluster, or no machine of it has room for a trial.
     """
 
     lives = 3
@@ -67,7 +67,7 @@ class RayTasks:
         if not slots:
             has = ", ".join(f"{room[0]} cores and {room[1]:g} GPUs" for room in rooms)
             asked = f"{self.threads} cores (--threads) and {self._gpus:g} GPUs (--gpus)"
-            raise Mistake(f"no machine of the cluster has room for a trial with {asked};\nthey have: {has}")
+            raise UserError(f"no machine of the cluster has room for a trial with {asked};\nthey have: {has}")
         self.size = size or slots
         self._tasks: dict[int, Any] = {}
         self._coming: set[int] = set()
@@ -103,7 +103,7 @@ class RayTasks:
         """Those who have knocked.
 
         Raises:
-            Mistake: When one said that it can't work, or several ended before they came.
+            UserError: When one said that it can't work, or several ended before they came.
         """
         new = []
         while not self._arrivals.empty():
@@ -123,10 +123,10 @@ class RayTasks:
         self._false_starts += 1
         if at_work:
             self.size = max(1, self.size - 1)
-        elif isinstance(said, Mistake):
+        elif isinstance(said, UserError):
             raise said
         elif self._false_starts >= FALSE_STARTS:
-            raise Mistake(f"workers on the cluster end before they begin: {said}")
+            raise UserError(f"workers on the cluster end before they begin: {said}")
 
     def gone(self) -> set[int]:
         """Those whose task has ended: of a machine that lost its power, only Ray knows."""
@@ -168,7 +168,7 @@ class RayTasks:
 
     def _connect(self, address: str) -> None:
         if address.startswith("ray://"):
-            raise Mistake(
+            raise UserError(
                 f"--ray {address}: start the sweep on a machine of the cluster, and give its head's host:port"
             )
         if address != "auto":
@@ -180,7 +180,7 @@ class RayTasks:
             self._ray.init(address=address, runtime_env={"env_vars": passed}, **quiet)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             said = " ".join(str(error).split())
-            raise Mistake(f"--ray {address}: no cluster can be used from this machine: {said[:300]}") from error
+            raise UserError(f"--ray {address}: no cluster can be used from this machine: {said[:300]}") from error
         finally:
             # Ray puts its own there.
             signal.signal(signal.SIGTERM, before)
@@ -189,13 +189,13 @@ class RayTasks:
         """Ray itself would try for minutes."""
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit():
-            raise Mistake(f"--ray {address}: must be the head's host:port, such as 10.0.0.5:6379, or auto")
+            raise UserError(f"--ray {address}: must be the head's host:port, such as 10.0.0.5:6379, or auto")
         try:
             # What Ray makes of this machine's own names.
             here = self._ray.util.get_node_ip_address() if host in ("localhost", "127.0.0.1") else host
             socket.create_connection((here, int(port)), timeout=5).close()
         except (OSError, OverflowError) as error:
-            raise Mistake(
+            raise UserError(
                 f"--ray {address}: nobody answers there ({error}).\nA head is started by: ray start --head"
             ) from error
 
@@ -207,14 +207,14 @@ class RayTasks:
         return {by_task[task] for task in ready}
 
     def _outcome(self, number: int) -> Any:
-        """What became of a task: a Mistake that it returned, or the first line of Ray's error."""
+        """What became of a task: a UserError that it returned, or the first line of Ray's error."""
         try:
             return self._ray.get(self._tasks[number], timeout=5)
         except Exception as error:
             return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
 
 
-def come(door: tuple[Any, bytes], number: int, place: tuple[str, str], threads: int, gpu: bool) -> Mistake | None:
+def come(door: tuple[Any, bytes], number: int, place: tuple[str, str], threads: int, gpu: bool) -> UserError | None:
     """The task: goes to the coordinator and works for it; returns why it can't, when it can't.
 
     Args:
@@ -228,7 +228,7 @@ def come(door: tuple[Any, bytes], number: int, place: tuple[str, str], threads: 
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for folder in place:
         if not Path(folder).is_dir():
-            return Mistake(
+            return UserError(
                 f"{socket.gethostname()} has no folder {folder}: all machines need it, shared, at the same path"
             )
     os.chdir(place[0])
@@ -238,7 +238,7 @@ def come(door: tuple[Any, bytes], number: int, place: tuple[str, str], threads: 
     try:
         connection = Client(door[0], authkey=door[1])
     except OSError as error:
-        return Mistake(f"{socket.gethostname()} can't reach the sweep at {door[0][0]}, port {door[0][1]}: {error}")
+        return UserError(f"{socket.gethostname()} can't reach the sweep at {door[0][0]}, port {door[0][1]}: {error}")
     # A line that breaks is a coordinator that is gone.
     with contextlib.suppress(OSError, EOFError, KeyboardInterrupt), connection:
         connection.send(number)

@@ -13,8 +13,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from regularization.callbacks.checkpointing import Stopped
-from regularization.runs.directory import directory
+from regularization.callbacks.checkpointing import RunInterrupted
+from regularization.runs import directory
 from regularization.study.config import FAILED, Trial
 from regularization.study.execution.crew import Crew, Worker
 from regularization.study.execution.pending import Pending
@@ -77,7 +77,7 @@ class Runner:
             pending: Where they are taken from, by default from a queue of its own.
 
         Raises:
-            Stopped: After a SIGINT or SIGTERM, when the workers have written their checkpoints.
+            RunInterrupted: After a SIGINT or SIGTERM, when the workers have written their checkpoints.
         """
         self._trials = trials
         self._pending = Pending(trials) if pending is None else pending
@@ -89,7 +89,7 @@ class Runner:
             finally:
                 self._dismiss()
         if self._signals:
-            raise Stopped(self._signals[-1])
+            raise RunInterrupted(self._signals[-1])
         self._look_round()
         return {name: one.reason for name, one in self.progress.items() if one.state == "failed"}
 

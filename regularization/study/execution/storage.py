@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from regularization.errors import Mistake
-from regularization.runs.directory import directory
+from regularization.errors import UserError
+from regularization.runs import directory
 from regularization.study.samplers import optuna
 
 # Seconds between two signs of life of a coordinator, and without one until its trials are given to others.
@@ -30,7 +30,7 @@ class Storage:
         url: Such as ``postgresql://user:password@host/database``, or ``sqlite:///file``.
 
     Raises:
-        Mistake: When it can't be opened.
+        UserError: When it can't be opened.
     """
 
     def __init__(self, url: str) -> None:
@@ -45,13 +45,13 @@ class Storage:
                 break
             except ImportError as error:
                 what = "pip install 'regularization[postgresql]'" if "postgres" in url else "its driver is missing"
-                raise Mistake(f"--storage {self.shown}: {what} ({error})") from error
+                raise UserError(f"--storage {self.shown}: {what} ({error})") from error
             except Exception as error:
                 # A URL that is none, or tables of another version of Optuna's, come as errors of Python's.
                 if not (_of_a_database(error) or isinstance(error, ValueError | KeyError | RuntimeError)):
                     raise
                 if attempt == TRIES - 1:
-                    raise Mistake(f"--storage {self.shown} can't be opened: {_first_line(error)}") from error
+                    raise UserError(f"--storage {self.shown} can't be opened: {_first_line(error)}") from error
                 time.sleep(0.5)
 
     def _tables(self) -> Any:
@@ -65,21 +65,21 @@ class Storage:
         """Optuna's study of that name, made where there is none.
 
         Raises:
-            Mistake: When the storage does not answer.
+            UserError: When the storage does not answer.
         """
         try:
             return optuna().create_study(storage=self.tables, study_name=name, load_if_exists=True, **options)
         except Exception as error:
             if not _of_a_database(error):
                 raise
-            raise Mistake(f"--storage {self.shown} does not answer: {_first_line(error)}") from error
+            raise UserError(f"--storage {self.shown} does not answer: {_first_line(error)}") from error
 
     @contextmanager
     def patient(self) -> Iterator[None]:
         """What the storage does not answer in this block is left, to be asked again, until its silence is too long.
 
         Raises:
-            Mistake: When it has not answered for so long that others may take this coordinator for dead.
+            UserError: When it has not answered for so long that others may take this coordinator for dead.
         """
         try:
             with warnings.catch_warnings():
@@ -90,7 +90,7 @@ class Storage:
             if not _of_a_database(error):
                 raise
             if time.monotonic() - self._answered > GRACE:
-                raise Mistake(
+                raise UserError(
                     f"--storage {self.shown} does not answer: {_first_line(error)}\n"
                     "The same command goes on once it does."
                 ) from error

@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from regularization.errors import Mistake
-from regularization.runs.directory import directory
+from regularization.errors import UserError
+from regularization.runs import directory
 from regularization.study.config import Trial
 from regularization.study.execution.pending import Pending
 from regularization.study.execution.storage import HEARTBEAT, Storage
@@ -82,7 +82,7 @@ class Tickets(Pending):
         """The next trial, for which this coordinator has the ticket now."""
         if self._trials:
             return super().take()
-        with self._storage.patient(), suppress(Mistake), directory.held(self._folder, 1.0):
+        with self._storage.patient(), suppress(UserError), directory.exclusive_lock(self._folder, 1.0):
             for ticket in self._study.get_trials(deepcopy=False, states=(self._states.WAITING,)):
                 if (trial := self._plan.get(ticket.user_attrs[TRIAL])) is None:
                     continue
@@ -108,7 +108,7 @@ class Tickets(Pending):
 
     def close(self) -> None:
         """Gives tickets back, whose trials get others."""
-        with self._storage.patient(), suppress(Mistake):
+        with self._storage.patient(), suppress(UserError):
             self._say()
             for ticket in self._mine.values():
                 with suppress(self._finished()):
@@ -135,7 +135,7 @@ class Tickets(Pending):
             self._beat = time.monotonic()
 
     def _make(self) -> None:
-        with suppress(Mistake), directory.held(self._folder, 1.0):
+        with suppress(UserError), directory.exclusive_lock(self._folder, 1.0):
             for name in self._without_ticket(self._study.get_trials(deepcopy=False)):
                 self._study.enqueue_trial({}, user_attrs={TRIAL: name})
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from regularization.errors import Mistake
-from regularization.runs.directory import directory, distributed
+from regularization.errors import UserError
+from regularization.runs import directory, distributed
 from regularization.study.config import PRUNED, Trial
 
 LOG = "log.txt"
@@ -90,12 +90,12 @@ def work(connection: Duplex, threads: int, device: int | None = None) -> None:
     while (task := connection.recv()) is not None:
         trial, waits = task
         try:
-            with directory.held(trial.folder, LEASE), _logging(trial.folder):
+            with directory.exclusive_lock(trial.folder, LEASE), _logging(trial.folder):
                 # Who was there before may have come to its end.
                 if not trial.done:
                     execute(trial, connection, waits)
             connection.send(("end", None))
-        except directory.Busy as busy:
+        except directory.AlreadyLocked as busy:
             connection.send(("busy", str(busy)))
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (130, 143)):
@@ -111,14 +111,14 @@ def execute(trial: Trial, connection: Duplex, waits: bool) -> None:
     """Trains the trial from where it is; what goes wrong is raised.
 
     Raises:
-        Mistake: When its config can't be run, or its training fails.
+        UserError: When its config can't be run, or its training fails.
     """
-    from regularization.training.command import Experiment
+    from regularization.training.command import TrainingCLI
 
     last = trial.folder / directory.CHECKPOINTS / "last.ckpt"
     # The test set is for the study's end, and the cores are shared out already, whatever a config says.
     args = [*trial.args, "--test=null", "--threads=null", *(["--ckpt_path=last"] if last.is_file() else [])]
-    Experiment(args, run=trial.folder, callbacks=[Report(connection, waits, trial.folder)])
+    TrainingCLI(args, run=trial.folder, callbacks=[Report(connection, waits, trial.folder)])
 
 
 @contextlib.contextmanager
@@ -131,7 +131,7 @@ def _logging(folder: Path) -> Iterator[None]:
         os.dup2(log, 2)
         yield
     except BaseException as error:
-        if not isinstance(error, Mistake | SystemExit):
+        if not isinstance(error, UserError | SystemExit):
             traceback.print_exc()
         else:
             print(f"error: {error}", file=sys.stderr)
@@ -147,7 +147,7 @@ def _logging(folder: Path) -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     said = " ".join(str(error).split())
-    return said if isinstance(error, Mistake) else f"{type(error).__name__}: {said}"
+    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
 
 
 def _die_with_parent() -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import PercentFormatter
 from plotly.colors import qualitative
 
-from regularization.study.conclusion import Answer, ArmSummary
+from regularization.study.conclusion import ArmSummary, Conclusion
 from regularization.study.config import Study
 from regularization.study.results import Result, Row
 
@@ -19,14 +19,14 @@ SHADES = {"underfits": "rgba(209, 96, 61, 0.12)", "hardly acts": "rgba(128, 128,
 COLORS = qualitative.D3
 
 
-def main_figure(found: Answer, study: Study) -> go.Figure:
+def main_figure(found: Conclusion, study: Study) -> go.Figure:
     """The λ curve of one axis, the heat map of two, or the arms one below the other."""
     if study.axis:
         return lambda_curve(found, study.axis)
     return heat_map(found, list(study.vary)) if len(study.vary) == 2 else forest(found)
 
 
-def lambda_curve(found: Answer, option: str) -> go.Figure:
+def lambda_curve(found: Conclusion, option: str) -> go.Figure:
     """Validation accuracy against λ: every seed a dot, mean and 95% interval; clean training accuracy beside it.
 
     λ is on a log axis, with 0 apart at its left; regions where it underfits or hardly acts are shaded.
@@ -80,7 +80,7 @@ def regions(arms: Sequence[ArmSummary], places: Sequence[float]) -> list[tuple[f
     return found
 
 
-def heat_map(found: Answer, options: list[str]) -> go.Figure:
+def heat_map(found: Conclusion, options: list[str]) -> go.Figure:
     """Mean validation accuracy over two options."""
     rows, columns = (sorted({arm.results[0].values[option] for arm in found.arms}) for option in options)
     grid = np.full((len(rows), len(columns)), math.nan)
@@ -98,7 +98,7 @@ def heat_map(found: Answer, options: list[str]) -> go.Figure:
     return _laid_out(figure)
 
 
-def forest(found: Answer) -> go.Figure:
+def forest(found: Conclusion) -> go.Figure:
     """The arms one below the other: every seed, mean and 95% interval; the baseline's mean as a line."""
     figure = go.Figure()
     arms = found.arms[::-1]
@@ -129,7 +129,7 @@ def forest(found: Answer) -> go.Figure:
     return _laid_out(figure, height=max(320, 60 * len(arms) + 160))
 
 
-def over_epochs(found: Answer, metric: str, title: str, share: bool = True) -> go.Figure:
+def over_epochs(found: Conclusion, metric: str, title: str, share: bool = True) -> go.Figure:
     """Mean over seeds of a metric in each epoch, an arm a line."""
     figure = go.Figure()
     for number, arm in enumerate(found.arms):
@@ -151,7 +151,7 @@ def with_norm(results: Sequence[Result]) -> None:
                 row["weight_norm"] = math.sqrt(sum(norm**2 for norm in norms))
 
 
-def picture(found: Answer, study: Study) -> Picture:
+def picture(found: Conclusion, study: Study) -> Picture:
     """The main figure for papers."""
     drawn = Picture(figsize=(7, 4.2), layout="constrained")
     axes = drawn.subplots()
@@ -163,7 +163,7 @@ def picture(found: Answer, study: Study) -> Picture:
     return drawn
 
 
-def _draw_curve(axes: Axes, found: Answer, option: str) -> None:
+def _draw_curve(axes: Axes, found: Conclusion, option: str) -> None:
     places = positions([arm.results[0].values[option] for arm in found.arms])
     for start, end, effect in regions(found.arms, places):
         axes.axvspan(start, end, color=CLEAN if effect == "underfits" else "grey", alpha=0.12, lw=0)
@@ -184,7 +184,7 @@ def _draw_curve(axes: Axes, found: Answer, option: str) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _draw_forest(axes: Axes, found: Answer) -> None:
+def _draw_forest(axes: Axes, found: Conclusion) -> None:
     arms = found.arms[::-1]
     for place, arm in enumerate(arms):
         axes.plot(arm.accuracies, [place] * len(arm.results), "o", color=VAL, alpha=0.4, markersize=4)

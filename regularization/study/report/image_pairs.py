@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regularization.data.datamodules import ImageData
-from regularization.errors import Mistake
-from regularization.runs.directory import directory
+from regularization.errors import UserError
+from regularization.runs import directory
 from regularization.study import statistics
 from regularization.study.results import Result
 from regularization.study.statistics import Comparison
@@ -85,18 +85,18 @@ def _by_image(rights: list[tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[n
 
 def data_of(result: Result) -> ImageData | None:
     """The data that a run was trained on, read again from its config; None when it is not there any more."""
-    from regularization.study.dry_run import Planned
+    from regularization.study.dry_run import DryRun
 
     try:
-        planned = Planned(["fit", "--config", str(result.folder / directory.CONFIG)])
+        planned = DryRun(["fit", "--config", str(result.folder / directory.CONFIG)])
         planned.datamodule.setup("fit")
-    except (Mistake, OSError):
+    except (UserError, OSError):
         return None
     data: ImageData = planned.datamodule
     return data
 
 
-def sheets(paired: Paired, data: ImageData) -> tuple[list[Shown], list[Shown]]:
+def contact_sheets(paired: Paired, data: ImageData) -> tuple[list[Shown], list[Shown]]:
     """The pictures that were fixed most clearly, and those that were broken."""
     ranked = sorted(paired.images, key=lambda place: (-paired.images[place], place))
     fixed = [place for place in ranked if paired.images[place] > 0][:SHOWN]

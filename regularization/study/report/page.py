@@ -12,11 +12,11 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from regularization.callbacks.curves import save
-from regularization.runs.directory import directory
+from regularization.runs import directory
 from regularization.study import statistics
-from regularization.study.conclusion import Answer, ArmSummary, percent, points
+from regularization.study.conclusion import ArmSummary, Conclusion, percent, points
 from regularization.study.config import Study
-from regularization.study.report.page import figures, image_pairs
+from regularization.study.report import figures, image_pairs
 from regularization.study.results import Result
 
 REPORT = "report.html"
@@ -47,7 +47,7 @@ class Plot:
     note: str = ""
 
 
-def write_report(found: Answer, everything: Sequence[Result], study: Study, folder: Path, command: str) -> Path:
+def write_report(found: Conclusion, everything: Sequence[Result], study: Study, folder: Path, command: str) -> Path:
     """Writes ``report.html`` and ``figure.png`` into ``folder``; returns the path of the page.
 
     Args:
@@ -59,7 +59,7 @@ def write_report(found: Answer, everything: Sequence[Result], study: Study, fold
     """
     figures.with_norm(everything)
     save(figures.picture(found, study), folder / PICTURE)
-    loader = jinja2.PackageLoader("regularization.study", ".")
+    loader = jinja2.PackageLoader("regularization.study.report", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
     plots, drawn = _plots(found, study)
     page = environment.get_template("report.html.j2").render(
@@ -80,7 +80,7 @@ def write_report(found: Answer, everything: Sequence[Result], study: Study, fold
     return folder / REPORT
 
 
-def _plots(found: Answer, study: Study) -> tuple[list[Plot], list[go.Figure]]:
+def _plots(found: Conclusion, study: Study) -> tuple[list[Plot], list[go.Figure]]:
     reading = "Dots are seeds, bars 95% t-intervals over seeds; the dashed line is the recommendation."
     if study.axis:
         first = Plot(f"Validation accuracy against {study.axis}", reading + " 0 stands apart at the left.")
@@ -101,7 +101,7 @@ def _plots(found: Answer, study: Study) -> tuple[list[Plot], list[go.Figure]]:
     return plots, drawn
 
 
-def _arms(found: Answer, everything: Sequence[Result]) -> dict[str, object]:
+def _arms(found: Conclusion, everything: Sequence[Result]) -> dict[str, object]:
     columns = ["arm", "validation accuracy", "against the baseline", "p", "by image", "fixed", "broken"]
     columns += [
         "clean accuracy",
@@ -128,7 +128,7 @@ def _arms(found: Answer, everything: Sequence[Result]) -> dict[str, object]:
     return {"arm_columns": columns, "arm_rows": rows, "arms_note": note}
 
 
-def _arm_cells(arm: ArmSummary, found: Answer) -> list[Cell]:
+def _arm_cells(arm: ArmSummary, found: Conclusion) -> list[Cell]:
     spread = "" if math.isnan(arm.half) else f" ± {100 * arm.half:.2f}"
     decay = sum(one.decay for one in arm.results) / len(arm.results)
     return [
@@ -169,7 +169,7 @@ def _number(value: int) -> Cell:
     return Cell(f"{value:,}", value)
 
 
-def _paired_cells(arm: ArmSummary, found: Answer) -> list[Cell]:
+def _paired_cells(arm: ArmSummary, found: Conclusion) -> list[Cell]:
     compared = found.baseline is not None and arm is not found.baseline
     paired = image_pairs.pair(arm.results, found.baseline.results) if compared and found.baseline else None
     if paired is None:
@@ -196,7 +196,7 @@ def _share(value: float) -> Cell:
     return Cell("–", "") if math.isnan(value) else Cell(percent(value), value)
 
 
-def _pictures(found: Answer) -> dict[str, object]:
+def _pictures(found: Conclusion) -> dict[str, object]:
     """The two contact sheets: the chosen arm against the baseline, or the best against the chosen baseline."""
     nothing: dict[str, object] = {"fixed": [], "broken": [], "images_note": ""}
     if found.baseline is None or found.baseline is found.chosen:
@@ -205,7 +205,7 @@ def _pictures(found: Answer) -> dict[str, object]:
     data = image_pairs.data_of(found.chosen.results[0]) if paired is not None else None
     if paired is None or data is None:
         return nothing
-    fixed, broken = image_pairs.sheets(paired, data)
+    fixed, broken = image_pairs.contact_sheets(paired, data)
     note = (
         f"Validation images that {found.baseline.name} gets wrong and {found.chosen.name} right, the clearest first. "
         f"In all, {paired.fixed:,} answers were fixed and {paired.broken:,} broken over the seeds (McNemar's "
@@ -248,7 +248,7 @@ def _trial_cells(one: Result) -> list[Cell]:
     ]
 
 
-def _speaks_for(study: Study, found: Answer) -> str:
+def _speaks_for(study: Study, found: Conclusion) -> str:
     if not study.base:
         return (
             "These runs were not planned as one study: the intervals take them for seeds that differ by chance alone."

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from regularization.cli.console import quieten
-from regularization.training.command import Experiment
+from regularization.cli.console import configure_logging
+from regularization.training.command import TrainingCLI
 from tests.benchmarks.speed.loops import now
 
 
@@ -43,20 +43,20 @@ def seconds_a_step(args: list[str], steps: int, warm: int) -> float:
 
     An epoch must have ``warm + steps`` batches.
     """
-    quieten()
+    configure_logging()
     clock = Clock(steps, warm)
     limits = ["--trainer.limit_train_batches", str(warm + steps), "--trainer.limit_val_batches", "0"]
     with TemporaryDirectory() as folder, suppress(Finished):
-        Experiment(["fit", *args, *limits, "--trainer.default_root_dir", folder], callbacks=[clock])
+        TrainingCLI(["fit", *args, *limits, "--trainer.default_root_dir", folder], callbacks=[clock])
     assert clock.seconds, "the epoch was over before the measurement"
     return clock.seconds
 
 
 def peak_memory(args: list[str]) -> float:
     """MiB of main memory that a ``fit`` with these options holds at most, its process as a whole (Linux)."""
-    quieten()
+    configure_logging()
     with TemporaryDirectory() as folder:
-        Experiment(["fit", *args, "--trainer.default_root_dir", folder])
+        TrainingCLI(["fit", *args, "--trainer.default_root_dir", folder])
     # Not getrusage: what it tells of a process goes back to the one that started it.
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from regularization import CIFAR10, ResNet
-from regularization.training.memory import keep_freed
+from regularization.training.memory import retain_freed_memory
 
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 Step = Callable[[Tensor, Tensor], None]
@@ -61,7 +61,7 @@ def bare(
 
     The batches are prepared and lie on the device. Freed memory is kept, as ``fit`` does: what the machine can do.
     """
-    keep_freed()
+    retain_freed_memory()
     torch.set_num_threads(threads or torch.get_num_threads())
     torch.backends.cudnn.benchmark = bfloat16  # as configs/with/gpu.yaml has it
     layout = MEMORY_FORMATS[memory_format]

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from regularization import Digits
-from regularization.cli.console import quieten
+from regularization.cli.console import configure_logging
 from regularization.data.readers import Images
-from regularization.training.command import Experiment
+from regularization.training.command import TrainingCLI
 from tests.benchmarks.speed.fits import options
 from tests.benchmarks.speed.loops import now
 from tests.benchmarks.speed.process import elsewhere, on_terminal
@@ -101,7 +101,7 @@ class Times(Callback):
 
 def bare(steps: int, accelerator: str) -> Taken:
     """ms of Lightning's bare loop over two epochs of ``steps`` steps."""
-    quieten()
+    configure_logging()
     times = Times()
     how: dict[str, Any] = {"accelerator": accelerator, "limit_train_batches": steps, "use_distributed_sampler": False}
     trainer = Trainer(devices=1, max_epochs=2, barebones=True, callbacks=[times], **how)
@@ -111,13 +111,13 @@ def bare(steps: int, accelerator: str) -> Taken:
 
 def ours(steps: int, accelerator: str) -> Taken:
     """ms of ``fit`` over two epochs of ``steps`` steps."""
-    quieten()
+    configure_logging()
     times = Times()
     here = {"model.network": f"{__name__}.Linear", "data": f"{__name__}.ManyDigits", "data.batch_size": BATCH}
     limits = {"trainer.max_epochs": 2, "trainer.limit_train_batches": steps, "trainer.accelerator": accelerator}
     with TemporaryDirectory() as folder:
         args = options({**here, **limits, "trainer.default_root_dir": folder})
-        Experiment(["fit", *args], callbacks=[times])
+        TrainingCLI(["fit", *args], callbacks=[times])
     return times.taken()
 
 

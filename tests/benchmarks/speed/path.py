@@ -19,7 +19,7 @@ from torchvision import transforms
 from regularization.data.augment import Augment
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images
-from regularization.training.memory import keep_freed
+from regularization.training.memory import retain_freed_memory
 from tests.benchmarks.speed.rounds import alternately
 from tests.benchmarks.speed.rows import Row, Target, median
 from tests.benchmarks.speed.settings import Settings
@@ -79,7 +79,7 @@ class Path:
 
 def measure(settings: Settings) -> list[Row]:
     """Each step and all of them, at two batch sizes, and PIL's speed for all of them."""
-    keep_freed()
+    retain_freed_memory()
     with one_thread():
         return [row for batch_size in (64, 512) for row in _rows(settings, batch_size)]
 

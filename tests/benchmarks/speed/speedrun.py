@@ -21,7 +21,7 @@ import yaml
 from torch import nn
 from torch.nn import functional
 
-from regularization.training.memory import keep_freed
+from regularization.training.memory import retain_freed_memory
 from tests.benchmarks.speed.fast import accuracy_row, trained
 from tests.benchmarks.speed.fits import seconds_a_step
 from tests.benchmarks.speed.process import elsewhere
@@ -89,7 +89,7 @@ def airbench(script: str, steps: int, kept: bool) -> float:
         kept: Whether freed memory is kept, as our program does.
     """
     if kept:
-        keep_freed()
+        retain_freed_memory()
     layout = torch.channels_last
     # Uncompiled, and in fp32: bfloat16 is slower on a CPU without units for it.
     with mock.patch.object(torch, "compile", lambda function: function):

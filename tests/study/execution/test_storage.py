@@ -28,7 +28,7 @@ from tests.training.test_command import Refused
 
 optuna = pytest.importorskip("optuna")
 from regularization.cli.main import main  # noqa: E402
-from regularization.runs.directory import directory  # noqa: E402
+from regularization.runs import directory  # noqa: E402
 from regularization.study.execution import storage as storage_module  # noqa: E402
 from regularization.study.execution import tickets as tickets_module  # noqa: E402
 from regularization.study.execution.crew import Processes, Worker  # noqa: E402
@@ -107,10 +107,10 @@ def pause(process: "subprocess.Popen[bytes]", database: Path) -> None:
     """Stops it while it holds no lock, neither the database's nor the study's: with one of them, nobody could go on."""
     while True:
         process.send_signal(signal.SIGSTOP)
-        free = suppress(sqlite3.OperationalError, directory.Busy, BlockingIOError)
+        free = suppress(sqlite3.OperationalError, directory.AlreadyLocked, BlockingIOError)
         with (
             free,
-            directory.held(STUDY, 0.0),
+            directory.exclusive_lock(STUDY, 0.0),
             (STUDY / "log.csv").open() as log,
             closing(sqlite3.connect(database, 0.5, isolation_level=None)) as connection,
         ):
@@ -383,6 +383,6 @@ def test_the_storage_may_be_silent_for_a_while(tmp_path: Path, monkeypatch: pyte
     with storage.patient():
         raise error
     monkeypatch.setattr(storage_module, "GRACE", -1)
-    with pytest.raises(storage_module.Mistake, match="does not answer"), storage.patient():
+    with pytest.raises(storage_module.UserError, match="does not answer"), storage.patient():
         raise error
     assert tickets_module.UNSEEN > 0

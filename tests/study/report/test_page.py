@@ -9,7 +9,8 @@ import pytest
 
 from regularization.study.conclusion import answer
 from regularization.study.config import Study
-from regularization.study.report.page import figures, image_pairs, write_report
+from regularization.study.report import figures, image_pairs
+from regularization.study.report.page import write_report
 from regularization.study.results import Result
 from tests.study.test_conclusion import LAMBDA, made, on_axis
 
