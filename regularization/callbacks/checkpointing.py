@@ -25,7 +25,7 @@ class RunInterrupted(Exception):  # noqa: N818 - asked for from outside, no erro
         self.number = number
 
 
-class Best(ModelCheckpoint):
+class BestCheckpoint(ModelCheckpoint):
     """Keeps ``best.ckpt``, the epoch with the highest ``val_accuracy``, also when the run folder was moved."""
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +54,7 @@ class Best(ModelCheckpoint):
         return super().load_state_dict(state_dict | here | {"best_k_models": {} if score is None else {path: score}})
 
 
-class Last(Checkpoint):
+class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``: written after every epoch, within epochs by the clock or by steps, and on SIGINT or SIGTERM.
 
     A signal ends the run after the optimizer step it is in, by ``RunInterrupted``; a second one ends it at once. During
@@ -63,16 +63,16 @@ class Last(Checkpoint):
 
     Args:
         folder: Where the file goes.
-        agreement: By which several processes write and stop at the same step.
+        consensus: By which several processes write and stop at the same step.
         minutes: Time between two writings, in minutes; None writes at the end of epochs only.
         steps: Optimizer steps between two writings, or None.
     """
 
     def __init__(
-        self, folder: Path, agreement: RankConsensus, minutes: float | None = None, steps: int | None = None
+        self, folder: Path, consensus: RankConsensus, minutes: float | None = None, steps: int | None = None
     ) -> None:
         self._path = folder / LAST
-        self._agreement = agreement
+        self._consensus = consensus
         self._minutes = float("inf") if minutes is None else minutes
         self._steps = steps
         self._signal: int | None = None
@@ -84,7 +84,7 @@ class Last(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens to signals, whose former handlers Lightning puts back when it is done."""
         self._written, self._step = time.monotonic(), trainer.global_step
-        self._agreement.begin(trainer)
+        self._consensus.start(trainer)
         if trainer.world_size > 1:
             # torchrun hands a terminal's Ctrl-C on to processes that have got it already.
             self._patience = dict.fromkeys(self._patience, 5.0)
@@ -110,7 +110,7 @@ class Last(Checkpoint):
         assert trainer.fit_loop._data_fetcher is not None
         self._before_validation = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
         ending = loop._is_training_done and not self._before_validation
-        stop, due = self._agreement.ask(self._signal or 0, time.monotonic() - self._written >= 60 * self._minutes)
+        stop, due = self._consensus.poll(self._signal or 0, time.monotonic() - self._written >= 60 * self._minutes)
         if stop and not ending:
             raise RunInterrupted(stop)
         late, self._late = self._late, False
@@ -134,7 +134,7 @@ class Last(Checkpoint):
         """After everyone else has seen the epoch's end, and after its validation, of which there may have been none."""
         self._before_validation = False
         self._write(trainer)
-        stop, _ = self._agreement.settle(self._signal or 0, 0)
+        stop, _ = self._consensus.sync(self._signal or 0, 0)
         if stop:
             raise RunInterrupted(stop)
 

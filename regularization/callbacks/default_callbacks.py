@@ -7,16 +7,16 @@ from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from regularization.callbacks.checkpointing import Best, Last
+from regularization.callbacks.checkpointing import BestCheckpoint, LastCheckpoint
 from regularization.callbacks.curves import Curves
 from regularization.callbacks.history import History
 from regularization.callbacks.hooks import without_idle_hooks
 from regularization.callbacks.monitor import Monitor
 from regularization.callbacks.non_finite_guard import NonFiniteGuard
 from regularization.callbacks.parameter_report import ParameterReport
-from regularization.callbacks.running_metrics import Running
+from regularization.callbacks.running_metrics import RunningMetrics
 from regularization.callbacks.saved_config import SavedConfig
-from regularization.callbacks.val_logits import Logits
+from regularization.callbacks.val_logits import ValidationLogits
 from regularization.runs import checkpoint_io, directory
 from regularization.runs.distributed import RankConsensus
 
@@ -36,15 +36,15 @@ class Fitting:
         self.history = History(run)
         self.monitor = Monitor(self.audit, self.history)
         self.curves = Curves(self.history)
-        self._config, self._logits = SavedConfig(run, asked), Logits(run)
+        self._config, self._logits = SavedConfig(run, asked), ValidationLogits(run)
         kept = run / directory.CHECKPOINTS
-        self.agreement = RankConsensus()
-        self._saving = [Best(kept), Last(kept, self.agreement, every.minutes, every.steps)]
+        self.consensus = RankConsensus()
+        self._saving = [BestCheckpoint(kept), LastCheckpoint(kept, self.consensus, every.minutes, every.steps)]
 
     def around(self, named: Sequence[Callback], last: Sequence[Callback]) -> list[Callback]:
         """All in their order, with those that the config names and those that stand at the end."""
         # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
-        looking = [self.audit, self.monitor, *named, NonFiniteGuard(), Running()]
+        looking = [self.audit, self.monitor, *named, NonFiniteGuard(), RunningMetrics()]
         writing = [self._config, self.curves, self._logits, self.history, *self._saving]
         return [without_idle_hooks(callback) for callback in [*looking, *writing, *last]]
 

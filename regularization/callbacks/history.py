@@ -135,7 +135,7 @@ class History(Checkpoint):
                 parts.append(f"{name} loss {row[f'{stage}_loss']:.4f} accuracy {row[f'{stage}_accuracy']:.4f}")
         parts.append(f"{row['seconds']:.1f} s")
         left = self._seconds_left(trainer)
-        return "  ".join([*parts, f"{duration(left)} left"] if left else parts)
+        return "  ".join([*parts, f"{format_duration(left)} left"] if left else parts)
 
     def _seconds_left(self, trainer: Trainer) -> float:
         done = trainer.current_epoch + 1 - self._first_epoch
@@ -146,7 +146,7 @@ class History(Checkpoint):
         return (time.perf_counter() - self._run_started) / done * epochs_left
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """For people: 3 min 20 s."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

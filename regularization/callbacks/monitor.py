@@ -82,9 +82,9 @@ class Monitor(Callback):
             metrics["gap_accuracy"] = seen["clean_accuracy"] - seen["val_accuracy"]
         pl_module.log_dict({**metrics, "accumulated_decay": self._accumulated})
 
-    def sentence(self, classes: int) -> str:
+    def summary(self, classes: int) -> str:
         """What λ did in this run, with its figures."""
-        return verdict(self._history.rows, classes)
+        return describe_effect(self._history.rows, classes)
 
     def _count(self, optimizer: Optimizer, *_: Any) -> None:
         self._accumulated += decay_per_step(optimizer, optimizer.param_groups[0]) or 0.0
@@ -94,12 +94,12 @@ class Monitor(Callback):
             batch = trainer.precision_plugin.convert_input(batch)
             batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
             with trainer.precision_plugin.forward_context():
-                classifier.score(batch, self._scores)
+                classifier.evaluate_batch(batch, self._scores)
         means = self._scores.compute(trainer)
         classifier.log_dict({f"clean_{name}": value for name, value in means.items()})
 
 
-def verdict(rows: list[dict[str, float]], classes: int) -> str:
+def describe_effect(rows: list[dict[str, float]], classes: int) -> str:
     """One sentence on λ from the history's rows; *likely*, because only the λ = 0 arm of a sweep could tell for sure.
 
     λ can hardly act in a run shorter than τ (accumulated decay below 1). It is likely too strong when it could act

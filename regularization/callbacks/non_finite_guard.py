@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from regularization.errors import UserError
 from regularization.models.classifier import ImageClassifier
-from regularization.runs.distributed import gathered
+from regularization.runs.distributed import gather_rows
 
 
 class NonFiniteGuard(Callback):
@@ -77,7 +77,7 @@ class NonFiniteGuard(Callback):
     def _stop_if_any(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._first:
             return
-        notes = gathered(torch.stack(list(self._first.values()))[None], trainer)
+        notes = gather_rows(torch.stack(list(self._first.values()))[None], trainer)
         found = [
             (int(first), what) for row in notes for what, first in zip(self._first, row, strict=True) if first >= 0
         ]

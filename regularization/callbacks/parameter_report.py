@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from regularization.data.batches import Batch
+from regularization.data.sampling import Batch
 from regularization.models.classifier import ImageClassifier
 from regularization.optim.invariance import scale_invariant
 from regularization.optim.penalties import L2, GroupLasso, MaxNorm
@@ -21,7 +21,7 @@ SAMPLE = 64
 
 
 @dataclass(frozen=True)
-class Line:
+class ReportRow:
     """Parameters of one kind that the same things act on.
 
     Attributes:
@@ -52,41 +52,41 @@ class ParameterReport(Callback):
     """
 
     def __init__(self) -> None:
-        self.lines: list[Line] = []
+        self.rows: list[ReportRow] = []
         self.invariant: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures on the first training images, prints, warns."""
         assert isinstance(pl_module, ImageClassifier)
         self.invariant = _measure(trainer, pl_module)
-        self.lines = audit(trainer, pl_module, self.invariant)
+        self.rows = report_rows(trainer, pl_module, self.invariant)
         if trainer.is_global_zero:
-            Console(width=110, highlight=False).print(table(self.lines, pl_module))
+            Console(width=110, highlight=False).print(table(self.rows, pl_module))
             for warning in warnings_of(
-                self.lines, pl_module, pl_module.optimization.planned_decay(trainer.optimizers[0])
+                self.rows, pl_module, pl_module.optimization.planned_decay(trainer.optimizers[0])
             ):
                 warnings.warn(warning, stacklevel=1)
 
 
-def audit(trainer: Trainer, classifier: ImageClassifier, invariant: dict[str, Tensor]) -> list[Line]:
+def report_rows(trainer: Trainer, classifier: ImageClassifier, invariant: dict[str, Tensor]) -> list[ReportRow]:
     """The lines: parameters gathered by optimizer group, kind, and the penalties on them."""
     optimizer = trainer.optimizers[0]
     group_of = {id(w): place for place, group in enumerate(optimizer.param_groups) for w in group["params"]}
     gathered: dict[tuple[Any, ...], dict[str, nn.Parameter]] = {}
     for name, w in classifier.network.named_parameters():
         if id(w) in group_of:
-            acting = [key for key, chosen in classifier.regularizer.chosen.items() if name in chosen]
+            acting = [key for key, chosen in classifier.regularizer.selected.items() if name in chosen]
             gathered.setdefault((group_of[id(w)], parameter_kind(name, w), *acting), {})[name] = w
     lines = []
     for (place, what, *acting), members in gathered.items():
         decay, tau = classifier.optimization.base_weight_decay(place), classifier.optimization.tau(optimizer, place)
         numbers = sum(w.numel() for w in members.values())
         unscaled = sum(invariant[n].float().mean().item() * w.numel() for n, w in members.items() if n in invariant)
-        lines.append(Line(what, list(members), numbers, unscaled / numbers, decay, tau, acting))
+        lines.append(ReportRow(what, list(members), numbers, unscaled / numbers, decay, tau, acting))
     return lines
 
 
-def table(lines: list[Line], classifier: ImageClassifier) -> Table:
+def table(lines: list[ReportRow], classifier: ImageClassifier) -> Table:
     """The lines as rich prints them."""
     result = Table("parameters", title="what acts on the parameters", title_justify="left")
     for column in ("tensors", "numbers", "scale-invariant", "weight decay λ", "τ in epochs"):
@@ -101,7 +101,7 @@ def table(lines: list[Line], classifier: ImageClassifier) -> Table:
     return result
 
 
-def warnings_of(lines: list[Line], classifier: ImageClassifier, planned: float | None) -> list[str]:
+def warnings_of(lines: list[ReportRow], classifier: ImageClassifier, planned: float | None) -> list[str]:
     """What is likely not meant, one sentence each.
 
     Args:

@@ -5,10 +5,10 @@ import sys
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-from regularization.callbacks.running_metrics import Running
+from regularization.callbacks.running_metrics import RunningMetrics
 
 
-class Progress(RichProgressBar):
+class ProgressBar(RichProgressBar):
     """rich's bar, taken away after each epoch so that the history's lines remain.
 
     In a file or a pipe it shows nothing.
@@ -25,5 +25,5 @@ class Progress(RichProgressBar):
         """Loss and accuracy of the last steps. No version number: the run's folder tells it already."""
         shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            shown |= callback.means if isinstance(callback, Running) else {}
+            shown |= callback.means if isinstance(callback, RunningMetrics) else {}
         return shown

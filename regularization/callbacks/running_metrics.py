@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from regularization.models.classifier import ImageClassifier
 
 
-class Running(Callback):
+class RunningMetrics(Callback):
     """Every ``log_every_n_steps``: means of loss and accuracy over the images trained on since the last time.
 
     Loggers get ``running/train_loss`` and ``running/train_accuracy``. They start anew with each epoch. Within one,
@@ -24,7 +24,7 @@ class Running(Callback):
         if not every or step % every or trainer.fit_loop.epoch_loop._should_accumulate():
             return
         assert isinstance(pl_module, ImageClassifier)
-        means = pl_module.train_metrics.latest(trainer)
+        means = pl_module.train_metrics.running_means(trainer)
         self.means = {f"train_{name}": value for name, value in means.items()}
         for logger in trainer.loggers:
             # Lightning counts the steps of its own metrics from 0.

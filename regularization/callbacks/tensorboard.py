@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from regularization.errors import UserError
 
 
-class Events(TensorBoardLogger):
+class TensorBoard(TensorBoardLogger):
     """Lightning's logger without its ``hparams.yaml``, which would be an empty file beside our ``config.yaml``.
 
     Args:

@@ -10,10 +10,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from regularization.runs.directory import LOGITS, atomic_write
-from regularization.runs.distributed import gathered
+from regularization.runs.distributed import gather_rows
 
 
-class Logits(Callback):
+class ValidationLogits(Callback):
     """Writes the newest epoch's validation: ``logits`` float16 ``(N, C)``, ``labels`` and ``index`` int64 ``(N,)``.
 
     ``index`` counts in the whole training set, so that runs with the same split are paired image by image.
@@ -48,7 +48,7 @@ class Logits(Callback):
 
 def gather_logits(parts: list[tuple[Tensor, Tensor]], trainer: Trainer) -> tuple[Tensor, Tensor]:
     """All processes' logits ``(N, C)`` with their images' index ``(N,)``, in the order of the data set; on the CPU."""
-    logits, index = (gathered(torch.cat(part), trainer).cpu() for part in zip(*parts, strict=True))
+    logits, index = (gather_rows(torch.cat(part), trainer).cpu() for part in zip(*parts, strict=True))
     order = index.argsort()
     return logits[order], index[order]
 

@@ -13,7 +13,7 @@ from regularization.data.datamodules import CIFAR10
 from regularization.data.image_folder import ImageFolder
 from regularization.models.networks import SmallResNet
 from regularization.optim.schedules import WarmupDecay
-from regularization.training.help import HIDDEN, Help, classes, ours, plain_text
+from regularization.training.help import HIDDEN, HelpFormatter, classes, ours, plain_text
 from regularization.training.parser import Parser, config_names
 
 # Command → the module and the function that makes its parser; fit, validate and test have LightningCLI's.
@@ -116,7 +116,7 @@ def _files(action: Action, command: str) -> Any:
         return _or_files("checkpoint", ["best", "last"], "ckpt")
     if action.dest in _FOLDERS:
         return shtab.DIRECTORY
-    return shtab.FILE if Help("").kind_of(action) == "PATH" else None
+    return shtab.FILE if HelpFormatter("").kind_of(action) == "PATH" else None
 
 
 def _or_files(what: str, names: list[str], ending: str) -> dict[str, Any]:
@@ -142,5 +142,5 @@ def _choices(action: Action) -> list[str]:
         return _VALUES[action.dest]
     if listed := re.fullmatch(r"\{(.*)\}", str(action.metavar)):
         return listed[1].split(",")
-    paths = classes(action) if Help("").kind_of(action) == "CLASS" else []
+    paths = classes(action) if HelpFormatter("").kind_of(action) == "CLASS" else []
     return [*ours(paths), *(path for path in paths if not path.startswith("regularization."))]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regularization.callbacks.curves import save
 from regularization.data import image_files
-from regularization.data.image_files import DecodeError, shown
+from regularization.data.image_files import DecodeError, printable
 from regularization.errors import UserError
 from regularization.inference.contact_sheet import contact_sheet
 from regularization.inference.trained_model import TrainedModel, load
@@ -53,7 +53,7 @@ def predict(args: list[str]) -> None:
     for path, picture, shares in _predicted(model, paths):
         if isinstance(picture, DecodeError):
             refused += 1
-            print(f"refused: {shown(path)}: {picture.reason}", file=sys.stderr)
+            print(f"refused: {printable(path)}: {picture.reason}", file=sys.stderr)
             continue
         guesses.append((path, shares))
         if len(seen) < SHOWN:
@@ -73,11 +73,11 @@ def _found(places: Sequence[Path], ours: Path) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if not place.exists():
-            raise UserError(f"--images: there is no {shown(place)}")
+            raise UserError(f"--images: there is no {printable(place)}")
         inside = image_files.find(place) if place.is_dir() else [place]
         inside = [path for path in inside if path.absolute() != ours.absolute()]
         if not inside:
-            raise UserError(f"--images: there are no pictures in {shown(place)}")
+            raise UserError(f"--images: there are no pictures in {printable(place)}")
         found += inside
     return list(dict.fromkeys(found))
 
@@ -110,12 +110,14 @@ def _write(guesses: Sequence[tuple[Path, Tensor]], classes: Sequence[str], path:
     for file, shares in guesses:
         best = shares.topk(count)
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        writer.writerow([shown(file), *(cell for place, share in pairs for cell in (classes[place], f"{share:.4f}"))])
+        writer.writerow(
+            [printable(file), *(cell for place, share in pairs for cell in (classes[place], f"{share:.4f}"))]
+        )
     directory.write_text(path, text.getvalue())
 
 
 def _print(guesses: Sequence[tuple[Path, Tensor]], classes: Sequence[str]) -> None:
-    said = [(_said(shares, classes), shown(path)) for path, shares in guesses[:PRINTED]]
+    said = [(_said(shares, classes), printable(path)) for path, shares in guesses[:PRINTED]]
     width = max(len(words) for words, _ in said)
     for words, path in said:
         print(f"{words:<{width}}  {path}")
@@ -128,5 +130,5 @@ def _said(shares: Tensor, classes: Sequence[str]) -> str:
 
 
 def _short(name: str, most: int = 22) -> str:
-    name = shown(name)
+    name = printable(name)
     return name if len(name) <= most else f"{name[: most - 9]}…{name[-8:]}"

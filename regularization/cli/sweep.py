@@ -15,7 +15,7 @@ from regularization.errors import UserError, did_you_mean
 from regularization.runs import directory, distributed
 from regularization.study import config as study_config
 from regularization.study import results
-from regularization.study.conclusion import Conclusion, answer
+from regularization.study.conclusion import Conclusion, draw_conclusion
 from regularization.study.config import Study
 from regularization.study.pipeline import REFIT, STUDY, close, run
 from regularization.study.plan import Plan
@@ -27,14 +27,14 @@ def sweep(args: list[str]) -> Conclusion | None:
     """Runs a study from its config to its report, or goes on with one; its answer, None when it is only described."""
     if any(arg.partition("=")[0] == "--storage" for arg in args):
         # Started on several machines by srun or torchrun, each is a coordinator for itself.
-        distributed.alone()
+        distributed.forget_launcher()
     study, asked, common, place = _parse(args)
-    study_config.check(study)
-    arms = study_config.arms_of(study, place)
+    study_config.check_study(study)
+    arms = study_config.build_arms(study, place)
     bases = [study.base] if isinstance(study.base, str) else study.base
     configs = [word for name in bases for word in ("--config", str(find_config(name, place)))]
     common = [*configs, *study_config.to_cli_args(study.options), *common]
-    plan = Plan(study, arms, study_config.baseline_of(study, arms), common, asked)
+    plan = Plan(study, arms, study_config.find_baseline(study, arms), common, asked)
     plan.check()
     if asked.dry_run:
         plan.describe()
@@ -108,7 +108,13 @@ def report(args: list[str]) -> None:
     if baseline is not None and baseline not in known:
         raise UserError(f"--baseline: there is no arm {baseline}, there are {', '.join(sorted(known))}")
     place = Path(asked.output or folders[0])
-    close(answer(final, study, baseline, results.failures(folders)), found, study, place, about.get("command", ""))
+    close(
+        draw_conclusion(final, study, baseline, results.failures(folders)),
+        found,
+        study,
+        place,
+        about.get("command", ""),
+    )
 
 
 def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:

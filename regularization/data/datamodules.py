@@ -15,16 +15,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from regularization.data.augment import Augment, PaddingMode
-from regularization.data.batches import Batch, make_loader
-from regularization.data.files import Files
+from regularization.data.image_files import ImageFiles
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images, download_cifar, read_cifar, read_digits, stratified_split
-from regularization.data.sampling import EpochSampler
+from regularization.data.sampling import Batch, EpochSampler, make_loader
 from regularization.errors import UserError
 
 RGB = tuple[float, float, float]
 # Images, and those of them that are meant, int64 ``(N,)``.
-Part = tuple[Images | Files, Tensor]
+Part = tuple[Images | ImageFiles, Tensor]
 
 
 class ImageData(LightningDataModule, ABC):
@@ -108,10 +107,10 @@ class ImageData(LightningDataModule, ABC):
         return cls.num_classes
 
     @abstractmethod
-    def read(self, train: bool) -> Images | Files:
+    def read(self, train: bool) -> Images | ImageFiles:
         """The whole training or test set."""
 
-    def serving(self) -> dict[str, Any]:
+    def inference_config(self) -> dict[str, Any]:
         """What must be known to use a network that was trained on this: names of classes, arguments of Preprocess."""
         part = self.train_set or self.test_set
         assert part is not None, "setup() comes first"
@@ -195,7 +194,7 @@ class ImageData(LightningDataModule, ABC):
     def _shuffled(self, subset: Tensor) -> Tensor:
         return subset[torch.randperm(len(subset), generator=torch.Generator().manual_seed(self.split_seed))]
 
-    def sample(self) -> Tensor:
+    def calibration_sample(self) -> Tensor:
         """Up to 1,000 training images at the size that training begins with, unaugmented, float32 ``(N, 3, H, W)``."""
         assert self.train_set is not None, "setup() comes first"
         images, subset = self.train_set
@@ -226,8 +225,8 @@ class ImageData(LightningDataModule, ABC):
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         return make_loader(images, EpochSampler(subset, batch_size, seed, done, images.labels.device), rank, world)
 
-    def _on_device(self, images: Images | Files) -> Images | Files:
-        if not self.on_device or self.trainer is None or isinstance(images, Files):
+    def _on_device(self, images: Images | ImageFiles) -> Images | ImageFiles:
+        if not self.on_device or self.trainer is None or isinstance(images, ImageFiles):
             return images
         device = self.trainer.strategy.root_device
         # Training and validation images are parts of one set: it is moved once.
@@ -235,7 +234,7 @@ class ImageData(LightningDataModule, ABC):
             self._moved[id(images)] = images.to(device)
         return self._moved[id(images)]
 
-    def _split(self, images: Images | Files) -> tuple[Part, Part | None]:
+    def _split(self, images: Images | ImageFiles) -> tuple[Part, Part | None]:
         if self.val_size is None:
             return (images, torch.arange(len(images))), None
         if self.val_size == 0:

@@ -18,6 +18,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.progress import track
 from torch import Tensor
 
+from regularization.data.readers import Sample
+from regularization.errors import UserError
+
 # Pixels by themselves: Pillow would also run Ghostscript for EPS, and take a page of a PDF for a picture.
 FORMATS = {"AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
 _LARGE = Lock()
@@ -33,10 +36,10 @@ class DecodeError:
     reason: str
 
     def __str__(self) -> str:
-        return f"{shown(self.path)}: {self.reason}"
+        return f"{printable(self.path)}: {self.reason}"
 
 
-def shown(name: Path | str) -> str:
+def printable(name: Path | str) -> str:
     """A file's name for people and for other files, also where it is no valid text."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
@@ -133,3 +136,42 @@ def _square(image: Image.Image, side: int) -> Image.Image:
     left, top = ((length - side) // 2 for length in size)
     resized = image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
     return resized.crop((left, top, left + side, top + side))
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """A labelled set of picture files, to be used as ``Images`` are.
+
+    Attributes:
+        paths: The N files.
+        side: Height and width they are brought to, in pixels.
+        labels: int64 ``(N,)``.
+        classes: Name of each class.
+        workers: Processes that decode them.
+    """
+
+    paths: Sequence[Path]
+    side: int
+    labels: Tensor
+    classes: tuple[str, ...]
+    workers: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.side, self.side
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Tensor) -> Sample:
+        """Reads the files at ``index``: pixels uint8 ``(B, 3, side, side)``, labels ``(B,)``, and ``index``.
+
+        Raises:
+            UserError: When one can't be read any more.
+        """
+        read = [read(self.paths[place], self.side) for place in index.tolist()]
+        for picture in read:
+            if isinstance(picture, DecodeError):
+                raise UserError(f"a picture can't be read any more: {picture}")
+        return torch.stack([picture for picture in read if isinstance(picture, Tensor)]), self.labels[index], index

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from regularization.data import image_files
 from regularization.data.datamodules import ImageData, Part
-from regularization.data.files import Files
-from regularization.data.image_files import DecodeError
+from regularization.data.image_files import DecodeError, ImageFiles
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images
 from regularization.errors import UserError
@@ -72,7 +71,7 @@ class ImageFolder(ImageData):
         """The number of folders in ``root``, or in ``root/train``."""
         return len(classes_in(_folder(Path(options.root).expanduser(), "train")))
 
-    def read(self, train: bool) -> Images | Files:
+    def read(self, train: bool) -> Images | ImageFiles:
         """The training or the test pictures, at ``resize`` pixels.
 
         Raises:
@@ -114,21 +113,21 @@ class ImageFolder(ImageData):
     def _folder(self, part: str) -> Path:
         return _folder(self.root, part)
 
-    def _split(self, images: Images | Files) -> tuple[Part, Part | None]:
+    def _split(self, images: Images | ImageFiles) -> tuple[Part, Part | None]:
         if (folder := self._folder("val")) == self._folder("train") or not self.val_size:
             return super()._split(images)
         classes = classes_in(self._folder("train"))
         val = self._read(*files_in(folder, classes), classes, "validation pictures")
         return (images, torch.arange(len(images))), (val, torch.arange(len(val)))
 
-    def _read(self, paths: list[Path], labels: Tensor, classes: Sequence[str], what: str) -> Images | Files:
+    def _read(self, paths: list[Path], labels: Tensor, classes: Sequence[str], what: str) -> Images | ImageFiles:
         fits = len(paths) * 3 * self.side**2 <= self.memory_gb * 1e9
         # What a file was when it was read: a sweep's worker reads it once for all of its trials.
         stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
         pixels = _decoded(stamps, self.side, fits, f"reading {what}")
         if pixels is not None:
-            return Images(pixels, labels, tuple(map(image_files.shown, classes)))
-        return Files(paths, self.side, labels, tuple(map(image_files.shown, classes)), self.workers)
+            return Images(pixels, labels, tuple(map(image_files.printable, classes)))
+        return ImageFiles(paths, self.side, labels, tuple(map(image_files.printable, classes)), self.workers)
 
 
 def classes_in(folder: Path) -> list[str]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from regularization.callbacks.curves import save
 from regularization.callbacks.val_logits import gather_logits, write_logits
 from regularization.data.datamodules import ImageData
-from regularization.data.files import Files
+from regularization.data.image_files import ImageFiles
 from regularization.data.readers import Images
 from regularization.errors import UserError
 from regularization.inference.contact_sheet import contact_sheet
@@ -96,7 +96,7 @@ class Evaluation:
         logits: What the network said, ``(N, C)``.
     """
 
-    images: Images | Files
+    images: Images | ImageFiles
     index: Tensor
     logits: Tensor
 
@@ -213,7 +213,7 @@ def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins:
     )
 
 
-def conclude(found: Evaluation, scores: dict[str, float], checkpoint: Path, run: Path | None) -> None:
+def save_evaluation(found: Evaluation, scores: dict[str, float], checkpoint: Path, run: Path | None) -> None:
     """Prints the summary, and keeps scores, table and pictures in the run folder, where there is one.
 
     Args:

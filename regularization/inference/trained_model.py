@@ -84,8 +84,8 @@ def load(checkpoint: Path | str, trust_it: bool = False) -> TrainedModel:
         with ExitStack() as guard:
             config = content["config"]["model"]["network"]
             if not trust_it:
-                guard.enter_context(safe_loading.guarded([]))
-                config = safe_loading.without_fetching(config)
+                guard.enter_context(safe_loading.restrict_imports([]))
+                config = safe_loading.strip_download_options(config)
             network = _network(config)
         named = content["state_dict"].items()
         state = {name[8:]: tensor for name, tensor in named if name.startswith("network.")}

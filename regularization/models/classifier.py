@@ -17,11 +17,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from regularization.data.augment import mix
-from regularization.data.batches import Batch
 from regularization.data.datamodules import ImageData
+from regularization.data.sampling import Batch
 from regularization.errors import UserError, did_you_mean
 from regularization.models.metrics import EpochMetrics
 from regularization.models.pretrained import load_weights
+from regularization.optim import hyperparameters
 from regularization.optim.applied import Regularizer
 from regularization.optim.factory import OptimizerFactory
 from regularization.optim.penalties import Penalty
@@ -86,7 +87,7 @@ class ImageClassifier(LightningModule):
         self.optimization = OptimizerFactory(
             self.network, optimizer, lr_scheduler, decay, decay_schedule, timescale_epochs
         )
-        self._then: resume.Hyperparameters | None = None
+        self._then: hyperparameters.Hyperparameters | None = None
         self.validated = False  # in the current epoch
         self.config: dict[str, Any] = {}  # What the command line was asked for; it travels in the checkpoint.
         self.train_metrics = EpochMetrics()
@@ -113,7 +114,7 @@ class ImageClassifier(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         init_from_data = getattr(self.network, "init_from_data", None)
         if stage == "fit" and self._fresh and callable(init_from_data) and isinstance(data, ImageData):
-            init_from_data(data.sample())
+            init_from_data(data.calibration_sample())
         if self._compiled:
             _check_compiler(self.trainer)
             # In place, so that names in checkpoints stay what they are. Few shapes occur: each gets code of its own.
@@ -149,13 +150,13 @@ class ImageClassifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Adds the batch to the validation metrics, and returns its logits ``(B, num_classes)``."""
-        return self.score(batch, self.val_metrics)
+        return self.evaluate_batch(batch, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Adds the batch to the test metrics, and returns its logits ``(B, num_classes)``."""
-        return self.score(batch, self.test_metrics)
+        return self.evaluate_batch(batch, self.test_metrics)
 
-    def score(self, batch: Batch, scores: EpochMetrics) -> Tensor:
+    def evaluate_batch(self, batch: Batch, scores: EpochMetrics) -> Tensor:
         """Adds the batch to ``scores``, and returns its logits ``(B, num_classes)``; none of a batch of weight 0."""
         logits: Tensor = self(batch.images)
         loss = functional.cross_entropy(logits, batch.labels)
@@ -167,7 +168,7 @@ class ImageClassifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Logs the training metrics, means taken while the weights were changing; steps a plateau scheduler."""
         self._log_epoch("train", self.train_metrics)
-        self.log_dict({f"penalty/{name}": value for name, value in self.regularizer.values(*self._course()).items()})
+        self.log_dict({f"penalty/{name}": value for name, value in self.regularizer.values(*self._progress()).items()})
         for config in self.trainer.lr_scheduler_configs:
             stale = str(config.monitor).startswith("val_") and not self.validated
             if isinstance(config.scheduler, ReduceLROnPlateau) and not stale:
@@ -222,16 +223,16 @@ class ImageClassifier(LightningModule):
     ) -> None:
         """Once before every real step, when the gradients are unscaled: clips them, then lets λ act."""
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        course = self._course()
-        self.optimization.apply_decay_schedule(optimizer, course)
-        self.regularizer.add_gradients(*course)
+        progress = self._progress()
+        self.optimization.apply_decay_schedule(optimizer, progress)
+        self.regularizer.add_gradients(*progress)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the whole config, and what it asked of the optimizer, to tell on resuming what was changed since."""
         checkpoint["config"] = self.config
-        checkpoint["settings"] = self.optimization.asked
+        checkpoint["settings"] = self.optimization.hyperparameters
         if isinstance(data := getattr(self.trainer, "datamodule", None), ImageData):
-            checkpoint["serving"] = data.serving()
+            checkpoint["serving"] = data.inference_config()
         checkpoint["regularizer"] = self.regularizer.state_dict()
         checkpoint["train_metrics"] = self.train_metrics.state_dict(self.trainer)
 
@@ -245,7 +246,7 @@ class ImageClassifier(LightningModule):
     def on_train_start(self) -> None:
         """After a restore: what the config says now wins over what the checkpoint brought back."""
         done = resume.batches_done(self.trainer, self._then is not None)
-        if self._then is None or self._then == self.optimization.asked:
+        if self._then is None or self._then == self.optimization.hyperparameters:
             return
         optimizer = self.trainer.optimizers[0]
         configs = self.trainer.lr_scheduler_configs
@@ -254,7 +255,7 @@ class ImageClassifier(LightningModule):
             # As if the epochs so far had had as many steps as those to come.
             reached = reached * self.optimization.steps_per_epoch + done // self.trainer.accumulate_grad_batches
         scheduler = configs[0].scheduler if configs else None
-        resume.apply_overrides(optimizer, scheduler, self._then, self.optimization.build(), reached)
+        hyperparameters.apply_overrides(optimizer, scheduler, self._then, self.optimization.build(), reached)
 
     def _log_epoch(self, stage: str, scores: EpochMetrics) -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in scores.compute(self.trainer).items()})
@@ -271,7 +272,7 @@ class ImageClassifier(LightningModule):
         return metrics[name]
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        self.regularizer.apply_prox(optimizer, *self._course())
+        self.regularizer.apply_prox(optimizer, *self._progress())
 
     def _prepare_optimization(self) -> None:
         self.trainer.fit_loop.setup_data()
@@ -286,9 +287,9 @@ class ImageClassifier(LightningModule):
             )
         self.optimization.prepare(steps, per_epoch)
 
-    def _course(self) -> tuple[float, float]:
+    def _progress(self) -> tuple[float, float]:
         """(time, learning rate's share of its highest), what λ's schedules depend on."""
-        return self.optimization.course(self.trainer.global_step, self.trainer.optimizers[0])
+        return self.optimization.progress(self.trainer.global_step, self.trainer.optimizers[0])
 
 
 def _check_compiler(trainer: Trainer) -> None:

@@ -7,7 +7,7 @@ from lightning import Trainer
 from torch import Tensor
 from torchmetrics.classification import BinaryCalibrationError
 
-from regularization.runs.distributed import gathered
+from regularization.runs.distributed import gather_rows
 
 
 class EpochMetrics:
@@ -25,7 +25,7 @@ class EpochMetrics:
         # Of losses and of right answers; float32 counts exactly up to 16 million images.
         self._sums = torch.zeros(2)
         self._images = 0
-        self._before = torch.zeros(3)  # what latest() has told
+        self._before = torch.zeros(3)  # what running_means() has told
         self._calibration = BinaryCalibrationError(15, "l1", validate_args=False) if calibration else None
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -42,7 +42,7 @@ class EpochMetrics:
 
     def state_dict(self, trainer: Trainer) -> dict[str, Any]:
         """Each process's sums of losses, of right answers and of images so far, ``(processes, 3)``."""
-        return {"parts": gathered(self._with_images(trainer)[None], trainer).cpu()}
+        return {"parts": gather_rows(self._with_images(trainer)[None], trainer).cpu()}
 
     def load_state_dict(self, state: dict[str, Any], trainer: Trainer) -> None:
         """Each process goes on from its own sums; the first one from all, when there were more or fewer processes."""
@@ -52,7 +52,7 @@ class EpochMetrics:
         self._before = parts[trainer.global_rank]
         self._sums, self._images = self._before[:2], int(self._before[2])
 
-    def latest(self, trainer: Trainer) -> dict[str, float]:
+    def running_means(self, trainer: Trainer) -> dict[str, float]:
         """The means over all processes' images since this or ``compute`` was last called; waits for the device."""
         sums = self._with_images(trainer)
         new = trainer.strategy.reduce(sums - self._before.to(sums.device), reduce_op="sum")

@@ -11,7 +11,7 @@ from torch.optim import SGD, Optimizer
 
 from regularization.errors import UserError, did_you_mean
 from regularization.optim.penalties import L2SP, Penalty, Selection
-from regularization.optim.weight_decay import parameter_kind, momentum_gain
+from regularization.optim.weight_decay import momentum_gain, parameter_kind
 
 Named = dict[str, nn.Parameter]
 
@@ -35,13 +35,15 @@ class Regularizer:
             if not re.fullmatch(r"\w[\w-]*", name):
                 raise UserError(f"model.penalties: the name {name!r} must be made of letters, digits, _ and -")
         self.penalties = {name: penalty for name, penalty in penalties.items() if penalty is not None}
-        self.chosen = {name: select_parameters(network, penalty.parameters, name) for name, penalty in self.penalties.items()}
+        self.selected = {
+            name: select_parameters(network, penalty.parameters, name) for name, penalty in self.penalties.items()
+        }
 
     def start(self) -> None:
         """To be called with the weights that training starts from, or after a restore."""
         for name, penalty in self.penalties.items():
             if isinstance(penalty, L2SP):
-                penalty.start(list(self.chosen[name].values()))
+                penalty.start(list(self.selected[name].values()))
 
     def strength(self, name: str, time: float, lr_ratio: float) -> float:
         """λ of the penalty ``name`` at ``time``, 0 to 1, with the learning rate at ``lr_ratio`` of its highest."""
@@ -55,7 +57,7 @@ class Regularizer:
             strength = self.strength(name, time, lr_ratio)
             if penalty.proximal or not strength:
                 continue
-            weights = list(self.chosen[name].values())
+            weights = list(self.selected[name].values())
             both = zip(weights, penalty.gradients(_full(weights)), strict=True)
             pairs = [(w.grad, gradient.to(w.grad.dtype)) for w, gradient in both if w.grad is not None]
             if pairs:
@@ -67,7 +69,7 @@ class Regularizer:
         for name, penalty in self.penalties.items():
             if not penalty.proximal:
                 continue
-            chosen = {id(w) for w in self.chosen[name].values()}
+            chosen = {id(w) for w in self.selected[name].values()}
             for group in optimizer.param_groups:
                 moving = [w for w in group["params"] if id(w) in chosen and w.grad is not None]
                 if moving:
@@ -78,20 +80,20 @@ class Regularizer:
     def values(self, time: float, lr_ratio: float) -> dict[str, Tensor]:
         """λ·R of each penalty by name."""
         return {
-            name: self.strength(name, time, lr_ratio) * penalty.value(_full(list(self.chosen[name].values())))
+            name: self.strength(name, time, lr_ratio) * penalty.value(_full(list(self.selected[name].values())))
             for name, penalty in self.penalties.items()
         }
 
     def state_dict(self) -> dict[str, Any]:
         """What the penalties have to remember: where ``L2SP`` started from."""
         kept = {name: penalty.origin for name, penalty in self.penalties.items() if isinstance(penalty, L2SP)}
-        return {name: dict(zip(self.chosen[name], origin, strict=True)) for name, origin in kept.items()}
+        return {name: dict(zip(self.selected[name], origin, strict=True)) for name, origin in kept.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what ``state_dict`` gave."""
         for name, origin in state.items():
             penalty = self.penalties.get(name)
-            if isinstance(penalty, L2SP) and list(origin) == list(self.chosen[name]):
+            if isinstance(penalty, L2SP) and list(origin) == list(self.selected[name]):
                 penalty.origin = list(origin.values())
 
 

@@ -11,10 +11,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
 from regularization.errors import UserError
-from regularization.optim import weight_decay
+from regularization.optim import hyperparameters, weight_decay
 from regularization.optim.schedules import StrengthSchedule
 from regularization.optim.weight_decay import Decay
-from regularization.runs import resume
 
 # Arguments by which schedulers ask for the length of the training; they are filled in when null or -1.
 _LENGTHS = ("total_steps", "T_max")
@@ -60,7 +59,7 @@ class OptimizerFactory:
         self.steps, self.steps_per_epoch = 1000.0, 1000
         self.peak_lr = self._mean_lr = 1.0
         # So that a value that can't be is refused at once, not after minutes of preparation: any length will do.
-        self.asked = resume.hyperparameters(*self.build())
+        self.hyperparameters = hyperparameters.hyperparameters(*self.build())
 
     def prepare(self, steps: float, steps_per_epoch: int) -> None:
         """Learns the run's length, and how the learning rate will go.
@@ -80,9 +79,9 @@ class OptimizerFactory:
         self.peak_lr = max(rates) or 1.0  # 0: nothing moves, and any other number will do as the highest
         factors = [self._factor(place / len(rates), rate / self.peak_lr) for place, rate in enumerate(rates)]
         self._mean_lr = sum(rate * factor for rate, factor in zip(rates, factors, strict=True)) / len(rates)
-        self.asked = resume.hyperparameters(*self.build())
+        self.hyperparameters = hyperparameters.hyperparameters(*self.build())
 
-    def build(self) -> tuple[Optimizer, resume.Scheduler | None]:
+    def build(self) -> tuple[Optimizer, hyperparameters.Scheduler | None]:
         """A fresh optimizer and scheduler.
 
         Raises:
@@ -98,26 +97,26 @@ class OptimizerFactory:
         except (ValueError, TypeError) as error:
             raise UserError(f"the optimizer or its scheduler can't be made: {error}") from error
 
-    def interval(self, scheduler: resume.Scheduler) -> str:
+    def interval(self, scheduler: hyperparameters.Scheduler) -> str:
         """``step`` for a scheduler that counts steps, else ``epoch``."""
         counts_steps = isinstance(scheduler, OneCycleLR | CyclicLR) or hasattr(scheduler, "total_steps")
         assert self._lr_scheduler is not None
         return "step" if counts_steps or _open_lengths(self._lr_scheduler) else "epoch"
 
-    def course(self, step: int, optimizer: Optimizer) -> tuple[float, float]:
+    def progress(self, step: int, optimizer: Optimizer) -> tuple[float, float]:
         """(time, learning rate's share of its highest): what λ's schedules depend on."""
         return min(1.0, step / self.steps), float(optimizer.param_groups[0]["lr"]) / self.peak_lr
 
-    def apply_decay_schedule(self, optimizer: Optimizer, course: tuple[float, float]) -> None:
+    def apply_decay_schedule(self, optimizer: Optimizer, progress: tuple[float, float]) -> None:
         """Sets each group's λ to what its schedule says."""
         for place, group in enumerate(optimizer.param_groups):
             # Without a schedule too: a restored group may hold the λ of one that was taken away.
             if "weight_decay" in group:
-                group["weight_decay"] = self.base_weight_decay(place) * self._factor(*course)
+                group["weight_decay"] = self.base_weight_decay(place) * self._factor(*progress)
 
     def base_weight_decay(self, place: int) -> float:
         """The config's λ for the optimizer's parameter group ``place``, before its schedule."""
-        return float(self.asked["groups"][place].get("weight_decay", 0.0))
+        return float(self.hyperparameters["groups"][place].get("weight_decay", 0.0))
 
     def tau(self, optimizer: Optimizer, place: int) -> float | None:
         """τ in epochs at the highest learning rate; infinite without decay, None without a formula."""
@@ -138,7 +137,7 @@ class OptimizerFactory:
             return [float(optimizer.param_groups[0]["lr"])]
         try:
             length = self.steps if self.interval(scheduler) == "step" else math.ceil(self.steps / self.steps_per_epoch)
-            return resume.replay_schedule(scheduler, int(length) - 1)
+            return hyperparameters.replay_schedule(scheduler, int(length) - 1)
         except ValueError as error:
             raise UserError(f"the scheduler ends before the training does: {error}") from error
 

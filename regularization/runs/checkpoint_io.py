@@ -17,7 +17,7 @@ Checkpoint = dict[str, Any]
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 
-class CheckpointFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """How the trainer writes and reads checkpoints: never a half, and never one that was damaged."""
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:

@@ -42,17 +42,17 @@ _PLACE = (
 )
 
 
-def first() -> bool:
+def is_first_rank() -> bool:
     """Whether this is the first process, as far as its environment tells before there is a trainer."""
     return not _get_rank() and LightningEnvironment().node_rank() == 0
 
 
-def first_of_machine() -> bool:
+def is_first_rank_of_machine() -> bool:
     """Whether this is the first process of its machine, likewise."""
     return not any(int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "SLURM_LOCALID"))
 
 
-def launched() -> dict[str, int]:
+def launcher_devices() -> dict[str, int]:
     """The trainer's ``devices`` and ``num_nodes`` that torchrun or srun has started processes for; nothing without.
 
     Raises:
@@ -72,7 +72,7 @@ def launched() -> dict[str, int]:
     return {"devices": tasks // machines, "num_nodes": machines}
 
 
-def alone() -> None:
+def forget_launcher() -> None:
     """Forgets what a launcher has told of this process: what it trains from here on, it trains by itself."""
     told = [name for name in os.environ if name in _PLACE or name.startswith(("SLURM_", "TORCHELASTIC_"))]
     for name in told:
@@ -85,7 +85,7 @@ def _tasks() -> int:
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
 
 
-def check(trainer: Trainer) -> None:
+def check_strategy(trainer: Trainer) -> None:
     """Checks that several processes would train one network, and not each its own; they part before Python ends.
 
     Raises:
@@ -117,7 +117,7 @@ def _part() -> None:
         torch.distributed.destroy_process_group()
 
 
-def gathered(part: Tensor, trainer: Trainer) -> Tensor:
+def gather_rows(part: Tensor, trainer: Trainer) -> Tensor:
     """The rows of all processes, in their order; each may have another number of them."""
     part = part.to(trainer.strategy.root_device)
     return part if trainer.world_size == 1 else torch.cat(gather_all_tensors(part))
@@ -134,13 +134,13 @@ class RankConsensus:
         self._group: Any = None
         self._asked: tuple[Tensor, torch.distributed.Work] | None = None
 
-    def begin(self, trainer: Trainer) -> None:
+    def start(self, trainer: Trainer) -> None:
         """To be called by all processes, when they know each other."""
         if trainer.world_size > 1 and self._group is None:
             # Gloo works between processors: no GPU is waited for.
             self._group = torch.distributed.new_group(backend="gloo")
 
-    def ask(self, *wishes: int) -> list[int]:
+    def poll(self, *wishes: int) -> list[int]:
         """The highest of each of the ``wishes`` of the call before; of this one where there is one process."""
         answer = self._answer() if self._asked else [0] * len(wishes)
         if self._group is None:
@@ -150,13 +150,13 @@ class RankConsensus:
         self._asked = asked, work
         return answer
 
-    def settle(self, *wishes: int) -> list[int]:
+    def sync(self, *wishes: int) -> list[int]:
         """The highest of each of the ``wishes``, of this call and the one before; waits for it."""
-        before = self.ask(*wishes)
+        before = self.poll(*wishes)
         now = self._answer() if self._asked else list(wishes)
         return [max(pair) for pair in zip(before, now, strict=True)]
 
-    def together(self) -> bool:
+    def barrier(self) -> bool:
         """Whether all processes have come here, within five seconds."""
         if self._group is None:
             return True
@@ -175,7 +175,7 @@ class RankConsensus:
         return [int(value) for value in values]
 
 
-def lost(error: BaseException, trainer: Trainer) -> bool:
+def is_lost_peer(error: BaseException, trainer: Trainer) -> bool:
     """Whether ``error`` says that another process is gone."""
     said = str(error).lower()
     return trainer.world_size > 1 and (

@@ -37,7 +37,7 @@ TRUSTED = [
 
 
 @contextmanager
-def guarded(chosen: list[str]) -> Iterator[None]:
+def restrict_imports(chosen: list[str]) -> Iterator[None]:
     """While it lasts, the parser imports only what is trusted or in ``chosen``, and reads no config from the network.
 
     Whatever a value is written as: a class path, a class's bare name, YAML within a text, or a file's name, what it
@@ -63,7 +63,7 @@ def guarded(chosen: list[str]) -> Iterator[None]:
             os.environ[_ONLY_DATA] = forced
 
 
-def without_fetching(config: Any, inside: str = "") -> Any:
+def strip_download_options(config: Any, inside: str = "") -> Any:
     """A checkpoint's config without the options by which torchvision's and timm's networks get weights from elsewhere.
 
     Its own weights follow; a file or an address that it names is none of its business.
@@ -72,24 +72,24 @@ def without_fetching(config: Any, inside: str = "") -> Any:
         UserError: When a model's name is an address.
     """
     if isinstance(config, list):
-        return [without_fetching(item, inside) for item in config]
+        return [strip_download_options(item, inside) for item in config]
     if not isinstance(config, dict):
         return config
     if ":" in str(config.get("model_name", "")):
         raise UserError(f"the checkpoint wants to fetch {config['model_name']}; add --trust if you trust who made it")
     # model.weights is ours, and not used again when a checkpoint is there.
     kept = {key: item for key, item in config.items() if inside == "model" or not _FETCHING.match(str(key))}
-    return {key: without_fetching(item, str(key)) for key, item in kept.items()}
+    return {key: strip_download_options(item, str(key)) for key, item in kept.items()}
 
 
-def named(config: Any) -> list[str]:
+def class_paths_in(config: Any) -> list[str]:
     """Every class path in a parsed config, and every other text in it."""
     if isinstance(config, Namespace):
-        return named(vars(config))
+        return class_paths_in(vars(config))
     if isinstance(config, dict):
-        return [name for value in config.values() for name in named(value)]
+        return [name for value in config.values() for name in class_paths_in(value)]
     if isinstance(config, list | tuple):
-        return [name for value in config for name in named(value)]
+        return [name for value in config for name in class_paths_in(value)]
     return _with_home(config) if isinstance(config, str) else []
 
 

@@ -23,16 +23,16 @@ class ArmSummary:
         name: Of the arm.
         results: Its runs.
         mean: Mean validation accuracy.
-        half: Half of its 95% t-interval over seeds; NaN with one seed.
-        versus: Its difference from the baseline, with p corrected for the number of arms; None for the baseline.
+        ci_half_width: Half of its 95% t-interval over seeds; NaN with one seed.
+        comparison: Its difference from the baseline, with p corrected for the number of arms; None for the baseline.
         effect: ``underfits``, ``hardly acts``, or nothing.
     """
 
     name: str
     results: list[Result]
     mean: float
-    half: float
-    versus: Comparison | None
+    ci_half_width: float
+    comparison: Comparison | None
     effect: str
 
     @property
@@ -64,7 +64,7 @@ class Conclusion:
         arms: All arms in their order.
         baseline: The arm compared with, or None.
         chosen: The recommendation.
-        alike: Names of the arms that can't be told from the best.
+        indistinguishable: Names of the arms that can't be told from the best.
         seeds_needed: Seeds an arm that would tell the chosen arm from the baseline (or the two best arms apart); None
             when they were told apart, or when no number of seeds up to 1,000 would.
         sentence: The answer in words.
@@ -74,13 +74,13 @@ class Conclusion:
     arms: list[ArmSummary]
     baseline: ArmSummary | None
     chosen: ArmSummary
-    alike: list[str]
+    indistinguishable: list[str]
     seeds_needed: int | None
     sentence: str
     remarks: list[str]
 
 
-def answer(
+def draw_conclusion(
     results: Sequence[Result], study: Study, baseline: str | None, failed: Mapping[str, list[str]] | None = None
 ) -> Conclusion:
     """Draws the conclusions from the runs of the final.
@@ -96,11 +96,13 @@ def answer(
     base = next((arm for arm in arms if arm.name == baseline), None)
     whole = [arm for arm in arms if arm.name not in failed] or arms
     best = max(whole, key=lambda arm: arm.mean)
-    alike = _alike(whole, best, ordered=study.axis is not None)
-    chosen = _choose(whole, best, alike, study)
+    indistinguishable = _alike(whole, best, ordered=study.axis is not None)
+    chosen = _choose(whole, best, indistinguishable, study)
     needed = None if study.paired else _seeds_needed(arms, base, chosen)
-    said = _sentence(base, chosen, alike, needed)
-    return Conclusion(arms, base, chosen, alike, needed, said, _remarks(study, arms, alike, failed))
+    said = _sentence(base, chosen, indistinguishable, needed)
+    return Conclusion(
+        arms, base, chosen, indistinguishable, needed, said, _remarks(study, arms, indistinguishable, failed)
+    )
 
 
 def _place(result: Result, study: Study) -> list[float]:
@@ -117,12 +119,12 @@ def _summaries(runs: dict[str, list[Result]], baseline: str | None, paired: bool
     alpha = ALPHA / max(1, len(others))
     compared = {name: _compare(runs[name], runs[baseline or ""], paired, alpha) for name in others}
     corrected = statistics.holm([one.p for one in compared.values()])
-    versus = {name: replace(one, p=p) for (name, one), p in zip(compared.items(), corrected, strict=True)}
+    comparison = {name: replace(one, p=p) for (name, one), p in zip(compared.items(), corrected, strict=True)}
     arms = []
     for name, own in runs.items():
         accuracies = [result.accuracy for result in own]
         mean, half = float(np.mean(accuracies)), statistics.half_width(accuracies)
-        arms.append(ArmSummary(name, own, mean, half, versus.get(name), _effect(own, runs.get(baseline or ""))))
+        arms.append(ArmSummary(name, own, mean, half, comparison.get(name), _effect(own, runs.get(baseline or ""))))
     return arms
 
 
@@ -159,11 +161,11 @@ def _alike(arms: list[ArmSummary], best: ArmSummary, ordered: bool) -> list[str]
     return [arm.name for arm in arms if arm is best or arm.name in near]
 
 
-def _choose(arms: list[ArmSummary], best: ArmSummary, alike: list[str], study: Study) -> ArmSummary:
+def _choose(arms: list[ArmSummary], best: ArmSummary, indistinguishable: list[str], study: Study) -> ArmSummary:
     """The middle, by default: of neighbours that can't be told apart, the ends are the likeliest to be chance."""
     if study.axis is None or study.choose == "best":
         return best
-    candidates = [arm for arm in arms if arm.name in alike]
+    candidates = [arm for arm in arms if arm.name in indistinguishable]
     if study.choose == "strongest":
         # A longer timescale is a weaker λ.
         return candidates[0 if study.axis.endswith("timescale_epochs") else -1]
@@ -175,10 +177,10 @@ def _choose(arms: list[ArmSummary], best: ArmSummary, alike: list[str], study: S
 def _seeds_needed(arms: list[ArmSummary], base: ArmSummary | None, chosen: ArmSummary) -> int | None:
     """For the difference as it was measured, and as many comparisons; from the baseline, or between the two best."""
     pair = (chosen, base) if base is not None and base is not chosen else _leaders(arms)
-    if pair is None or (pair[0].versus is not None and pair[1] is base and pair[0].versus.p < ALPHA):
+    if pair is None or (pair[0].comparison is not None and pair[1] is base and pair[0].comparison.p < ALPHA):
         return None
     deviation = statistics.pooled_deviation([arm.accuracies for arm in pair])
-    comparisons = max(1, sum(arm.versus is not None for arm in arms))
+    comparisons = max(1, sum(arm.comparison is not None for arm in arms))
     return statistics.seeds_needed(pair[0].mean - pair[1].mean, deviation, ALPHA / comparisons)
 
 
@@ -187,32 +189,32 @@ def _leaders(arms: list[ArmSummary]) -> tuple[ArmSummary, ArmSummary] | None:
     return (ranked[0], ranked[1]) if len(ranked) > 1 else None
 
 
-def _sentence(base: ArmSummary | None, chosen: ArmSummary, alike: list[str], needed: int | None) -> str:
+def _sentence(base: ArmSummary | None, chosen: ArmSummary, indistinguishable: list[str], needed: int | None) -> str:
     reached = f"{percent(chosen.mean)} validation accuracy"
     if base is None:
-        others = [name for name in alike if name != chosen.name]
+        others = [name for name in indistinguishable if name != chosen.name]
         apart = f"; can't be told from it: {', '.join(others)}" if others else ""
         return f"{_named(chosen)} is recommended: {reached}{apart}."
     if chosen is base:
         said = "Regularization does not help here: " if base.unregularized else ""
         return f"{said}{_named(chosen)} reaches {reached}, and no other arm was better beyond chance."
-    assert chosen.versus is not None
-    if math.isnan(chosen.versus.p):
+    assert chosen.comparison is not None
+    if math.isnan(chosen.comparison.p):
         why = "with one seed an arm" if min(len(chosen.results), len(base.results)) < 2 else "without any spread"
         return f"{_named(chosen)} reaches {reached}, {base.name} {percent(base.mean)}; {why} nothing can be claimed."
-    return _compared(base, chosen, chosen.versus, reached, needed)
+    return _compared(base, chosen, chosen.comparison, reached, needed)
 
 
-def _compared(base: ArmSummary, chosen: ArmSummary, versus: Comparison, reached: str, needed: int | None) -> str:
+def _compared(base: ArmSummary, chosen: ArmSummary, comparison: Comparison, reached: str, needed: int | None) -> str:
     """What may be claimed of the chosen arm; of regularization itself only where the baseline has none."""
-    sure = f"95% interval {points(versus.low)} to {points(versus.high)}, p = {versus.p:.2g}, corrected"
-    if versus.p < ALPHA:
-        gain = f"{points(versus.difference)} points against {base.name}"
-        better = "helps" if versus.difference > 0 else "hurts"
+    sure = f"95% interval {points(comparison.low)} to {points(comparison.high)}, p = {comparison.p:.2g}, corrected"
+    if comparison.p < ALPHA:
+        gain = f"{points(comparison.difference)} points against {base.name}"
+        better = "helps" if comparison.difference > 0 else "hurts"
         said = f"Regularization {better}: " if base.unregularized and not chosen.unregularized else ""
         return f"{said}{_named(chosen)} reaches {reached}, {gain} ({sure})."
     more = f" About {needed} seeds an arm would show a difference of this size." if needed else ""
-    gain = f"{percent(base.mean)} for {base.name} (difference {points(versus.difference)} points, {sure})"
+    gain = f"{percent(base.mean)} for {base.name} (difference {points(comparison.difference)} points, {sure})"
     return f"No effect could be shown: {_named(chosen)} reaches {reached} against {gain}.{more}"
 
 
@@ -221,21 +223,27 @@ def _named(arm: ArmSummary) -> str:
     return f"{arm.name} (τ = {tau:.3g} epochs)" if tau else arm.name
 
 
-def _remarks(study: Study, arms: list[ArmSummary], alike: list[str], failed: Mapping[str, list[str]]) -> list[str]:
+def _remarks(
+    study: Study, arms: list[ArmSummary], indistinguishable: list[str], failed: Mapping[str, list[str]]
+) -> list[str]:
     remarks = [f"not recommended, {name} failed: {'; '.join(reasons)}" for name, reasons in failed.items()]
     for effect in ("hardly acts", "underfits"):
         names = [arm.name for arm in arms if arm.effect == effect]
         if names:
             remarks.append(f"{effect}: {', '.join(names)}")
-    if len(alike) > 1:
+    if len(indistinguishable) > 1:
         how = "within one standard error of the best" if study.axis else "can't be told from the best"
-        remarks.append(f"{how}: {', '.join(alike)}")
-    if study.axis and (arms[-1].name in alike or (arms[0].name in alike and len(alike) < len(arms))):
-        end = "largest" if arms[-1].name in alike else "smallest"
+        remarks.append(f"{how}: {', '.join(indistinguishable)}")
+    if study.axis and (
+        arms[-1].name in indistinguishable or (arms[0].name in indistinguishable and len(indistinguishable) < len(arms))
+    ):
+        end = "largest" if arms[-1].name in indistinguishable else "smallest"
         if not (end == "smallest" and arms[0].results[0].values.get(study.axis) == 0):
             remarks.append(f"the {end} value is among the best: widen the range")
     correlations = {
-        arm.name: arm.versus.correlation for arm in arms if arm.versus and arm.versus.correlation is not None
+        arm.name: arm.comparison.correlation
+        for arm in arms
+        if arm.comparison and arm.comparison.correlation is not None
     }
     if correlations:
         said = ", ".join(f"{name} {value:+.2f}" for name, value in correlations.items())

@@ -155,7 +155,7 @@ class Trial:
         directory.write_text(self.folder / TRIAL, text + "\n")
 
 
-def check(study: Study) -> None:
+def check_study(study: Study) -> None:
     """Checks what can be said of a study before any of its configs is parsed.
 
     Raises:
@@ -192,7 +192,7 @@ def _check_values(option: str, values: list[Any]) -> None:
         raise UserError(f"vary.{option}: a value is listed twice")
 
 
-def arms_of(study: Study, place: Path) -> list[Arm]:
+def build_arms(study: Study, place: Path) -> list[Arm]:
     """The study's arms in their order: along the axis from small to large, or as they are written.
 
     Args:
@@ -238,7 +238,9 @@ def _written(name: str, content: Any, place: Path) -> list[Arm]:
     made = []
     for chosen in itertools.product(*tuned.values()):
         one = dict(zip(tuned, chosen, strict=True))
-        made.append(Arm(f"{name},{arm_from_values(one).name}", name, fixed | one, (*configs, *to_cli_args(fixed | one))))
+        made.append(
+            Arm(f"{name},{arm_from_values(one).name}", name, fixed | one, (*configs, *to_cli_args(fixed | one)))
+        )
     return made
 
 
@@ -264,7 +266,7 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else json.dumps(value)
 
 
-def trials_of(
+def build_trials(
     study: Study, arms: Sequence[Arm], seeds: Sequence[int], stage: str, common: Sequence[str], folder: Path
 ) -> list[Trial]:
     """Every arm with every seed; the seeds in the outer loop, so that all arms have some results early.
@@ -285,7 +287,7 @@ def trials_of(
     return trials
 
 
-def baseline_of(study: Study, arms: Sequence[Arm]) -> Arm | None:
+def find_baseline(study: Study, arms: Sequence[Arm]) -> Arm | None:
     """The arm to compare with: the one that was named, else the one without regularization, else None.
 
     Raises:

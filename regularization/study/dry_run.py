@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from regularization.data.batches import Batch
+from regularization.data.sampling import Batch
 from regularization.errors import UserError
 from regularization.training.command import TrainingCLI
 

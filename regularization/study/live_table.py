@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from regularization.callbacks.history import duration
+from regularization.callbacks.history import format_duration
 from regularization.study.config import Trial
 from regularization.study.execution.runner import Progress
 
@@ -73,7 +73,7 @@ class LiveTable:
         gained = share - (self._before or 0.0)
         if not gained or share == 1:
             return ""
-        return f"{duration((time.monotonic() - self._started) / gained * (1 - share))} left"
+        return f"{format_duration((time.monotonic() - self._started) / gained * (1 - share))} left"
 
 
 def _mean_share(progress: dict[str, Progress]) -> float:

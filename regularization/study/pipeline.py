@@ -12,7 +12,7 @@ import torch
 from regularization.errors import UserError
 from regularization.runs import directory
 from regularization.study import results
-from regularization.study.conclusion import Conclusion, answer
+from regularization.study.conclusion import Conclusion, draw_conclusion
 from regularization.study.config import Arm, Study, Trial
 from regularization.study.execution.runner import Runner
 from regularization.study.execution.storage import name_in
@@ -60,11 +60,11 @@ def _close(plan: Plan, finalists: list[Arm], trials: list[Trial], folder: Path, 
     # Which arm that is may be known only now; a report that is made again compares with the same one.
     plan.baseline = next((arm for arm in finalists if arm.name == baseline), None)
     directory.write_text(folder / STUDY, plan.text(command))
-    first = answer(found, plan.study, baseline, lost)
+    first = draw_conclusion(found, plan.study, baseline, lost)
     _test(first, plan, trials, folder)
     everything = results.find([folder / "final", folder / "search"], plan.study.score)
     found = [one for one in everything if one.stage == "final"]
-    final = answer(found, plan.study, baseline, lost)
+    final = draw_conclusion(found, plan.study, baseline, lost)
     close(final, everything, plan.study, folder, command)
     if plan.refit:
         _refit(plan, next(arm for arm in finalists if arm.name == first.chosen.name), folder)

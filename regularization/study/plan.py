@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import yaml
 
-from regularization.callbacks.history import duration
+from regularization.callbacks.history import format_duration
 from regularization.errors import UserError
 from regularization.runs import directory
 from regularization.study import config as study_config
@@ -56,7 +56,7 @@ class Plan:
     def trials(self, stage: str, arms: Sequence[Arm], folder: Path) -> list[Trial]:
         """The trials of a stage."""
         seeds = self.study.seed_list() if stage == "final" else list(range(self.study.search_seeds))
-        return study_config.trials_of(self.study, arms, seeds, stage, self.common, folder)
+        return study_config.build_trials(self.study, arms, seeds, stage, self.common, folder)
 
     def stage(self) -> str:
         """The first one."""
@@ -98,8 +98,8 @@ class Plan:
         for trial in trials:
             print(f"{trial.folder.parent.parent.name}  {trial.name}  {' '.join(trial.arm.args)}")
         steps, seconds, size = self.first.cost()
-        total = duration(seconds * len(trials) / self.workers)
-        print(f"{len(trials)} trials of {steps:,} steps, about {duration(seconds)} each and {total} in all")
+        total = format_duration(seconds * len(trials) / self.workers)
+        print(f"{len(trials)} trials of {steps:,} steps, about {format_duration(seconds)} each and {total} in all")
         print(
             f"with {self.workers} workers of {self.threads} threads; about {size * len(trials) / 1e6:,.0f} MB of disk"
         )

@@ -144,8 +144,8 @@ class Options(LightningCLI):
             self.run = self.run or directory.run_of(self.checkpoint)
             if not asked.trust:
                 # What the user has named himself, in his configs or on the command line, was parsed above.
-                self._guard.enter_context(safe_loading.guarded(safe_loading.named(self.config)))
-                self.restored["config"] = safe_loading.without_fetching(self.restored["config"])
+                self._guard.enter_context(safe_loading.restrict_imports(safe_loading.class_paths_in(self.config)))
+                self.restored["config"] = safe_loading.strip_download_options(self.restored["config"])
             place = args.index(command) + 1
             based = [*args[:place], "--config", as_text(self.restored["config"]), *args[place:]]
             self.config = parser.parse_args(with_combined(based, [self.restored["config"], *configs]))

@@ -15,15 +15,16 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from regularization.callbacks.checkpointing import RunInterrupted
 from regularization.callbacks.default_callbacks import Fitting
-from regularization.callbacks.progress_bar import Progress
-from regularization.callbacks.tensorboard import Events
+from regularization.callbacks.progress_bar import ProgressBar
+from regularization.callbacks.tensorboard import TensorBoard
 from regularization.cli.console import silence
-from regularization.data.batches import check_divisible, smallest_valid_batch
 from regularization.data.datamodules import ImageData
+from regularization.data.sampling import check_divisible, smallest_valid_batch
 from regularization.errors import UserError, find_user_error, translate_error
 from regularization.inference import evaluation
 from regularization.models.classifier import ImageClassifier
-from regularization.runs import checkpoint_io, directory, distributed, resume
+from regularization.optim import hyperparameters
+from regularization.runs import checkpoint_io, directory, distributed
 from regularization.training.arguments import Options
 from regularization.training.memory import retain_freed_memory
 from regularization.training.parser import (
@@ -66,7 +67,7 @@ class TrainingCLI(Options):
         self._args = args
         self._more_callbacks = callbacks
         self._guard = ExitStack()
-        if not distributed.first():
+        if not distributed.is_first_rank():
             silence()
         try:
             with self._guard:
@@ -110,25 +111,25 @@ class TrainingCLI(Options):
         if self.checkpoint is not None:
             checkpoint_io.check_fits(self.restored, self.model, self.checkpoint)
             if self.subcommand == "fit":
-                resume.check_continues(self.restored["settings"], self.model.optimization.asked)
+                hyperparameters.check_continues(self.restored["settings"], self.model.optimization.hyperparameters)
         asked = self._get(self.config_init, "trainer")
         if self._asked_for("test") == "best" and (self.datamodule.val_size is None or asked["limit_val_batches"] == 0):
             raise UserError("without validation there is no best checkpoint: --test last")
-        if distributed.first_of_machine():
+        if distributed.is_first_rank_of_machine():
             # The others wait for it, by Lightning: nothing is downloaded twice.
             self.datamodule.prepare_data()
             self.datamodule.setup(self.subcommand)
         config = {**asked, **kwargs}
-        callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [Progress()]
+        callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [ProgressBar()]
         if self.subcommand != "fit":
             self.answers = evaluation.PredictionCollector()
             config |= {"logger": False, "enable_checkpointing": False}
             return self._trainer(config, [*callbacks, self.answers])
-        self.claimed = self.run is None and distributed.first()
+        self.claimed = self.run is None and distributed.is_first_rank()
         root = Path(config["default_root_dir"])
         # Only the first process writes; the others learn the folder when they know each other.
         self.run = self.run or (
-            directory.create_run_dir(root, self.name) if distributed.first() else root / self.name / "unknown"
+            directory.create_run_dir(root, self.name) if distributed.is_first_rank() else root / self.name / "unknown"
         )
         try:
             return self._trainer_of(self.run, config, callbacks)
@@ -143,19 +144,19 @@ class TrainingCLI(Options):
         self.model.config = load_yaml(asked)
         self.fitting = Fitting(run, asked, self._get(self.config_init, "checkpoint"))
         named = [callback for callback in self._get(self.config_init, "callbacks").values() if callback is not None]
-        logger = Events(run) if config["logger"] in (None, True) else config["logger"]
+        logger = TensorBoard(run) if config["logger"] in (None, True) else config["logger"]
         ours = self.fitting.around([*callbacks, *named], self._more_callbacks)
         return self._trainer({**config, "logger": logger}, ours)
 
     def _trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         try:
             # Which images a process gets is our own order's to say.
-            ours = distributed.launched() | {"use_distributed_sampler": False}
+            ours = distributed.launcher_devices() | {"use_distributed_sampler": False}
             trainer = self._instantiate_trainer(config | ours, callbacks)
-            distributed.check(trainer)
+            distributed.check_strategy(trainer)
             if self.subcommand == "fit":
                 check_divisible(self.datamodule.batch_size, trainer.world_size)
-            trainer.strategy.checkpoint_io = checkpoint_io.CheckpointFiles()
+            trainer.strategy.checkpoint_io = checkpoint_io.AtomicCheckpointIO()
             return trainer
         except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
             raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
@@ -195,7 +196,7 @@ class TrainingCLI(Options):
     def _behind(self, error: RuntimeError) -> UserError | None:
         """The plain words for an error of PyTorch's or Lightning's that is no fault of the program."""
         said = " ".join(str(error).split())
-        if hasattr(self, "trainer") and distributed.lost(error, self.trainer):
+        if hasattr(self, "trainer") and distributed.is_lost_peer(error, self.trainer):
             begun = self.subcommand == "fit" and self.fitting.history.started
             what = "ended: --ckpt_path last goes on from the last checkpoint" if begun else "ended, or never came"
             return UserError(f"another of the {self.trainer.world_size} processes {what}\n({said[:200]})")
@@ -209,7 +210,7 @@ class TrainingCLI(Options):
             directory.remove_if_empty(self.run)
         elif kept := self.fitting.kept():
             print(kept, flush=True)
-        if self.trainer.world_size > 1 and self.fitting.agreement.together() and not self.trainer.is_global_zero:
+        if self.trainer.world_size > 1 and self.fitting.consensus.barrier() and not self.trainer.is_global_zero:
             raise SystemExit(0)
 
     def _conclude(self) -> None:
@@ -218,7 +219,7 @@ class TrainingCLI(Options):
         if not self.fitting.history.started:
             self.fitting.finish(self.trainer, self.model)
         if self.fitting.history.rows and "clean_accuracy" in self.fitting.history.rows[-1]:
-            print(self.fitting.monitor.sentence(self.datamodule.num_classes))
+            print(self.fitting.monitor.summary(self.datamodule.num_classes))
         print(self.fitting.outcome())
         if which := self._asked_for("test"):
             kept = self.run / directory.CHECKPOINTS / f"{which}.ckpt"
@@ -235,7 +236,7 @@ class TrainingCLI(Options):
         scores = self._scores(self.trainer.test(**kwargs, **self._loaded(), verbose=False))
         assert self.checkpoint is not None
         if self.trainer.is_global_zero:
-            evaluation.conclude(self.answers.of(self.datamodule), scores, self.checkpoint, self.run)
+            evaluation.save_evaluation(self.answers.of(self.datamodule), scores, self.checkpoint, self.run)
 
     def _loaded(self) -> dict[str, Any]:
         """What the Trainer's methods are told of the checkpoint: data alone is loaded, no code."""

@@ -28,7 +28,7 @@ _INSTEAD = {
 HIDDEN = ("model", "trainer")
 
 
-class Help(DefaultHelpFormatter):
+class HelpFormatter(DefaultHelpFormatter):
     """jsonargparse's help without whole types and lists of hundreds of classes."""
 
     def __init__(self, prog: str, **layout: Any) -> None:

@@ -21,7 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 import regularization
 from regularization.data.datamodules import CIFAR10, ImageData
 from regularization.errors import UserError, find_user_error, suggest, translate_error
-from regularization.training.help import Help
+from regularization.training.help import HelpFormatter
 
 Config = dict[str, Any]
 
@@ -31,7 +31,7 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Not by an abbreviation: --conf would be taken, but not looked into beforehand as --config is.
-        ours = {"prog": "regularization", "formatter_class": Help, "allow_abbrev": False}
+        ours = {"prog": "regularization", "formatter_class": HelpFormatter, "allow_abbrev": False}
         super().__init__(*args, **{**ours, **kwargs})
         # As Python 3.14 has it: until then argparse takes "-1e-4" for an option, not for the number it is.
         self._negative_number_matcher = re.compile(r"-(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?$", re.IGNORECASE)

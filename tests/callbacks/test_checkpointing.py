@@ -10,7 +10,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from regularization.callbacks.checkpointing import Last
+from regularization.callbacks.checkpointing import LastCheckpoint
 
 
 class Late:
@@ -60,7 +60,7 @@ def written_at(**every: float) -> list[int]:
         fit_loop=SimpleNamespace(epoch_loop=loop, _data_fetcher=object()),
         save_checkpoint=lambda path: written.append(trainer.global_step),
     )
-    last = Last(Path(), Late(), **every)  # type: ignore[arg-type]
+    last = LastCheckpoint(Path(), Late(), **every)  # type: ignore[arg-type]
     last.on_train_start(trainer, MagicMock())
     for trainer.global_step in range(1, 22):
         last.on_train_batch_end(trainer)

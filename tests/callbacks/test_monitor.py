@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from regularization import CIFAR10, L1, Digits, ImageClassifier, Linear, SmallResNet, WarmupDecay
 from regularization.callbacks.history import History
-from regularization.callbacks.monitor import Monitor, verdict
+from regularization.callbacks.monitor import Monitor, describe_effect
 from regularization.callbacks.parameter_report import ParameterReport
 from regularization.cli.main import main
 from regularization.optim.penalties import filters
@@ -110,7 +110,7 @@ def test_a_continued_run_goes_on_counting() -> None:
 )
 def test_the_sentence(changes: Row, said: str) -> None:
     row = {"clean_accuracy": 0.9, "clean_loss": 0.3, "gap_accuracy": 0.1, "sparsity": 0.0}
-    assert said in verdict([row, row | changes], classes=10)
+    assert said in describe_effect([row, row | changes], classes=10)
 
 
 def test_far_too_strong_a_lambda_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ def audited(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fitted.fit(ImageClassifier(SmallResNet(width=4), optimizer, **options), Digits())
-    ours = [str(warning.message) for warning in caught if "audit.py" in warning.filename]
+    ours = [str(warning.message) for warning in caught if "parameter_report.py" in warning.filename]
     return audit, capsys.readouterr().out, ours
 
 
@@ -31,9 +31,9 @@ def test_every_number_is_listed_once_with_what_acts_on_it(capsys: pytest.Capture
     penalties: dict[str, Penalty | None] = {"l1": L1(1e-3, ["head.weight"]), "cap": MaxNorm(2.0)}
     audit, shown, _ = audited(capsys, decay="weights", penalties=penalties)
     network = SmallResNet(width=4)
-    assert sorted(name for line in audit.lines for name in line.names) == sorted(dict(network.named_parameters()))
-    assert sum(line.numbers for line in audit.lines) == sum(w.numel() for w in network.parameters())
-    by_kind = {(line.kind, *line.penalties): line for line in audit.lines}
+    assert sorted(name for line in audit.rows for name in line.names) == sorted(dict(network.named_parameters()))
+    assert sum(line.numbers for line in audit.rows) == sum(w.numel() for w in network.parameters())
+    by_kind = {(line.kind, *line.penalties): line for line in audit.rows}
     head, kernels = by_kind["weights", "l1", "cap"], by_kind["weights", "cap"]
     assert head.names == ["head.weight"]
     assert head.invariant == 0
@@ -58,7 +58,7 @@ def test_every_number_is_listed_once_with_what_acts_on_it(capsys: pytest.Capture
 )
 def test_tau_of_other_optimizers(capsys: pytest.CaptureFixture[str], optimizer: Any, tau: float | None) -> None:
     audit, shown, _ = audited(capsys, optimizer, penalties={"l1": L1(1e-3)})
-    assert audit.lines[0].tau == (tau and pytest.approx(tau))
+    assert audit.rows[0].tau == (tau and pytest.approx(tau))
     assert ("decoupled" in shown) == (optimizer.func is not SGDW)
 
 

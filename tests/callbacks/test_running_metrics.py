@@ -8,8 +8,8 @@ import pytest
 from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from regularization.callbacks.progress_bar import Progress
-from regularization.callbacks.running_metrics import Running
+from regularization.callbacks.progress_bar import ProgressBar
+from regularization.callbacks.running_metrics import RunningMetrics
 from regularization.cli.main import main
 from regularization.models.classifier import ImageClassifier
 from tests.conftest import CONFIGS
@@ -63,7 +63,7 @@ def test_none_where_none_are_wanted() -> None:
 
 
 def test_the_bar_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    running, bar = Running(), Progress()
+    running, bar = RunningMetrics(), ProgressBar()
     running.means = {"train_loss": 0.5, "train_accuracy": 0.75}
     shown = bar.get_metrics(trainer(1, callbacks=[running]), ImageClassifier.__new__(ImageClassifier))
     assert shown == {"train_loss": 0.5, "train_accuracy": 0.75}

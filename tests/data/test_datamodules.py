@@ -6,7 +6,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from regularization import Digits
-from regularization.data.batches import Batch
+from regularization.data.sampling import Batch
 from regularization.errors import UserError
 
 QUIET: dict[str, Any] = {
@@ -50,7 +50,7 @@ def test_images_are_small_for_the_first_part_of_the_steps() -> None:
     sides = [batch.images.shape[-1] for batch in trained(data, max_epochs=3).trained]
     # 12 steps, of which 4.8 are 40%.
     assert sides == [5] * 5 + [8] * 7
-    assert data.sample().shape[-2:] == (5, 5)
+    assert data.calibration_sample().shape[-2:] == (5, 5)
     assert data.preprocess(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).shape[-1] == 8
 
 

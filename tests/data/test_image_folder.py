@@ -16,11 +16,11 @@ from PIL import Image
 
 from regularization import ImageFolder, UserError
 from regularization.cli.main import main
-from regularization.data.batches import Batch
 from regularization.data.datamodules import Part
-from regularization.data.files import Files
+from regularization.data.image_files import ImageFiles
 from regularization.data.image_folder import held_out
 from regularization.data.readers import Images
+from regularization.data.sampling import Batch
 from tests.conftest import CONFIGS, rows_of
 from tests.training.test_command import interrupt_at
 
@@ -71,7 +71,7 @@ def test_one_folder_is_shared_out() -> None:
         assert set(part[0].labels[part[1]].tolist()) == {0, 1, 2}
     again = made("test", split_seed=7)
     assert files(again.test_set) == files(data.test_set)
-    assert data.serving() == {
+    assert data.inference_config() == {
         "classes": ["cat", "dog", "owl"],
         "preprocess": {"size": 16, "resize": 18, "mean": [0.5] * 3, "std": [0.5] * 3},
     }
@@ -161,7 +161,7 @@ def test_in_memory_and_from_files_are_the_same() -> None:
     assert kept.train_set is not None
     assert streamed.train_set is not None
     assert isinstance(kept.train_set[0], Images)
-    assert isinstance(streamed.train_set[0], Files)
+    assert isinstance(streamed.train_set[0], ImageFiles)
     assert "decoded for every batch by 2" in streamed.describe()
     for one, other in zip(kept.train_dataloader(), streamed.train_dataloader(), strict=True):
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(one[:3], other[:3], strict=True))

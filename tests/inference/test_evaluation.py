@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
 from regularization.cli.main import main
-from regularization.data.files import Files
+from regularization.data.image_files import ImageFiles
 from regularization.data.readers import Images
 from regularization.errors import UserError
 from regularization.inference import evaluation, plots
@@ -129,7 +129,7 @@ def test_pictures_that_stay_in_their_files(tmp_path: Path) -> None:
     paths = [tmp_path / f"{shade}.png" for shade in (0, 100, 200)]
     for shade, path in zip((0, 100, 200), paths, strict=True):
         Image.new("RGB", (8, 8), (shade, shade, shade)).save(path)
-    files = Files(paths, 8, torch.tensor([0, 1, 1]), ("a", "b"), 0)
+    files = ImageFiles(paths, 8, torch.tensor([0, 1, 1]), ("a", "b"), 0)
     found = Evaluation(files, torch.arange(3), torch.tensor([[1.0, 0], [0, 1], [1, 0]]))
     assert [int(found.picture(place).float().mean()) for place in found.most_wrong()] == [200]
     evaluation.write(found, 0.0, tmp_path / "test")

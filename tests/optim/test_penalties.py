@@ -153,10 +153,10 @@ def test_choice_of_parameters() -> None:
         "all": [name for name, _ in network.named_parameters()],
     }
     for selection, expected in names.items():
-        chosen = Regularizer(network, {"p": L2(1.0, selection)}).chosen["p"]  # type: ignore[arg-type]
+        chosen = Regularizer(network, {"p": L2(1.0, selection)}).selected["p"]  # type: ignore[arg-type]
         assert list(chosen) == expected
         assert expected
-    patterns = Regularizer(network, {"p": L2(1.0, ["head.*", "stages.?.branch.0.weight"])}).chosen["p"]
+    patterns = Regularizer(network, {"p": L2(1.0, ["head.*", "stages.?.branch.0.weight"])}).selected["p"]
     assert len(patterns) == 2 + 3
 
 

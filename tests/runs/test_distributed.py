@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from lightning import Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from regularization.data.batches import RankShard, check_divisible
 from regularization.data.readers import Images
+from regularization.data.sampling import RankShard, check_divisible
 from regularization.errors import UserError
 from regularization.runs import distributed
 from tests.conftest import CONFIGS, rows_of
@@ -109,20 +109,20 @@ def test_a_batch_that_does_not_divide_names_those_that_do() -> None:
 
 
 def test_one_process_alone_agrees_with_itself_at_once() -> None:
-    agreement = distributed.RankConsensus()
-    agreement.begin(Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False))
-    assert agreement.ask(3, 0) == agreement.settle(3, 0) == [3, 0]
-    assert agreement.together()
+    consensus = distributed.RankConsensus()
+    consensus.start(Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False))
+    assert consensus.poll(3, 0) == consensus.sync(3, 0) == [3, 0]
+    assert consensus.barrier()
 
 
 def answers_of(rank: int, folder: Path) -> list[Any]:
     """What a process of two learns, which wishes for its rank at the first step, and for nothing after that."""
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=2)
-    agreement = distributed.RankConsensus()
+    consensus = distributed.RankConsensus()
     with mock.patch.object(Trainer, "world_size", 2):
-        agreement.begin(trainer)
-    heard = [agreement.ask(rank, 0), agreement.ask(0, 0), agreement.settle(0, 5 * rank), agreement.together()]
+        consensus.start(trainer)
+    heard = [consensus.poll(rank, 0), consensus.poll(0, 0), consensus.sync(0, 5 * rank), consensus.barrier()]
     torch.distributed.destroy_process_group()
     return heard
 
@@ -157,7 +157,7 @@ def test_a_process_knows_its_place_from_what_torchrun_or_srun_tells_it(
     launcher = SRUN if "SLURM_PROCID" in environment else AGENT if environment else {}
     for name, value in (environment | launcher).items():
         monkeypatch.setenv(name, value)
-    assert (distributed.first(), distributed.first_of_machine(), distributed.launched()) == (
+    assert (distributed.is_first_rank(), distributed.is_first_rank_of_machine(), distributed.launcher_devices()) == (
         first,
         first_of_machine,
         launched,
@@ -170,11 +170,15 @@ def test_alone_it_knows_of_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for name, value in told.items():
         monkeypatch.setenv(name, value)
-    assert distributed.launched()
+    assert distributed.launcher_devices()
     monkeypatch.setattr(rank_zero_only, "rank", 3)  # as it is when Lightning is imported with these
-    distributed.alone()
+    distributed.forget_launcher()
     assert rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    assert (distributed.first(), distributed.first_of_machine(), distributed.launched()) == (True, True, {})
+    assert (distributed.is_first_rank(), distributed.is_first_rank_of_machine(), distributed.launcher_devices()) == (
+        True,
+        True,
+        {},
+    )
     assert not set(told) & set(os.environ)
 
 

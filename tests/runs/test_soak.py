@@ -41,7 +41,7 @@ def fit(args: list[str], folder: Path, phase: c_int) -> None:
     """Runs in a process of its own, and tells in ``phase`` what it is doing."""
     from regularization.cli.main import main
     from regularization.models.classifier import ImageClassifier
-    from regularization.runs.checkpoint_io import CheckpointFiles
+    from regularization.runs.checkpoint_io import AtomicCheckpointIO
 
     os.chdir(folder)
     os.environ.pop("PL_GLOBAL_SEED", None)
@@ -64,7 +64,7 @@ def fit(args: list[str], folder: Path, phase: c_int) -> None:
 
     telling(ImageClassifier, "training_step", "training")
     telling(ImageClassifier, "validation_step", "validation")
-    telling(CheckpointFiles, "save_checkpoint", "writing")
+    telling(AtomicCheckpointIO, "save_checkpoint", "writing")
     main(args)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as some
 
 from regularization.errors import UserError
 from regularization.study import config as study_config
-from regularization.study.config import Study, arms_of, baseline_of, check, trials_of
+from regularization.study.config import Study, build_arms, build_trials, check_study, find_baseline
 from regularization.training.parser import load_yaml
 from tests.conftest import CONFIGS
 
@@ -18,7 +18,7 @@ PLACE = CONFIGS / "sweeps" / "x.yaml"
 
 
 def test_an_axis_goes_from_small_to_large() -> None:
-    arms = arms_of(Study(base="x", vary={LAMBDA: [0.01, 0, 1e-4]}), PLACE)
+    arms = build_arms(Study(base="x", vary={LAMBDA: [0.01, 0, 1e-4]}), PLACE)
     assert [arm.name for arm in arms] == ["weight_decay=0", "weight_decay=0.0001", "weight_decay=0.01"]
     assert arms[1].args == (f"--{LAMBDA}=0.0001",)
     assert [arm.unregularized for arm in arms] == [True, False, False]
@@ -26,7 +26,7 @@ def test_an_axis_goes_from_small_to_large() -> None:
 
 def test_two_axes_are_combined() -> None:
     study = Study(base="x", vary={"model.optimizer.lr": [0.1, 0.2], LAMBDA: [0, 1e-3]})
-    arms = arms_of(study, PLACE)
+    arms = build_arms(study, PLACE)
     assert [arm.name for arm in arms] == [
         "lr=0.1,weight_decay=0",
         "lr=0.1,weight_decay=0.001",
@@ -43,18 +43,18 @@ def test_arms_are_configs_options_or_both() -> None:
         "both": ["configs/with/l1.yaml", {LAMBDA: 0, "model.optimizer.nesterov": False}],
         "as_it_is": None,
     }
-    arms = arms_of(Study(base="x", arms=content), PLACE)
+    arms = build_arms(Study(base="x", arms=content), PLACE)
     assert [arm.name for arm in arms] == list(content)
     l1 = str(CONFIGS / "with" / "l1.yaml")
     assert arms[1].args == ("--config", l1)
     assert arms[2].args == ("--config", l1, f"--{LAMBDA}=0", "--model.optimizer.nesterov=false")
     assert arms[3].args == ()
-    assert baseline_of(Study(base="x", arms=content), arms) == arms[0]
+    assert find_baseline(Study(base="x", arms=content), arms) == arms[0]
 
 
 def test_a_tuned_arm_has_a_value_for_each_try() -> None:
     study = Study(base="x", arms={"none": {LAMBDA: 0}, "wd": {LAMBDA: [0, 1e-3], "model.optimizer.lr": [0.1, 0.2]}})
-    arms = arms_of(study, PLACE)
+    arms = build_arms(study, PLACE)
     assert [(arm.name, arm.group) for arm in arms] == [
         ("none", "none"),
         ("wd,weight_decay=0,lr=0.1", "wd"),
@@ -68,7 +68,7 @@ def test_a_tuned_arm_has_a_value_for_each_try() -> None:
 
 def test_trials_have_every_arm_and_seed_once_and_a_folder_each() -> None:
     study = Study(base="x", vary={LAMBDA: [0, 1]}, seeds=3)
-    trials = trials_of(study, arms_of(study, PLACE), study.seed_list(), "final", ["--config", "x"], Path("s"))
+    trials = build_trials(study, build_arms(study, PLACE), study.seed_list(), "final", ["--config", "x"], Path("s"))
     assert len({(trial.arm.name, trial.seed) for trial in trials}) == len({trial.folder for trial in trials}) == 6
     assert trials[0].args == ("fit", "--config", "x", f"--{LAMBDA}=0", "--seed_everything=0", "--data.split_seed=0")
     assert trials[0].folder == Path("s/final/weight_decay=0/seed_0")
@@ -77,7 +77,7 @@ def test_trials_have_every_arm_and_seed_once_and_a_folder_each() -> None:
 @pytest.mark.parametrize(("seeds", "asked", "redrawn"), [(3, None, True), (2, None, False), (3, False, False)])
 def test_the_split_is_redrawn_with_more_than_two_seeds(seeds: int, asked: bool | None, redrawn: bool) -> None:
     study = Study(base="x", vary={LAMBDA: [0]}, seeds=seeds, resample_split=asked)
-    trials = trials_of(study, arms_of(study, PLACE), study.seed_list(), "final", [], Path())
+    trials = build_trials(study, build_arms(study, PLACE), study.seed_list(), "final", [], Path())
     assert all(("--data.split_seed" in " ".join(trial.args)) == redrawn for trial in trials)
 
 
@@ -110,16 +110,16 @@ def test_values_are_typed_as_the_parser_reads_them(value: Any) -> None:
 )
 def test_what_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
-        check(Study(**{"base": "x", "vary": {LAMBDA: [0, 1]}} | changes))
+        check_study(Study(**{"base": "x", "vary": {LAMBDA: [0, 1]}} | changes))
 
 
 def test_names_that_do_not_exist() -> None:
     study = Study(base="x", arms={"none": None}, baseline="nothing")
     with pytest.raises(UserError, match="there is no arm nothing, there are none"):
-        baseline_of(study, arms_of(study, PLACE))
+        find_baseline(study, build_arms(study, PLACE))
     with pytest.raises(UserError, match=r"there is no config absent\.yaml"):
-        arms_of(Study(base="x", arms={"x": "absent.yaml"}), PLACE)
+        build_arms(Study(base="x", arms={"x": "absent.yaml"}), PLACE)
     with pytest.raises(UserError, match="must be made of letters"):
-        arms_of(Study(base="x", arms={"a/b": None}), PLACE)
+        build_arms(Study(base="x", arms={"a/b": None}), PLACE)
     with pytest.raises(UserError, match="must be a config, options"):
-        arms_of(Study(base="x", arms={"x": 3}), PLACE)
+        build_arms(Study(base="x", arms={"x": 3}), PLACE)

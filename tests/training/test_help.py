@@ -8,7 +8,7 @@ import pytest
 
 from regularization.cli.main import main
 from regularization.training.command import parser_of
-from regularization.training.help import brief, value_name, plain_text
+from regularization.training.help import brief, plain_text, value_name
 
 
 @pytest.fixture

@@ -276,7 +276,7 @@ def test_every_overlay_is_tested_and_says_how_it_is_used(overlay: Path) -> None:
     base = "folder" if overlay.stem == "finetune" else "cifar10"
     use = f"# python -m regularization fit --config configs/{base}.yaml --config configs/with/{overlay.name}"
     assert overlay.read_text().splitlines()[0].startswith(use)
-    tests = Path(__file__).read_text() + Path(__file__).with_name("test_pretrained.py").read_text()
+    tests = Path(__file__).read_text() + (Path(__file__).parents[1] / "models" / "test_pretrained.py").read_text()
     assert f'"{overlay.stem}' in tests
 
 
@@ -284,4 +284,4 @@ def test_a_classifier_needs_no_cli() -> None:
     from regularization import L1
 
     classifier = ImageClassifier(SmallResNet(width=4), penalties={"l1": L1(1e-3)})
-    assert next(iter(classifier.regularizer.chosen["l1"])) == "stem.weight"
+    assert next(iter(classifier.regularizer.selected["l1"])) == "stem.weight"

@@ -80,7 +80,7 @@ def work(connection: Duplex, threads: int, device: int | None = None) -> None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[device] if visible[0] else str(device)
     # Whoever started the cluster or the sweep, by srun for instance: a trial is trained by its worker alone.
-    distributed.alone()
+    distributed.forget_launcher()
     # Ctrl-C on the terminal is for the coordinator, which hands it on.
     os.setpgrp()
     _die_with_parent()

@@ -212,7 +212,7 @@ def _add_means(figure: go.Figure, arms: Sequence[ArmSummary], x: list[float]) ->
 
 def _halves(arms: Sequence[ArmSummary]) -> list[float]:
     """An interval that is unknown, with one seed, is not drawn."""
-    return [0.0 if math.isnan(arm.half) else arm.half for arm in arms]
+    return [0.0 if math.isnan(arm.ci_half_width) else arm.ci_half_width for arm in arms]
 
 
 def _means(runs: list[list[Row]], metric: str) -> tuple[list[float], list[float]]:

@@ -129,7 +129,7 @@ def _arms(found: Conclusion, everything: Sequence[Result]) -> dict[str, object]:
 
 
 def _arm_cells(arm: ArmSummary, found: Conclusion) -> list[Cell]:
-    spread = "" if math.isnan(arm.half) else f" ± {100 * arm.half:.2f}"
+    spread = "" if math.isnan(arm.ci_half_width) else f" ± {100 * arm.ci_half_width:.2f}"
     decay = sum(one.decay for one in arm.results) / len(arm.results)
     return [
         Cell(arm.name, arm.name),
@@ -150,11 +150,13 @@ def _costs(spent: Sequence[Result]) -> list[Cell]:
 
 
 def _compared_cells(arm: ArmSummary) -> list[Cell]:
-    if arm.versus is None:
+    if arm.comparison is None:
         return [Cell("–", "")] * 2
-    interval = "" if math.isnan(arm.versus.low) else f" ({points(arm.versus.low)} to {points(arm.versus.high)})"
-    p = Cell("–", "") if math.isnan(arm.versus.p) else Cell(f"{arm.versus.p:.2g}", arm.versus.p)
-    return [Cell(points(arm.versus.difference) + interval, arm.versus.difference), p]
+    interval = (
+        "" if math.isnan(arm.comparison.low) else f" ({points(arm.comparison.low)} to {points(arm.comparison.high)})"
+    )
+    p = Cell("–", "") if math.isnan(arm.comparison.p) else Cell(f"{arm.comparison.p:.2g}", arm.comparison.p)
+    return [Cell(points(arm.comparison.difference) + interval, arm.comparison.difference), p]
 
 
 def _tested(arm: ArmSummary) -> Cell:

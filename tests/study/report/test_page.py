@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regularization.study.conclusion import answer
+from regularization.study.conclusion import draw_conclusion
 from regularization.study.config import Study
 from regularization.study.report import figures, image_pairs
 from regularization.study.report.page import write_report
@@ -41,7 +41,7 @@ def test_regions_reach_halfway_to_the_next_arm() -> None:
     none = made("none", [0.80, 0.81], decay=0.0, values={LAMBDA: 0})
     strong = made("strong", [0.2, 0.21], clean=0.2, decay=90.0, values={LAMBDA: 1e-1})
     study = Study(base="x", vary={LAMBDA: [0, 1e-5, 1e-4, 1e-1]})
-    found = answer([*none, *weak, *strong, *weaker], study, "none")
+    found = draw_conclusion([*none, *weak, *strong, *weaker], study, "none")
     places = figures.positions([0, 1e-5, 1e-4, 1e-1])
     first, last = figures.regions(found.arms, places)
     assert first[0] == pytest.approx((places[0] - 5) / 2)
@@ -51,7 +51,7 @@ def test_regions_reach_halfway_to_the_next_arm() -> None:
 
 def test_a_heat_map_has_each_mean_in_its_place() -> None:
     results, study = two_axes()
-    found = answer(results, study, "lr=0.2,weight_decay=0")
+    found = draw_conclusion(results, study, "lr=0.2,weight_decay=0")
     figure = figures.main_figure(found, study)
     assert figure.data[0].type == "heatmap"
     grid = np.array(figure.data[0].z, dtype=float)
@@ -74,7 +74,9 @@ def test_every_kind_of_study_has_its_page(kind: str, tmp_path: Path) -> None:
         seeds = [0.8] if kind == "one seed" else [0.8, 0.81, 0.8]
         results = made("none", seeds) + made("<script>alert(1)</script>", seeds)
         study, baseline = Study(base="x", arms={"none": None}), "none"
-    page = write_report(answer(results, study, baseline), results, study, tmp_path, "python -m x </pre>").read_text()
+    page = write_report(
+        draw_conclusion(results, study, baseline), results, study, tmp_path, "python -m x </pre>"
+    ).read_text()
     body = page[page.index("<body>") :]
     assert "<script>alert(1)" not in body.replace("\\u003cscript", "")
     assert "</pre></pre>" not in body
