@@ -18,11 +18,11 @@ from regularization.training.parser import Parser, config_names
 
 # Command → the module and the function that makes its parser; fit, validate and test have LightningCLI's.
 PARSERS = {
-    "predict": ("cli.predict", "parser"),
-    "export": ("cli.export", "parser"),
-    "sweep": ("cli.sweep", "sweep_parser"),
-    "report": ("cli.sweep", "report_parser"),
-    "completion": ("cli.completion", "parser"),
+    "predict": ("cli.predict", "make_parser"),
+    "export": ("cli.export", "make_parser"),
+    "sweep": ("cli.sweep", "make_parser"),
+    "report": ("cli.report", "make_parser"),
+    "completion": ("cli.completion", "make_parser"),
 }
 # Options that no parser has, but the classes that are mostly chosen.
 _INNER = (
@@ -43,10 +43,10 @@ _VALUES = {
 
 def completion(args: list[str]) -> None:
     """Prints the script for a shell."""
-    print(script(parser().parse_args(args).shell))
+    print(script(make_parser().parse_args(args).shell))
 
 
-def parser() -> Parser:
+def make_parser() -> Parser:
     """The parser of ``completion``."""
     about = "Prints a script that completes commands, options and values. Made in seconds, it is read in no time:"
     where = "bash finds it as ~/.local/share/bash-completion/completions/regularization, for instance."

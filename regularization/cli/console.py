@@ -1,11 +1,8 @@
 """The terminal: what our libraries would print there and nobody needs."""
 
 import logging
-import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
 
 
 def configure_logging() -> None:
@@ -30,22 +27,3 @@ def configure_logging() -> None:
     # One may well train without SLURM where SLURM is; what would wait for its processes in vain is refused.
     warnings.filterwarnings("ignore", ".*`srun` command is available.*")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-
-
-def silence() -> None:
-    """Keeps a process that is not the first of its run off the terminal: it would say everything once more.
-
-    What it raises is still said.
-    """
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
-    warnings.showwarning = lambda *_: None
-
-
-@contextmanager
-def progress_bars_on_terminals() -> Iterator[None]:
-    """Keeps the progress bars that libraries draw on stderr out of files and pipes."""
-    if sys.stderr.isatty():
-        yield
-        return
-    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
-        yield

@@ -18,7 +18,7 @@ COMMANDS = {
     "predict": ("cli.predict", "name what is on pictures"),
     "export": ("cli.export", "write a checkpoint as one ONNX or PyTorch file: uint8 images in, probabilities out"),
     "sweep": ("cli.sweep", "train the arms of a study: which regularization helps, and how strong it should be"),
-    "report": ("cli.sweep", "make a study's report again, or compare any runs"),
+    "report": ("cli.report", "make a study's report again, or compare any runs"),
     "completion": ("cli.completion", "print the script that completes commands and options in a shell"),
 }
 

@@ -27,7 +27,7 @@ TOP = 5
 BATCH = 64
 
 
-def parser() -> Parser:
+def make_parser() -> Parser:
     """The options of ``predict``."""
     made = Parser(prog="regularization predict", description="Names what is on pictures, by a trained network.")
     made.add_argument("--ckpt_path", type=Path, required=True, help="A checkpoint of a run, or the run's folder.")
@@ -42,7 +42,7 @@ def predict(args: list[str]) -> None:
 
     What can't be read is named with its reason, and the rest goes on.
     """
-    asked = parser().parse_args(args)
+    asked = make_parser().parse_args(args)
     model = load(asked.ckpt_path, asked.trust).to("cuda" if torch.cuda.is_available() else "cpu")
     paths = _found(asked.images, asked.output / SHEET)
     if asked.output.exists() and not asked.output.is_dir():

@@ -14,10 +14,9 @@ from regularization.callbacks.checkpointing import RunInterrupted
 from regularization.errors import UserError, did_you_mean
 from regularization.runs import directory, distributed
 from regularization.study import config as study_config
-from regularization.study import results
-from regularization.study.conclusion import Conclusion, draw_conclusion
+from regularization.study.conclusion import Conclusion
 from regularization.study.config import Study
-from regularization.study.pipeline import REFIT, STUDY, close, run
+from regularization.study.pipeline import STUDY, run
 from regularization.study.plan import Plan
 from regularization.training.command import parser_of
 from regularization.training.parser import Parser, config_paths, find_config, read_config, with_found
@@ -54,7 +53,7 @@ def sweep(args: list[str]) -> Conclusion | None:
             raise SystemExit(128 + stopped.number) from None
 
 
-def sweep_parser() -> Parser:
+def make_parser() -> Parser:
     """The options of ``sweep``, those of its study among them."""
     about = (Study.__doc__ or "").partition("Args:")[0]
     usage = "regularization sweep --config STUDY [options] [options of fit]"
@@ -80,46 +79,9 @@ def sweep_parser() -> Parser:
     return parser
 
 
-def report_parser() -> Parser:
-    """The folders and options of ``report``."""
-    parser = Parser(prog="regularization report", description="Rebuilds the report of a study, or compares any runs.")
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="A study's folder, or folders of runs.")
-    parser.add_argument("--baseline", type=str | None, default=None, help="The arm that the others are compared with.")
-    parser.add_argument("--output", type=Path | None, default=None, help="Where the report goes; the first folder.")
-    return parser
-
-
-def report(args: list[str]) -> None:
-    """Rebuilds a study's report, or makes one from any finished runs."""
-    asked = report_parser().parse_args(args)
-    folders = [Path(folder) for folder in asked.folders]
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"there is no folder {folder}")
-    kept = folders[0] / STUDY
-    about = yaml.safe_load(kept.read_text()) if len(folders) == 1 and kept.is_file() else {}
-    study = Study(**about["study"]) if about else Study(base="", arms={"": None})
-    found = [one for one in results.find(folders, study.score) if not _is_refit(one)]
-    final = [one for one in found if one.stage == "final"] or found
-    baseline = asked.baseline or about.get("baseline")
-    known = {one.arm for one in final}
-    if asked.baseline is None and baseline not in known:
-        baseline = None
-    if baseline is not None and baseline not in known:
-        raise UserError(f"--baseline: there is no arm {baseline}, there are {', '.join(sorted(known))}")
-    place = Path(asked.output or folders[0])
-    close(
-        draw_conclusion(final, study, baseline, results.failures(folders)),
-        found,
-        study,
-        place,
-        about.get("command", ""),
-    )
-
-
 def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:
     """The study; the options of the command; those of ``fit``, as they were typed; and the study's config."""
-    parser = sweep_parser()
+    parser = make_parser()
     fields = [one.name for one in dataclasses.fields(Study)]
     known = {*fields, *(action.dest for action in parser._actions), "config", "c", "h"}
     ours, common = _shared_out(args, known)
@@ -212,7 +174,3 @@ def _check_same(path: Path, plan: Plan) -> None:
             f"{path.parent} is a study with another {what}: {before}, not {after}.\n"
             "Ask for the same to go on with it, or add --fresh to start another."
         )
-
-
-def _is_refit(result: results.Result) -> bool:
-    return result.stage == REFIT

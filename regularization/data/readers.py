@@ -2,9 +2,11 @@
 
 import fcntl
 import hashlib
+import os
 import pickle
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import download_and_extract_archive
 
-from regularization.cli.console import progress_bars_on_terminals
 from regularization.errors import UserError
 
 LOCK = ".downloading"
@@ -94,6 +95,16 @@ def _one_at_a_time(root: Path) -> Iterator[None]:
         # Where nothing can be written or locked, one can only go on without.
         with suppress(OSError):
             fcntl.flock(held.enter_context((root / LOCK).open("a")), fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def progress_bars_on_terminals() -> Iterator[None]:
+    """Keeps the progress bars that libraries draw on stderr out of files and pipes."""
+    if sys.stderr.isatty():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
         yield
 
 

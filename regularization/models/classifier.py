@@ -20,6 +20,7 @@ from regularization.data.augment import mix
 from regularization.data.datamodules import ImageData
 from regularization.data.sampling import Batch
 from regularization.errors import UserError, did_you_mean
+from regularization.models.memory_format import has_narrow_convolutions
 from regularization.models.metrics import EpochMetrics
 from regularization.models.pretrained import load_weights
 from regularization.optim import hyperparameters
@@ -29,7 +30,6 @@ from regularization.optim.penalties import Penalty
 from regularization.optim.schedules import StrengthSchedule
 from regularization.optim.weight_decay import Decay
 from regularization.runs import resume
-from regularization.training.memory import has_narrow
 
 
 class ImageClassifier(LightningModule):
@@ -74,7 +74,7 @@ class ImageClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.new_tensors = load_weights(network, weights) if weights is not None else []
-        wide = memory_format == "channels_last" and not has_narrow(network)
+        wide = memory_format == "channels_last" and not has_narrow_convolutions(network)
         self._memory_format = torch.channels_last if wide else torch.contiguous_format
         self.network = network.to(memory_format=self._memory_format)
         self._label_smoothing = label_smoothing

@@ -3,6 +3,8 @@
 import atexit
 import os
 import signal
+import sys
+import warnings
 from datetime import timedelta
 from typing import Any
 
@@ -70,6 +72,15 @@ def launcher_devices() -> dict[str, int]:
             f"SLURM started {tasks} processes on {machines} machines: give --ntasks-per-node, the same on each"
         )
     return {"devices": tasks // machines, "num_nodes": machines}
+
+
+def silence() -> None:
+    """Keeps a process that is not the first of its run off the terminal: it would say everything once more.
+
+    What it raises is still said.
+    """
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    warnings.showwarning = lambda *_: None
 
 
 def forget_launcher() -> None:

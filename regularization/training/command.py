@@ -17,7 +17,6 @@ from regularization.callbacks.checkpointing import RunInterrupted
 from regularization.callbacks.default_callbacks import Fitting
 from regularization.callbacks.progress_bar import ProgressBar
 from regularization.callbacks.tensorboard import TensorBoard
-from regularization.cli.console import silence
 from regularization.data.datamodules import ImageData
 from regularization.data.sampling import check_divisible, smallest_valid_batch
 from regularization.errors import UserError, find_user_error, translate_error
@@ -68,7 +67,7 @@ class TrainingCLI(Options):
         self._more_callbacks = callbacks
         self._guard = ExitStack()
         if not distributed.is_first_rank():
-            silence()
+            distributed.silence()
         try:
             with self._guard:
                 self._start(args)

@@ -1,9 +1,7 @@
-"""Memory on the CPU: freed blocks are kept for the next step; which networks may lie in channels_last."""
+"""Memory on the CPU: freed blocks are kept for the next step."""
 
 import ctypes
 from contextlib import suppress
-
-from torch import nn
 
 # mallopt's names for its settings (malloc.h of the GNU C library).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -20,11 +18,3 @@ def retain_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_MAX, 0)  # no block comes from the system on its own
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def has_narrow(network: nn.Module) -> bool:
-    """Whether a convolution has fewer than 16 filters.
-
-    In channels_last and with several threads, the CPU kernels of PyTorch 2.14 write past the memory of such ones.
-    """
-    return any(isinstance(module, nn.Conv2d) and module.out_channels < 16 for module in network.modules())

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from regularization import CIFAR10, Preprocess, SmallResNet, UserError, fit, load, sweep
-from regularization.cli.export import write_onnx, write_torch
 from regularization.cli.main import main
 from regularization.data.readers import read_digits
+from regularization.inference.export import write_onnx, write_torch
 from regularization.inference.trained_model import TrainedModel
 from tests.conftest import CONFIGS
 from tests.data.test_image_files import bomb
