@@ -1,6 +1,5 @@
 """Reads a whole data set into one uint8 tensor; CIFAR's pickles are opened only after their MD5 matched."""
 
-import fcntl
 import hashlib
 import os
 import pickle
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import download_and_extract_archive
@@ -74,7 +74,7 @@ def download_cifar(source: type[CIFAR10], root: Path) -> None:
     existed = root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(root), progress_bars_on_terminals():
+        with _download_lock(root), progress_bars_on_terminals():
             if not complete():
                 download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
     except (OSError, RuntimeError) as error:
@@ -88,13 +88,13 @@ def download_cifar(source: type[CIFAR10], root: Path) -> None:
 
 
 @contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
-    """Waits for whoever is downloading into ``root``; the lock is gone when nobody is."""
-    with ExitStack() as held:
-        held.callback(_remove, root / LOCK)
-        # Where nothing can be written or locked, one can only go on without.
+def _download_lock(root: Path) -> Iterator[None]:
+    """Waits while another process downloads into ``root``; the lock file is removed at the end."""
+    with ExitStack() as stack:
+        stack.callback(_remove, root / LOCK)
+        # Where the file system cannot lock or be written, the download goes on without a lock.
         with suppress(OSError):
-            fcntl.flock(held.enter_context((root / LOCK).open("a")), fcntl.LOCK_EX)
+            stack.enter_context(FileLock(root / LOCK, fallback_to_soft=False))
         yield
 
 

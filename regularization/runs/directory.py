@@ -1,13 +1,14 @@
 """The run folder, ``<root>/<config name>/version_N/``: named, claimed, found again, and its ``result.json``."""
 
-import fcntl
+import csv
 import json
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from regularization.errors import UserError
 
@@ -18,10 +19,11 @@ RESULT = "result.json"
 LOGITS = "val_logits.npz"
 CHECKPOINTS = "checkpoints"
 TEST = "test"
+LOCK = ".lock"
 
 
-class AlreadyLocked(UserError):
-    """Another process is at work in a folder."""
+class AlreadyLocked(UserError):  # noqa: N818
+    """Another process has locked a folder."""
 
 
 def run_name(configs: Sequence[Path]) -> str:
@@ -94,9 +96,15 @@ def add_result(folder: Path, values: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the file's content; see ``replacing``."""
-    with atomic_write(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    """Replaces the content of the file at ``path`` by ``text``; see ``atomic_write``."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Replaces the content of the file at ``path`` by a table with a header; see ``atomic_write``."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
 @contextmanager
@@ -126,27 +134,25 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def exclusive_lock(folder: Path, seconds: float = 20.0) -> Iterator[None]:
-    """Keeps other processes out of the folder; waits for one that is about to end.
+    """Keeps other processes and threads out of ``folder`` by a lock on its file ``.lock``.
+
+    The operating system releases the lock when the process ends, however it ends.
+
+    Args:
+        folder: Created if it does not exist.
+        seconds: How long to wait for another process, which may be about to end.
 
     Raises:
-        AlreadyLocked: When another one is still there after ``seconds``.
+        AlreadyLocked: When the folder is still locked after ``seconds``.
     """
-    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
-    until = time.monotonic() + seconds
     try:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise AlreadyLocked(
-                        f"another process is at work in {folder}; --fresh starts a study of its own"
-                    ) from None
-                time.sleep(0.1)
+        # Without the fallback: on a file system that cannot lock, filelock would rely on a file that a dead process
+        # leaves behind.
+        lock = FileLock(folder / LOCK, timeout=seconds, fallback_to_soft=False).acquire()
+    except Timeout:
+        raise AlreadyLocked(f"another process is using {folder}; --fresh starts a new study") from None
+    with lock:
         yield
-    finally:
-        os.close(file)
 
 
 def _flush(path: Path) -> None:

@@ -1,5 +1,11 @@
+import errno
+import fcntl
 import json
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -60,3 +66,81 @@ def test_release_removes_only_what_is_empty(tmp_path: Path) -> None:
     (tmp_path / "kept").touch()
     directory.remove_if_empty(directory.create_run_dir(tmp_path / "runs", "x"))
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def hold(folder: Path, locked: Event, release: Event) -> None:
+    """Runs in a process of its own."""
+    with directory.exclusive_lock(folder):
+        locked.set()
+        release.wait(30)
+
+
+@pytest.mark.parametrize("end", ["returns", "killed"])
+def test_a_folder_is_locked_until_the_process_ends(end: str, tmp_path: Path) -> None:
+    context = get_context("spawn")
+    locked, release = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path, locked, release))
+    other.start()
+    assert locked.wait(30)
+    with (
+        pytest.raises(directory.AlreadyLocked, match="another process is using"),
+        directory.exclusive_lock(tmp_path, 0.2),
+    ):
+        pytest.fail("two processes have the lock")
+    if end == "killed":
+        other.kill()
+    else:
+        release.set()
+    with directory.exclusive_lock(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    other.join()
+
+
+def test_threads_take_turns(tmp_path: Path) -> None:
+    inside: list[int] = []
+
+    def work(number: int) -> None:
+        with directory.exclusive_lock(tmp_path):
+            inside.append(number)
+            time.sleep(0.01)
+            assert inside == [number]
+            inside.remove(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(8)))
+
+
+def test_a_thread_that_waits_too_long_gives_up(tmp_path: Path) -> None:
+    def attempt() -> str:
+        with pytest.raises(directory.AlreadyLocked) as error, directory.exclusive_lock(tmp_path, 0.0):
+            pytest.fail("two threads have the lock")
+        return str(error.value)
+
+    with directory.exclusive_lock(tmp_path), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(attempt).result() == f"another process is using {tmp_path}; --fresh starts a new study"
+
+
+def test_a_file_system_that_cannot_lock_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that is only a file would outlive a process that is killed."""
+
+    def no_lock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    with pytest.raises(OSError, match="not implemented"), directory.exclusive_lock(tmp_path):
+        pytest.fail("there is no lock")
+
+
+def test_a_table_is_written_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    directory.write_csv(path, ["name", "value"], [["ä, b", 0.5], ["", None]])
+    assert path.read_bytes() == 'name,value\n"ä, b",0.5\n,\n'.encode()
+
+    def rows() -> Iterator[list[int]]:
+        yield [1, 2]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UserError, match=r"table.csv: No space left on device"):
+        directory.write_csv(path, ["name", "value"], rows())
+    assert path.read_bytes().startswith(b'name,value\n"')
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
