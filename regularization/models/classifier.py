@@ -234,13 +234,13 @@ class ImageClassifier(LightningModule):
         if isinstance(data := getattr(self.trainer, "datamodule", None), ImageData):
             checkpoint["serving"] = data.inference_config()
         checkpoint["regularizer"] = self.regularizer.state_dict()
-        checkpoint["train_metrics"] = self.train_metrics.state_dict(self.trainer)
+        checkpoint["train_scores"] = self.train_metrics.state_dict(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remembers the settings that the checkpoint's run was started with."""
         self._then = checkpoint.get("settings")
         self.regularizer.load_state_dict(checkpoint.get("regularizer", {}))
-        if "parts" in (scores := checkpoint["train_metrics"]):  # those of version 0.1.0's beginnings had none
+        if "parts" in (scores := checkpoint["train_scores"]):  # those of version 0.1.0's beginnings had none
             self.train_metrics.load_state_dict(scores, self.trainer)
 
     def on_train_start(self) -> None:
