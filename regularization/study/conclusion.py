@@ -1,4 +1,4 @@
-"""The answer of a study: which arm to use, what may be claimed against the baseline, and one sentence that says so."""
+"""The conclusion of a study: the recommended arm, the comparison with the baseline, and a sentence that states both."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,21 +11,23 @@ from regularization.study.config import Study
 from regularization.study.results import Result, by_arm
 from regularization.study.statistics import ALPHA, Comparison
 
-# Clean training accuracy this far below the unregularized arm's, in points: the network no longer fits its data.
-UNDERFIT = 0.05
+# An arm underfits if its clean training accuracy is lower than the baseline's by more than this difference.
+UNDERFIT_MARGIN = 0.05
+# An arm has little effect if the two accuracies differ by less than this, and λ had less than one timescale τ to act.
+LITTLE_EFFECT_MARGIN = 0.01
 
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """What is known of an arm.
+    """The results of one arm.
 
     Attributes:
-        name: Of the arm.
-        results: Its runs.
+        name: Name of the arm.
+        results: Its finished runs, one per seed.
         mean: Mean validation accuracy.
-        ci_half_width: Half of its 95% t-interval over seeds; NaN with one seed.
-        comparison: Its difference from the baseline, with p corrected for the number of arms; None for the baseline.
-        effect: ``underfits``, ``hardly acts``, or nothing.
+        ci_half_width: Half of the width of the mean's 95% t-interval over seeds; NaN for one seed.
+        comparison: Comparison with the baseline, corrected for the number of arms; None for the baseline itself.
+        effect: ``underfits``, ``little effect``, or an empty string.
     """
 
     name: str
@@ -37,38 +39,38 @@ class ArmSummary:
 
     @property
     def accuracies(self) -> list[float]:
-        """Validation accuracy by seed."""
+        """Validation accuracy of each seed."""
         return [result.accuracy for result in self.results]
 
     @property
     def unregularized(self) -> bool:
-        """Whether it is known to have no regularization."""
+        """Whether the arm is known to have no regularization."""
         return self.results[0].unregularized
 
     @property
     def timescale(self) -> float | None:
-        """τ in epochs."""
+        """The timescale τ in epochs; None without weight decay."""
         return self.results[0].timescale
 
     def average(self, metric: str) -> float:
-        """Mean over seeds of a metric in the epoch that counts; NaN where it was not measured."""
-        seen = [result.row[metric] for result in self.results if metric in result.row]
-        return float(np.mean(seen)) if seen else math.nan
+        """Mean of a metric over seeds, each in its scored epoch; NaN if the metric was not measured."""
+        values = [result.row[metric] for result in self.results if metric in result.row]
+        return float(np.mean(values)) if values else math.nan
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a study says.
+    """The conclusion of a study.
 
     Attributes:
-        arms: All arms in their order.
-        baseline: The arm compared with, or None.
-        chosen: The recommendation.
-        indistinguishable: Names of the arms that can't be told from the best.
-        seeds_needed: Seeds an arm that would tell the chosen arm from the baseline (or the two best arms apart); None
-            when they were told apart, or when no number of seeds up to 1,000 would.
-        sentence: The answer in words.
-        remarks: What else should be known.
+        arms: Summaries of all arms, in the order of their values or of the study's config.
+        baseline: The arm that the others are compared with, or None.
+        chosen: The recommended arm.
+        indistinguishable: Names of the arms that are not distinguishable from the best one.
+        seeds_needed: Number of seeds per arm needed to detect the measured difference of the chosen arm from the
+            baseline (or of the two best arms); None if the difference is significant or 1,000 seeds are not enough.
+        sentence: The conclusion in words.
+        remarks: Further remarks, one sentence each.
     """
 
     arms: list[ArmSummary]
@@ -81,181 +83,203 @@ class Conclusion:
 
 
 def draw_conclusion(
-    results: Sequence[Result], study: Study, baseline: str | None, failed: Mapping[str, list[str]] | None = None
+    results: Sequence[Result], study: Study, baseline: str | None, failures: Mapping[str, list[str]] | None = None
 ) -> Conclusion:
-    """Draws the conclusions from the runs of the final.
+    """Draws the conclusion from the runs of the final stage.
 
     Args:
-        results: Finished runs, of one arm at least.
-        study: What was asked.
-        baseline: The arm to compare with, or None.
-        failed: Why trials failed, by arm: an arm that can't be relied on to train is not recommended.
+        results: Finished runs of at least one arm.
+        study: The study's config.
+        baseline: Name of the arm to compare with, or None.
+        failures: By arm, the reasons why trials failed. An arm with a failed trial is not recommended.
     """
-    failed = failed or {}
-    arms = _summaries(by_arm(sorted(results, key=lambda one: _place(one, study))), baseline, study.paired)
-    base = next((arm for arm in arms if arm.name == baseline), None)
-    whole = [arm for arm in arms if arm.name not in failed] or arms
-    best = max(whole, key=lambda arm: arm.mean)
-    indistinguishable = _alike(whole, best, ordered=study.axis is not None)
-    chosen = _choose(whole, best, indistinguishable, study)
-    needed = None if study.paired else _seeds_needed(arms, base, chosen)
-    said = _sentence(base, chosen, indistinguishable, needed)
-    return Conclusion(
-        arms, base, chosen, indistinguishable, needed, said, _remarks(study, arms, indistinguishable, failed)
-    )
+    failures = failures or {}
+    arms = _summarize_arms(by_arm(sorted(results, key=lambda result: _sort_key(result, study))), baseline, study.paired)
+    baseline_arm = next((arm for arm in arms if arm.name == baseline), None)
+    candidates = [arm for arm in arms if arm.name not in failures] or arms
+    best = max(candidates, key=lambda arm: arm.mean)
+    indistinguishable = _indistinguishable(candidates, best, ordered=study.axis is not None)
+    chosen = _recommend(candidates, best, indistinguishable, study)
+    seeds_needed = None if study.paired else _seeds_needed(arms, baseline_arm, chosen)
+    sentence = _sentence(baseline_arm, chosen, indistinguishable, seeds_needed)
+    remarks = _remarks(study, arms, indistinguishable, failures)
+    return Conclusion(arms, baseline_arm, chosen, indistinguishable, seeds_needed, sentence, remarks)
 
 
-def _place(result: Result, study: Study) -> list[float]:
-    """What arms are ordered by: their values along the axes, or their places in the study's config."""
+def _sort_key(result: Result, study: Study) -> list[float]:
+    """The values along the axes, or the index of the arm in the study's config."""
     if study.vary:
         return [float(result.values[option]) for option in study.vary]
     names = list(study.arms)
     return [float(names.index(result.group) if result.group in names else len(names))]
 
 
-def _summaries(runs: dict[str, list[Result]], baseline: str | None, paired: bool) -> list[ArmSummary]:
-    others = [name for name in runs if name != baseline] if baseline in runs else []
-    # So that all the intervals together hold in 95 of 100 studies.
-    alpha = ALPHA / max(1, len(others))
-    compared = {name: _compare(runs[name], runs[baseline or ""], paired, alpha) for name in others}
-    corrected = statistics.holm([one.p for one in compared.values()])
-    comparison = {name: replace(one, p=p) for (name, one), p in zip(compared.items(), corrected, strict=True)}
+def _summarize_arms(results_by_arm: dict[str, list[Result]], baseline: str | None, paired: bool) -> list[ArmSummary]:
+    baseline_results = results_by_arm.get(baseline or "")
+    comparisons = {}
+    if baseline_results is not None:
+        others = {name: results for name, results in results_by_arm.items() if name != baseline}
+        # Bonferroni's correction: all intervals together cover the true differences in 95% of studies.
+        alpha = ALPHA / max(1, len(others))
+        comparisons = {name: _compare(results, baseline_results, paired, alpha) for name, results in others.items()}
+    p_values = statistics.holm([comparison.p for comparison in comparisons.values()])
+    corrected = {
+        name: replace(comparison, p=p) for (name, comparison), p in zip(comparisons.items(), p_values, strict=True)
+    }
     arms = []
-    for name, own in runs.items():
-        accuracies = [result.accuracy for result in own]
-        mean, half = float(np.mean(accuracies)), statistics.half_width(accuracies)
-        arms.append(ArmSummary(name, own, mean, half, comparison.get(name), _effect(own, runs.get(baseline or ""))))
+    for name, results in results_by_arm.items():
+        accuracies = [result.accuracy for result in results]
+        mean, half_width = float(np.mean(accuracies)), statistics.ci_half_width(accuracies)
+        effect = _classify_effect(results, baseline_results)
+        arms.append(ArmSummary(name, results, mean, half_width, corrected.get(name), effect))
     return arms
 
 
-def _compare(own: list[Result], others: list[Result], paired: bool, alpha: float) -> Comparison:
+def _compare(results: list[Result], baseline_results: list[Result], paired: bool, alpha: float) -> Comparison:
     if paired:
-        theirs = {result.seed: result.accuracy for result in others}
-        pairs = [(result.accuracy, theirs[result.seed]) for result in own if result.seed in theirs]
-        if pairs:
-            return statistics.paired([one for one, _ in pairs], [other for _, other in pairs], alpha)
-    return statistics.welch([one.accuracy for one in own], [one.accuracy for one in others], alpha)
+        by_seed = {result.seed: result.accuracy for result in baseline_results}
+        common = [result for result in results if result.seed in by_seed]
+        if common:
+            baseline_accuracies = [by_seed[result.seed] for result in common]
+            return statistics.paired([result.accuracy for result in common], baseline_accuracies, alpha)
+    baseline_accuracies = [result.accuracy for result in baseline_results]
+    return statistics.welch([result.accuracy for result in results], baseline_accuracies, alpha)
 
 
-def _effect(own: list[Result], baseline: list[Result] | None) -> str:
-    """Which side of the best λ an arm is on, from what it made of its training data and how long it had to act."""
-    if not baseline or own is baseline:
+def _classify_effect(results: list[Result], baseline_results: list[Result] | None) -> str:
+    """``underfits`` if λ is clearly too strong, ``little effect`` if it is clearly too weak, else an empty string."""
+    if not baseline_results or results is baseline_results:
         return ""
-    clean, free = (
-        float(np.mean([one.row.get("clean_accuracy", math.nan) for one in side])) for side in (own, baseline)
+    accuracy, baseline_accuracy = (
+        float(np.mean([result.row.get("clean_accuracy", math.nan) for result in side]))
+        for side in (results, baseline_results)
     )
-    if clean < free - UNDERFIT:
+    if accuracy < baseline_accuracy - UNDERFIT_MARGIN:
         return "underfits"
-    decays = [one.decay for one in own]
-    return "hardly acts" if 0 < float(np.mean(decays)) < 1 and abs(clean - free) < UNDERFIT / 5 else ""
+    decay = float(np.mean([result.decay for result in results]))
+    return "little effect" if 0 < decay < 1 and abs(accuracy - baseline_accuracy) < LITTLE_EFFECT_MARGIN else ""
 
 
-def _alike(arms: list[ArmSummary], best: ArmSummary, ordered: bool) -> list[str]:
-    """On an axis, the arms within one standard error of the best; else those that no corrected test tells from it."""
+def _indistinguishable(arms: list[ArmSummary], best: ArmSummary, ordered: bool) -> list[str]:
+    """On an axis, the arms within one standard error of the best; else those not significantly different from it."""
     if ordered:
-        places = statistics.within_one_standard_error([arm.accuracies for arm in arms])
-        return [arms[place].name for place in places]
+        indices = statistics.within_one_standard_error([arm.accuracies for arm in arms])
+        return [arms[index].name for index in indices]
     others = [arm for arm in arms if arm is not best]
     p_values = statistics.holm([statistics.welch(best.accuracies, arm.accuracies).p for arm in others])
-    near = {arm.name for arm, p in zip(others, p_values, strict=True) if not p < ALPHA}
-    return [arm.name for arm in arms if arm is best or arm.name in near]
+    # A p that is NaN shows no difference either.
+    similar = {arm.name for arm, p in zip(others, p_values, strict=True) if not p < ALPHA}
+    return [arm.name for arm in arms if arm is best or arm.name in similar]
 
 
-def _choose(arms: list[ArmSummary], best: ArmSummary, indistinguishable: list[str], study: Study) -> ArmSummary:
-    """The middle, by default: of neighbours that can't be told apart, the ends are the likeliest to be chance."""
+def _recommend(arms: list[ArmSummary], best: ArmSummary, indistinguishable: list[str], study: Study) -> ArmSummary:
+    """By default the middle of the indistinguishable arms: one at either end is more likely to be there by chance."""
     if study.axis is None or study.choose == "best":
         return best
     candidates = [arm for arm in arms if arm.name in indistinguishable]
     if study.choose == "strongest":
-        # A longer timescale is a weaker λ.
+        # A shorter timescale means a stronger λ.
         return candidates[0 if study.axis.endswith("timescale_epochs") else -1]
     middle = (len(candidates) - 1) / 2
-    pair = (candidates[math.floor(middle)], candidates[math.ceil(middle)])
-    return max(pair, key=lambda arm: arm.mean)
+    central = (candidates[math.floor(middle)], candidates[math.ceil(middle)])
+    return max(central, key=lambda arm: arm.mean)
 
 
-def _seeds_needed(arms: list[ArmSummary], base: ArmSummary | None, chosen: ArmSummary) -> int | None:
-    """For the difference as it was measured, and as many comparisons; from the baseline, or between the two best."""
-    pair = (chosen, base) if base is not None and base is not chosen else _leaders(arms)
-    if pair is None or (pair[0].comparison is not None and pair[1] is base and pair[0].comparison.p < ALPHA):
+def _seeds_needed(arms: list[ArmSummary], baseline: ArmSummary | None, chosen: ArmSummary) -> int | None:
+    """Seeds per arm to detect the measured difference, with as many comparisons; see ``Conclusion.seeds_needed``."""
+    best_two = sorted(arms, key=lambda arm: -arm.mean)[:2]
+    pair = best_two if baseline is None or baseline is chosen else [chosen, baseline]
+    if len(pair) < 2:
         return None
-    deviation = statistics.pooled_deviation([arm.accuracies for arm in pair])
+    first, second = pair
+    if second is baseline and first.comparison is not None and first.comparison.p < ALPHA:
+        return None
+    std = statistics.pooled_std([first.accuracies, second.accuracies])
     comparisons = max(1, sum(arm.comparison is not None for arm in arms))
-    return statistics.seeds_needed(pair[0].mean - pair[1].mean, deviation, ALPHA / comparisons)
+    return statistics.seeds_needed(first.mean - second.mean, std, ALPHA / comparisons)
 
 
-def _leaders(arms: list[ArmSummary]) -> tuple[ArmSummary, ArmSummary] | None:
-    ranked = sorted(arms, key=lambda arm: -arm.mean)
-    return (ranked[0], ranked[1]) if len(ranked) > 1 else None
-
-
-def _sentence(base: ArmSummary | None, chosen: ArmSummary, indistinguishable: list[str], needed: int | None) -> str:
-    reached = f"{percent(chosen.mean)} validation accuracy"
-    if base is None:
-        others = [name for name in indistinguishable if name != chosen.name]
-        apart = f"; can't be told from it: {', '.join(others)}" if others else ""
-        return f"{_named(chosen)} is recommended: {reached}{apart}."
-    if chosen is base:
-        said = "Regularization does not help here: " if base.unregularized else ""
-        return f"{said}{_named(chosen)} reaches {reached}, and no other arm was better beyond chance."
+def _sentence(
+    baseline: ArmSummary | None, chosen: ArmSummary, indistinguishable: list[str], seeds_needed: int | None
+) -> str:
+    name, accuracy = _name_with_timescale(chosen), f"{format_percent(chosen.mean)} validation accuracy"
+    if baseline is None:
+        others = [other for other in indistinguishable if other != chosen.name]
+        suffix = f"; not distinguishable from it: {', '.join(others)}" if others else ""
+        return f"{name} is recommended: {accuracy}{suffix}."
+    if chosen is baseline:
+        prefix = "Regularization does not help here: " if baseline.unregularized else ""
+        return f"{prefix}{name} reaches {accuracy}, and no other arm is significantly better."
     assert chosen.comparison is not None
     if math.isnan(chosen.comparison.p):
-        why = "with one seed an arm" if min(len(chosen.results), len(base.results)) < 2 else "without any spread"
-        return f"{_named(chosen)} reaches {reached}, {base.name} {percent(base.mean)}; {why} nothing can be claimed."
-    return _compared(base, chosen, chosen.comparison, reached, needed)
+        single = min(len(chosen.results), len(baseline.results)) < 2
+        reason = "with one seed per arm" if single else "without variation between seeds"
+        reference = f"{baseline.name} {format_percent(baseline.mean)}"
+        return f"{name} reaches {accuracy} and {reference}; {reason}, no conclusion can be drawn."
+    return _comparison_sentence(baseline, chosen, chosen.comparison, seeds_needed)
 
 
-def _compared(base: ArmSummary, chosen: ArmSummary, comparison: Comparison, reached: str, needed: int | None) -> str:
-    """What may be claimed of the chosen arm; of regularization itself only where the baseline has none."""
-    sure = f"95% interval {points(comparison.low)} to {points(comparison.high)}, p = {comparison.p:.2g}, corrected"
+def _comparison_sentence(
+    baseline: ArmSummary, chosen: ArmSummary, comparison: Comparison, seeds_needed: int | None
+) -> str:
+    """The measured difference; it is attributed to regularization only if the baseline has none and ``chosen`` does."""
+    reached = f"{_name_with_timescale(chosen)} reaches {format_percent(chosen.mean)} validation accuracy"
+    difference = f"{format_points(comparison.difference)} points"
+    interval = f"95% interval {format_points(comparison.low)} to {format_points(comparison.high)}"
+    statement = f"{interval}, p = {comparison.p:.2g}, corrected"
     if comparison.p < ALPHA:
-        gain = f"{points(comparison.difference)} points against {base.name}"
-        better = "helps" if comparison.difference > 0 else "hurts"
-        said = f"Regularization {better}: " if base.unregularized and not chosen.unregularized else ""
-        return f"{said}{_named(chosen)} reaches {reached}, {gain} ({sure})."
-    more = f" About {needed} seeds an arm would show a difference of this size." if needed else ""
-    gain = f"{percent(base.mean)} for {base.name} (difference {points(comparison.difference)} points, {sure})"
-    return f"No effect could be shown: {_named(chosen)} reaches {reached} against {gain}.{more}"
+        effect = "helps" if comparison.difference > 0 else "hurts"
+        prefix = f"Regularization {effect}: " if baseline.unregularized and not chosen.unregularized else ""
+        return f"{prefix}{reached}, {difference} compared with {baseline.name} ({statement})."
+    reference = f"{format_percent(baseline.mean)} for {baseline.name} (difference {difference}, {statement})"
+    sentence = f"No effect could be shown: {reached} compared with {reference}."
+    if seeds_needed is None:
+        return sentence
+    return f"{sentence} About {seeds_needed} seeds per arm would be needed to detect a difference of this size."
 
 
-def _named(arm: ArmSummary) -> str:
-    tau = arm.timescale
-    return f"{arm.name} (τ = {tau:.3g} epochs)" if tau else arm.name
+def _name_with_timescale(arm: ArmSummary) -> str:
+    return f"{arm.name} (τ = {arm.timescale:.3g} epochs)" if arm.timescale else arm.name
 
 
 def _remarks(
-    study: Study, arms: list[ArmSummary], indistinguishable: list[str], failed: Mapping[str, list[str]]
+    study: Study, arms: list[ArmSummary], indistinguishable: list[str], failures: Mapping[str, list[str]]
 ) -> list[str]:
-    remarks = [f"not recommended, {name} failed: {'; '.join(reasons)}" for name, reasons in failed.items()]
-    for effect in ("hardly acts", "underfits"):
+    remarks = [f"{name} is not recommended; failed trials: {'; '.join(reasons)}" for name, reasons in failures.items()]
+    for effect in ("little effect", "underfits"):
         names = [arm.name for arm in arms if arm.effect == effect]
         if names:
             remarks.append(f"{effect}: {', '.join(names)}")
     if len(indistinguishable) > 1:
-        how = "within one standard error of the best" if study.axis else "can't be told from the best"
-        remarks.append(f"{how}: {', '.join(indistinguishable)}")
-    if study.axis and (
-        arms[-1].name in indistinguishable or (arms[0].name in indistinguishable and len(indistinguishable) < len(arms))
-    ):
-        end = "largest" if arms[-1].name in indistinguishable else "smallest"
-        if not (end == "smallest" and arms[0].results[0].values.get(study.axis) == 0):
-            remarks.append(f"the {end} value is among the best: widen the range")
-    correlations = {
-        arm.name: arm.comparison.correlation
+        criterion = (
+            "within one standard error of the best" if study.axis else "not significantly different from the best"
+        )
+        remarks.append(f"{criterion}: {', '.join(indistinguishable)}")
+    if study.axis and (end := _best_end(study.axis, arms, indistinguishable)):
+        remarks.append(f"the {end} value is among the best: widen the range")
+    correlations = [
+        f"{arm.name} {arm.comparison.correlation:+.2f}"
         for arm in arms
-        if arm.comparison and arm.comparison.correlation is not None
-    }
+        if arm.comparison is not None and arm.comparison.correlation is not None
+    ]
     if correlations:
-        said = ", ".join(f"{name} {value:+.2f}" for name, value in correlations.items())
-        remarks.append(f"compared seed by seed; correlation with the baseline: {said}")
+        remarks.append(f"compared in pairs with equal seeds; correlation with the baseline: {', '.join(correlations)}")
     return remarks
 
 
-def percent(value: float) -> str:
-    """A share in percent."""
+def _best_end(option: str, arms: list[ArmSummary], indistinguishable: list[str]) -> str:
+    """Which end of the range of values is among the best, if there may be better values beyond it."""
+    if arms[-1].name in indistinguishable:
+        return "largest"
+    extendable = arms[0].results[0].values.get(option) != 0
+    return "smallest" if arms[0].name in indistinguishable and extendable else ""
+
+
+def format_percent(value: float) -> str:
+    """Formats a fraction in percent."""
     return f"{value:.2%}"
 
 
-def points(value: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
+def format_points(value: float) -> str:
+    """Formats a difference of fractions in percentage points, with its sign."""
     return f"{100 * value:+.2f}"

@@ -113,7 +113,7 @@ def test_a_failing_trial_does_not_end_the_study(capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "wild seed 0: failed: training diverged" in out
     assert "failed: wild seed 0: training diverged" in out
-    assert "not recommended, wild failed: seed 0: training diverged" in out
+    assert "wild is not recommended; failed trials: seed 0: training diverged" in out
     assert [row["arm"] for row in table()] == ["none"]
     assert "training diverged" in (STUDY / "final" / "wild" / "seed_0" / "log.txt").read_text()
 
