@@ -53,7 +53,7 @@ class EMA(EMAWeightAveraging):
             super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def _has_average(self) -> bool:
-        return self._average_model is not None and bool(self._average_model.n_averaged > 0)
+        return bool(self.state_dict()["latest_update_step"])
 
 
 class Lookahead(Callback):

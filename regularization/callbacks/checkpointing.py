@@ -1,4 +1,4 @@
-"""When checkpoints are written: ``best.ckpt`` and ``last.ckpt``, and when a signal asks the run to stop."""
+"""Checkpoint callbacks: ``best.ckpt``, and ``last.ckpt``, which is also written when a signal stops the run."""
 
 import os
 import signal
@@ -10,15 +10,28 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
+from regularization.internals.lightning import (
+    resume_with_validation,
+    stop_sigterm_broadcast,
+    take_sigterm,
+    validates_next,
+)
 from regularization.runs.checkpoint_io import BEST, LAST
 from regularization.runs.distributed import RankConsensus
 
-# Seconds. What ends all processes of a job by SIGTERM ends a sweep and its workers, to whom the sweep hands it on.
-SOON = 0.5
+# For so many seconds after a signal, the same one again is a repetition and no second request. A sweep passes SIGTERM
+# on to its workers, which have already received it if it was sent to all processes of a job.
+REPETITION: dict[int, float] = {signal.SIGINT: 0.0, signal.SIGTERM: 0.5}
+# torchrun passes a terminal's Ctrl-C on to processes that have already received it.
+REPETITION_BY_LAUNCHER = 5.0
 
 
-class RunInterrupted(Exception):  # noqa: N818 - asked for from outside, no error
-    """The run was asked to stop by a signal, whose number it holds."""
+class RunInterrupted(Exception):  # noqa: N818 - requested by the user, not an error
+    """A signal has asked the run to stop.
+
+    Attributes:
+        number: The number of the signal.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -26,7 +39,11 @@ class RunInterrupted(Exception):  # noqa: N818 - asked for from outside, no erro
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``, the epoch with the highest ``val_accuracy``, also when the run folder was moved."""
+    """Writes ``best.ckpt`` after each epoch with the highest ``val_accuracy`` so far.
+
+    Args:
+        folder: The folder that the file is written to. A resumed run may have moved to another one.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
@@ -39,33 +56,34 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Without a score nothing is the best, and Lightning would warn of it after each epoch."""
+        """Skips epochs before the first validation, about which Lightning would warn each time."""
         if self.monitor in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the scores; Lightning drops them when the folder's path is not the one of before."""
+        """Restores the scores, which Lightning drops when the path of the folder has changed."""
         self.current_score = state_dict["current_score"]
         if not state_dict["best_model_path"]:
             return super().load_state_dict(state_dict | {"dirpath": self.dirpath})
         path = str(Path(str(self.dirpath)) / BEST)
         score = state_dict["best_model_score"] if Path(path).is_file() else None
-        here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
-        return super().load_state_dict(state_dict | here | {"best_k_models": {} if score is None else {path: score}})
+        paths = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
+        return super().load_state_dict(state_dict | paths | {"best_k_models": {} if score is None else {path: score}})
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt``: written after every epoch, within epochs by the clock or by steps, and on SIGINT or SIGTERM.
+    """Writes ``last.ckpt`` after each epoch, at intervals within an epoch, and when SIGINT or SIGTERM stops the run.
 
-    A signal ends the run after the optimizer step it is in, by ``RunInterrupted``; a second one ends it at once. During
-    validation, what is written is the state before it, so that it is done again. A signal to one of several processes
-    ends them all, after the same step, and validations are gone through.
+    After a signal, the run ends with the current optimizer step, by raising ``RunInterrupted``; after a second signal,
+    it ends at once. During a validation, the checkpoint holds the state before it: a resumed run repeats the
+    validation. If one of several processes receives a signal, all of them end after the same step, and a validation
+    that is running is completed first.
 
     Args:
-        folder: Where the file goes.
-        consensus: By which several processes write and stop at the same step.
-        minutes: Time between two writings, in minutes; None writes at the end of epochs only.
-        steps: Optimizer steps between two writings, or None.
+        folder: The folder that the file is written to.
+        consensus: Makes all processes write and stop at the same step.
+        minutes: Minutes between two checkpoints within an epoch; None writes none for this reason.
+        steps: Optimizer steps between two checkpoints within an epoch; None writes none for this reason.
     """
 
     def __init__(
@@ -76,62 +94,67 @@ class LastCheckpoint(Checkpoint):
         self._minutes = float("inf") if minutes is None else minutes
         self._steps = steps
         self._signal: int | None = None
-        self._patience: dict[int, float] = {signal.SIGINT: 0.0, signal.SIGTERM: SOON}
-        self._before_validation = self._current = self._late = False
-        self._written, self._step = 0.0, 0
-        self._noted = 0.0
+        self._signal_time = 0.0
+        self._repetition = REPETITION
+        self._step = self._written_step = 0
+        self._written_time = 0.0
+        self._accumulating = False  # whether the optimizer step that has begun needs more batches
+        self._before_validation = False
+        self._up_to_date = False  # whether the file holds the current state
+        self._answer_outdated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens to signals, whose former handlers Lightning puts back when it is done."""
-        self._written, self._step = time.monotonic(), trainer.global_step
+        """Installs the signal handlers; Lightning restores the previous ones at the end."""
+        self._written_time = time.monotonic()
+        self._step = self._written_step = trainer.global_step
         self._consensus.start(trainer)
         if trainer.world_size > 1:
-            # torchrun hands a terminal's Ctrl-C on to processes that have got it already.
-            self._patience = dict.fromkeys(self._patience, 5.0)
-            # Lightning asks the first process at every step whether it was sent SIGTERM, and waits for the answer.
-            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-        if trainer.received_sigterm:
-            # It came before there was anything to write.
+            self._repetition = dict.fromkeys(REPETITION, REPETITION_BY_LAUNCHER)
+            stop_sigterm_broadcast(trainer)
+        if take_sigterm(trainer):
+            # It arrived before there was anything to write.
             self._signal = signal.SIGTERM
-            trainer._signal_connector.received_sigterm = False
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._note)
+            for number in REPETITION:
+                signal.signal(number, self._handle_signal)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """From here on, what was written is not the newest state."""
-        self._current = False
+        """From here on, the file no longer holds the current state."""
+        self._up_to_date = False
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Between two optimizer steps, unless the epoch ends here, which writes anyway."""
-        loop = trainer.fit_loop.epoch_loop
-        if loop._should_accumulate():
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stops or writes after an optimizer step, unless the epoch ends with it, after which it is written anyway."""
+        self._accumulating = trainer.global_step == self._step
+        self._step = trainer.global_step
+        if self._accumulating:
             return
-        assert trainer.fit_loop._data_fetcher is not None
-        self._before_validation = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-        ending = loop._is_training_done and not self._before_validation
-        stop, due = self._consensus.poll(self._signal or 0, time.monotonic() - self._written >= 60 * self._minutes)
-        if stop and not ending:
+        self._before_validation = validates_next(trainer)
+        last_batch = trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches
+        epoch_ends = (last_batch or self._step == trainer.max_steps) and not self._before_validation
+        overdue = time.monotonic() - self._written_time >= 60 * self._minutes
+        stop, write = self._consensus.poll(self._signal or 0, overdue)
+        if stop and not epoch_ends:
             raise RunInterrupted(stop)
-        late, self._late = self._late, False
-        due = (due and not late) or self._steps_done(trainer)
-        if due and not ending and not self._before_validation:
+        write = (write and not self._answer_outdated) or self._steps_passed()
+        self._answer_outdated = False
+        if write and not epoch_ends and not self._before_validation:
             self._write(trainer)
-            # Several processes hear with the next step what they wished for in this one, before it was written.
-            self._late = trainer.world_size > 1
+            # Several processes get the answer to this step's poll, which was before writing, in the next step.
+            self._answer_outdated = trainer.world_size > 1
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Leaves a validation that nobody can wait for; not where gradients wait for the rest of their batch."""
-        alone = trainer.world_size == 1
-        if alone and self._signal is not None and not trainer.fit_loop.epoch_loop._should_accumulate():
+        """Stops within a validation, unless other processes take part or gradients are being accumulated."""
+        if self._signal is not None and trainer.world_size == 1 and not self._accumulating:
             raise RunInterrupted(self._signal)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What comes next is training, or the end of the epoch."""
+        """Notes that training goes on, or the epoch ends."""
         self._before_validation = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After everyone else has seen the epoch's end, and after its validation, of which there may have been none."""
+        """Writes, after the other callbacks have completed the epoch, and stops if a signal has arrived."""
         self._before_validation = False
         self._write(trainer)
         stop, _ = self._consensus.sync(self._signal or 0, 0)
@@ -139,38 +162,33 @@ class LastCheckpoint(Checkpoint):
             raise RunInterrupted(stop)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Writes what there is when a signal has stopped the run; after an error, what was written before is better."""
-        if isinstance(exception, RunInterrupted) and not self._current:
+        """Writes the current state after a signal. After an error, the previous checkpoint is the better one."""
+        if isinstance(exception, RunInterrupted) and not self._up_to_date:
             self._write(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Has a run that was stopped at a validation begin with that validation; notes a run that is over."""
+        """Adds whether training was stopped early, and makes a resumed run begin with an interrupted validation."""
         checkpoint["should_stop"] = trainer.should_stop
         if self._before_validation:
-            progress = checkpoint["loops"]["fit_loop"]
-            for counts in (progress["epoch_loop.batch_progress"][part] for part in ("total", "current")):
-                counts["completed"] = counts["processed"]
-            # Lightning's sign for a validation that was left: one batch begun, none done.
-            begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-            for part in ("total", "current"):
-                progress["epoch_loop.val_loop.batch_progress"][part] = dict(begun)
+            resume_with_validation(checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A run that was stopped early is over, unless something else is asked of it now."""
-        same = checkpoint["config"] == getattr(pl_module, "config", None)
-        trainer.should_stop = same and checkpoint.get("should_stop", False)
+        """Does not continue a run that was stopped early, unless its config has changed."""
+        same_config = checkpoint["config"] == getattr(pl_module, "config", None)
+        trainer.should_stop = same_config and checkpoint.get("should_stop", False)
 
-    def _note(self, number: int, *_: Any) -> None:
-        if self._signal is not None and time.monotonic() - self._noted >= self._patience[number]:
+    def _handle_signal(self, number: int, *_: Any) -> None:
+        """Notes the signal; a second one ends the process."""
+        if self._signal is not None and time.monotonic() - self._signal_time >= self._repetition[number]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self._signal, self._noted = number, time.monotonic()
+        self._signal, self._signal_time = number, time.monotonic()
 
-    def _steps_done(self, trainer: Trainer) -> bool:
-        """Steps are the same for all processes: no need to ask."""
-        return self._steps is not None and trainer.global_step // self._steps > self._step // self._steps
+    def _steps_passed(self) -> bool:
+        """Whether a multiple of ``steps`` lies between the previous checkpoint and now; the same in all processes."""
+        return self._steps is not None and self._step // self._steps > self._written_step // self._steps
 
     def _write(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self._path)
-        self._current = True
-        self._written, self._step = time.monotonic(), trainer.global_step
+        self._up_to_date = True
+        self._written_time, self._written_step = time.monotonic(), trainer.global_step

@@ -10,13 +10,13 @@ from lightning.pytorch.callbacks import Callback
 from regularization.callbacks.checkpointing import BestCheckpoint, LastCheckpoint
 from regularization.callbacks.curves import Curves
 from regularization.callbacks.history import History
-from regularization.callbacks.hooks import without_idle_hooks
 from regularization.callbacks.monitor import Monitor
 from regularization.callbacks.non_finite_guard import NonFiniteGuard
 from regularization.callbacks.parameter_report import ParameterReport
 from regularization.callbacks.running_metrics import RunningMetrics
 from regularization.callbacks.saved_config import SavedConfig
 from regularization.callbacks.val_logits import ValidationLogits
+from regularization.internals.lightning import skip_empty_hooks
 from regularization.runs import checkpoint_io, directory
 from regularization.runs.distributed import RankConsensus
 
@@ -46,7 +46,7 @@ class Fitting:
         # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
         looking = [self.audit, self.monitor, *named, NonFiniteGuard(), RunningMetrics()]
         writing = [self._config, self.curves, self._logits, self.history, *self._saving]
-        return [without_idle_hooks(callback) for callback in [*looking, *writing, *last]]
+        return [skip_empty_hooks(callback) for callback in [*looking, *writing, *last]]
 
     def finish(self, trainer: Trainer, classifier: LightningModule) -> None:
         """Completes a run of which every epoch is done: it may have been killed just after the last."""

@@ -11,6 +11,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from regularization.internals.lightning import restore_callback_metrics
 from regularization.models.classifier import ImageClassifier
 from regularization.runs.directory import METRICS, add_result, write_text
 
@@ -64,7 +65,7 @@ class History(Checkpoint):
         if self._seen:
             # Whoever watches a metric sees the newest one until the next validation.
             restored = {name: torch.tensor(value) for name, value in self._seen.items()}
-            trainer._logger_connector._callback_metrics.update(restored)
+            restore_callback_metrics(trainer, restored)
         assert isinstance(pl_module, ImageClassifier)
         pl_module.validated = self._validated
         if self.rows and trainer.is_global_zero:

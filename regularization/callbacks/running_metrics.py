@@ -17,11 +17,18 @@ class RunningMetrics(Callback):
 
     def __init__(self) -> None:
         self.means: dict[str, float] = {}
+        self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts the steps from here on."""
+        self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Fetches and logs them after every so many optimizer steps."""
         step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not every or step % every or trainer.fit_loop.epoch_loop._should_accumulate():
+        previous, self._step = self._step, step
+        # A step may take several batches, of which only the last one makes it.
+        if step == previous or not every or step % every:
             return
         assert isinstance(pl_module, ImageClassifier)
         means = pl_module.train_metrics.running_means(trainer)

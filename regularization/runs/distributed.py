@@ -13,12 +13,12 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from regularization.errors import UserError
+from regularization.internals.lightning import launcher_rank, reset_rank, set_sigterm_handler
 
 # What the libraries say in a process whose partner is gone: gloo, its sockets, NCCL.
 _LOST = (
@@ -46,7 +46,7 @@ _PLACE = (
 
 def is_first_rank() -> bool:
     """Whether this is the first process, as far as its environment tells before there is a trainer."""
-    return not _get_rank() and LightningEnvironment().node_rank() == 0
+    return launcher_rank() == 0 and LightningEnvironment().node_rank() == 0
 
 
 def is_first_rank_of_machine() -> bool:
@@ -88,7 +88,7 @@ def forget_launcher() -> None:
     told = [name for name in os.environ if name in _PLACE or name.startswith(("SLURM_", "TORCHELASTIC_"))]
     for name in told:
         del os.environ[name]
-    rank_zero_only.rank = 0  # type: ignore[attr-defined] # which Lightning has read when it was imported
+    reset_rank()
 
 
 def _tasks() -> int:
@@ -111,8 +111,7 @@ def check_strategy(trainer: Trainer) -> None:
     if not isinstance(trainer.strategy, DDPStrategy):
         name = type(trainer.strategy).__name__
         raise UserError(f"--trainer.strategy: on several devices it must be ddp, not {name}: weights must be whole")
-    # Lightning would tell the others of a SIGTERM from inside the handler, and wait for them for half an hour.
-    trainer._signal_connector._sigterm_notifier_fn = _end  # type: ignore[method-assign, assignment]
+    set_sigterm_handler(trainer, _end)
     atexit.register(_part)
 
 

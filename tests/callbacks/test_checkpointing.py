@@ -1,4 +1,4 @@
-"""When ``last.ckpt`` is written, where several processes hear of a wish with the next step."""
+"""When several processes write ``last.ckpt``, which agree on a request one step later."""
 
 import itertools
 import signal
@@ -13,35 +13,35 @@ import pytest
 from regularization.callbacks.checkpointing import LastCheckpoint
 
 
-class Late:
-    """As ``RankConsensus`` is with several processes: the answer is to what was wished for in the step before."""
+class DelayedConsensus:
+    """As ``RankConsensus`` with several processes: a poll returns what was requested in the step before."""
 
     def __init__(self) -> None:
-        self.wished = [0, 0]
+        self.requests = [0, 0]
 
-    def begin(self, trainer: Any) -> None:
-        """Nothing to get ready."""
+    def start(self, trainer: Any) -> None:
+        """Nothing to prepare."""
 
-    def ask(self, *wishes: int) -> list[int]:
-        answer, self.wished = self.wished, list(wishes)
-        return answer
+    def poll(self, *requests: int) -> list[int]:
+        previous, self.requests = self.requests, list(requests)
+        return previous
 
 
 @pytest.fixture(autouse=True)
-def _signals_as_before() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def _restore_signal_handlers() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    for number, handler in before.items():
+    for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(5, [5, 10, 15, 20]), (1, list(range(1, 22)))])
-def test_several_processes_write_after_so_many_steps(steps: int, expected: list[int]) -> None:
+def test_several_processes_write_every_few_steps(steps: int, expected: list[int]) -> None:
     assert written_at(steps=steps) == expected
 
 
-def test_several_processes_write_once_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A step takes a minute. What is wished for in the fifth is heard, and done, with the sixth.
+def test_several_processes_write_once_per_interval_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A step takes a minute. All processes learn in the sixth step what was requested in the fifth.
     clock = itertools.count(0.0, 60.0)
     monkeypatch.setattr("regularization.callbacks.checkpointing.time.monotonic", lambda: clock.__next__())
     written = written_at(minutes=5.0)
@@ -49,19 +49,23 @@ def test_several_processes_write_once_when_the_time_is_up(monkeypatch: pytest.Mo
     assert min(b - a for a, b in itertools.pairwise(written)) > 1
 
 
-def written_at(**every: float) -> list[int]:
-    loop = MagicMock(_is_training_done=False)
-    loop._should_accumulate.return_value = loop._should_check_val_fx.return_value = False
+def written_at(**intervals: float) -> list[int]:
+    """The steps after which ``last.ckpt`` is written within an epoch that does not end."""
     written: list[int] = []
     trainer: Any = SimpleNamespace(
         global_step=0,
+        max_steps=-1,
         world_size=2,
+        is_last_batch=False,
+        num_training_batches=1000,
         received_sigterm=False,
-        fit_loop=SimpleNamespace(epoch_loop=loop, _data_fetcher=object()),
+        fit_loop=MagicMock(),
+        _signal_connector=SimpleNamespace(),
         save_checkpoint=lambda path: written.append(trainer.global_step),
     )
-    last = LastCheckpoint(Path(), Late(), **every)  # type: ignore[arg-type]
+    trainer.fit_loop.epoch_loop._should_check_val_fx.return_value = False
+    last = LastCheckpoint(Path(), DelayedConsensus(), **intervals)  # type: ignore[arg-type]
     last.on_train_start(trainer, MagicMock())
     for trainer.global_step in range(1, 22):
-        last.on_train_batch_end(trainer)
+        last.on_train_batch_end(trainer, MagicMock(), None, None, trainer.global_step - 1)
     return written
