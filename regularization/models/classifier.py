@@ -82,7 +82,7 @@ class ImageClassifier(LightningModule):
         self._compiled = compile  # an attribute called compile would hide nn.Module's
         self._fresh = weights is None
         if not 0 <= label_smoothing <= 1:
-            raise UserError(f"--model.label_smoothing must lie in 0 to 1, not {label_smoothing}")
+            raise UserError(f"--model.label_smoothing must be between 0 and 1, not {label_smoothing}")
         self.regularizer = Regularizer(self.network, penalties)
         self.optimization = OptimizerFactory(
             self.network, optimizer, lr_scheduler, decay, decay_schedule, timescale_epochs

@@ -1,4 +1,4 @@
-"""Regularizer: the penalties bound to a network's parameters, applied before and after each optimizer step."""
+"""Regularizer: the penalties bound to the parameters of a network, applied before and after each optimizer step."""
 
 import re
 from collections.abc import Mapping
@@ -13,21 +13,25 @@ from regularization.errors import UserError, did_you_mean
 from regularization.optim.penalties import L2SP, Penalty, Selection
 from regularization.optim.weight_decay import momentum_gain, parameter_kind
 
-Named = dict[str, nn.Parameter]
+NamedParameters = dict[str, nn.Parameter]
 
 
 class Regularizer:
-    """What acts on which parameters.
+    """Applies each penalty to the parameters that it selects.
 
-    Penalties' gradients are added after gradient clipping, so the loss's own gradient can be measured and clipped on
-    its own, and ``L2`` stays equal to ``weight_decay``. Proximal steps follow each real optimizer step.
+    The gradients of the penalties are added after gradient clipping. So the gradient of the loss can be measured and
+    clipped alone, and ``L2`` stays equal to ``weight_decay``. Proximal steps follow each actual optimizer step.
 
     Args:
         network: The network whose parameters are penalized.
-        penalties: By name; None switches one off that a config before had switched on.
+        penalties: The penalties by name; None stands for a penalty that a later config removed.
+
+    Attributes:
+        penalties: The penalties by name, without those that are None.
+        selected: The parameters of each penalty, by the name of the penalty and of the parameter.
 
     Raises:
-        UserError: When a name could not be typed on the command line, or a pattern matches no parameter.
+        UserError: If a name could not be typed on the command line, or a pattern matches no parameter.
     """
 
     def __init__(self, network: nn.Module, penalties: Mapping[str, Penalty | None]) -> None:
@@ -40,106 +44,128 @@ class Regularizer:
         }
 
     def start(self) -> None:
-        """To be called with the weights that training starts from, or after a restore."""
+        """To be called once the network has the weights that training starts from, or a checkpoint was restored."""
         for name, penalty in self.penalties.items():
             if isinstance(penalty, L2SP):
-                penalty.start(list(self.selected[name].values()))
+                penalty.start(self._weights(name))
 
     def strength(self, name: str, time: float, lr_ratio: float) -> float:
-        """λ of the penalty ``name`` at ``time``, 0 to 1, with the learning rate at ``lr_ratio`` of its highest."""
+        """The current λ of the penalty ``name``.
+
+        Args:
+            name: Name of the penalty.
+            time: Fraction of the training that is done, from 0 to 1.
+            lr_ratio: The current learning rate divided by its peak.
+        """
         penalty = self.penalties[name]
         return penalty.strength * (penalty.schedule.factor(time, lr_ratio) if penalty.schedule else 1.0)
 
     @torch.no_grad()
     def add_gradients(self, time: float, lr_ratio: float) -> None:
-        """Adds λ·∂R/∂w to the gradients. Parameters without one, such as frozen ones, are left alone."""
+        """Adds λ·∂R/∂w to the gradients; parameters without a gradient, such as frozen ones, are skipped."""
         for name, penalty in self.penalties.items():
             strength = self.strength(name, time, lr_ratio)
             if penalty.proximal or not strength:
                 continue
-            weights = list(self.selected[name].values())
-            both = zip(weights, penalty.gradients(_full(weights)), strict=True)
-            pairs = [(w.grad, gradient.to(w.grad.dtype)) for w, gradient in both if w.grad is not None]
+            weights = self._weights(name)
+            penalty_gradients = penalty.gradients(_full_precision(weights))
+            pairs = [
+                (w.grad, gradient.to(w.grad.dtype))
+                for w, gradient in zip(weights, penalty_gradients, strict=True)
+                if w.grad is not None
+            ]
             if pairs:
-                torch._foreach_add_([pair[0] for pair in pairs], [pair[1] for pair in pairs], alpha=strength)
+                gradients, additions = zip(*pairs, strict=True)
+                torch._foreach_add_(gradients, additions, alpha=strength)
 
     @torch.no_grad()
     def apply_prox(self, optimizer: Optimizer, time: float, lr_ratio: float) -> None:
-        """Applies prox with threshold λ × the step size that the optimizer has for a constant gradient."""
+        """Applies the proximal steps, with the threshold λ × ``step_size`` of each parameter group."""
         for name, penalty in self.penalties.items():
             if not penalty.proximal:
                 continue
-            chosen = {id(w) for w in self.selected[name].values()}
+            selected = {id(w) for w in self._weights(name)}
             for group in optimizer.param_groups:
-                moving = [w for w in group["params"] if id(w) in chosen and w.grad is not None]
-                if moving:
+                weights = [w for w in group["params"] if id(w) in selected and w.grad is not None]
+                if weights:
                     threshold = self.strength(name, time, lr_ratio) * step_size(optimizer, group)
-                    _in_full_precision(penalty, moving, threshold)
+                    _prox_in_full_precision(penalty, weights, threshold)
 
     @torch.no_grad()
     def values(self, time: float, lr_ratio: float) -> dict[str, Tensor]:
-        """λ·R of each penalty by name."""
+        """λ·R of each penalty, by its name."""
         return {
-            name: self.strength(name, time, lr_ratio) * penalty.value(_full(list(self.selected[name].values())))
+            name: self.strength(name, time, lr_ratio) * penalty.value(_full_precision(self._weights(name)))
             for name, penalty in self.penalties.items()
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What the penalties have to remember: where ``L2SP`` started from."""
-        kept = {name: penalty.origin for name, penalty in self.penalties.items() if isinstance(penalty, L2SP)}
-        return {name: dict(zip(self.selected[name], origin, strict=True)) for name, origin in kept.items()}
+        """The state of the penalties: w₀ of each ``L2SP``, by the name of the penalty and of the parameter."""
+        origins = {name: penalty.origin for name, penalty in self.penalties.items() if isinstance(penalty, L2SP)}
+        return {name: dict(zip(self.selected[name], origin, strict=True)) for name, origin in origins.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` gave."""
+        """Restores what ``state_dict`` returned, for penalties that still select the same parameters."""
         for name, origin in state.items():
             penalty = self.penalties.get(name)
             if isinstance(penalty, L2SP) and list(origin) == list(self.selected[name]):
                 penalty.origin = list(origin.values())
 
+    def _weights(self, name: str) -> list[Tensor]:
+        return list(self.selected[name].values())
 
-def select_parameters(network: nn.Module, selection: Selection, name: str) -> Named:
-    """The trainable parameters of ``network`` that ``selection`` means, by name.
+
+def select_parameters(network: nn.Module, selection: Selection, penalty_name: str) -> NamedParameters:
+    """The trainable parameters of ``network`` that match ``selection``, by name.
+
+    Args:
+        network: The network.
+        selection: A kind of parameters, or patterns of names, see ``Penalty``.
+        penalty_name: Name of the penalty, for the error message.
 
     Raises:
-        UserError: When that is none; names what there is.
+        UserError: If a pattern or kind matches no parameter; the message suggests names that exist.
     """
-    named = {key: w for key, w in network.named_parameters() if w.requires_grad}
-    chosen: Named = {}
+    trainable = {name: w for name, w in network.named_parameters() if w.requires_grad}
+    is_kind = isinstance(selection, str)
+    selected: NamedParameters = {}
     for pattern in [selection] if isinstance(selection, str) else selection:
-        found = {key: w for key, w in named.items() if _matches(key, w, pattern, isinstance(selection, str))}
-        if not found:
-            known = did_you_mean(pattern, named) or f", for instance {', '.join(list(named)[:3])}"
-            raise UserError(f"model.penalties.{name}: {pattern!r} matches none of the {len(named)} parameters{known}")
-        chosen |= found
-    if not chosen:
-        raise UserError(f"model.penalties.{name}: parameters is empty")
-    return chosen
+        matches = {name: w for name, w in trainable.items() if _matches(name, w, pattern, is_kind)}
+        if not matches:
+            hint = did_you_mean(pattern, trainable) or f", for instance {', '.join(list(trainable)[:3])}"
+            raise UserError(
+                f"model.penalties.{penalty_name}: {pattern!r} matches none of the {len(trainable)} parameters{hint}"
+            )
+        selected |= matches
+    if not selected:
+        raise UserError(f"model.penalties.{penalty_name}: parameters is empty")
+    return selected
 
 
 def step_size(optimizer: Optimizer, group: dict[str, Any]) -> float:
     """η(1−d)/(1−μ) for SGD: how far it moves for a constant gradient, so that prox and gradient balance.
 
-    With η alone, μ = 0.9 would solve the problem for a tenth of λ. For adaptive optimizers, which scale each gradient
-    but not the penalty, it is η: the penalty is then decoupled, as AdamW's weight decay is.
+    With η alone and μ = 0.9, the solution would be that of a tenth of λ. Adaptive optimizers scale each gradient but
+    not the penalty: for them, the step size is η and the penalty is decoupled, as the weight decay of AdamW is.
     """
     lr = float(group["lr"])
     return lr * momentum_gain(group) if isinstance(optimizer, SGD) else lr
 
 
-def _matches(key: str, w: Tensor, pattern: str, is_kind: bool) -> bool:
-    if not is_kind:
-        return fnmatchcase(key, pattern)
-    return pattern in ("all", parameter_kind(key, w))
+def _matches(name: str, w: Tensor, pattern: str, is_kind: bool) -> bool:
+    if is_kind:
+        return pattern in ("all", parameter_kind(name, w))
+    return fnmatchcase(name, pattern)
 
 
-def _full(weights: list[nn.Parameter]) -> list[Tensor]:
-    """In float32 at least: a penalty's sums and small λ are lost in 16 bits."""
+def _full_precision(weights: list[Tensor]) -> list[Tensor]:
+    """The weights in float32 or better: in 16 bits, the sums of a penalty and a small λ would be lost to rounding."""
     return [w.detach() if w.dtype in (torch.float32, torch.float64) else w.detach().float() for w in weights]
 
 
-def _in_full_precision(penalty: Penalty, weights: list[nn.Parameter], threshold: float) -> None:
-    full = _full(weights)
-    penalty.prox(full, threshold)
-    for w, exact in zip(weights, full, strict=True):
-        if w.dtype != exact.dtype:
-            w.copy_(exact)
+def _prox_in_full_precision(penalty: Penalty, weights: list[Tensor], threshold: float) -> None:
+    precise_weights = _full_precision(weights)
+    penalty.prox(precise_weights, threshold)
+    for w, precise in zip(weights, precise_weights, strict=True):
+        if w.dtype != precise.dtype:
+            w.copy_(precise)

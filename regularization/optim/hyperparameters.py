@@ -1,4 +1,8 @@
-"""Hyperparameters of an optimizer and its scheduler: recorded in checkpoints, and put back in force after a restore."""
+"""Hyperparameters of an optimizer and its scheduler: recorded in checkpoints, and put into force after a restore.
+
+A checkpoint restores the optimizer and the scheduler with the hyperparameters that they were saved with. If the config
+asks for other ones since, those of the config win.
+"""
 
 import warnings
 from typing import Any
@@ -13,9 +17,13 @@ Scheduler = LRScheduler | ReduceLROnPlateau
 
 
 def hyperparameters(optimizer: Optimizer, scheduler: Scheduler | None) -> Hyperparameters:
-    """What the config asked of a fresh optimizer and scheduler, as plain numbers and strings to keep in a checkpoint.
+    """The hyperparameters of a fresh optimizer and scheduler, as plain values that a checkpoint can hold.
 
-    Must be taken before the first step: afterwards the two hold state as well.
+    Call it before the first step: afterwards, the parameter groups and the scheduler also hold state.
+
+    Returns:
+        ``optimizer`` and ``scheduler``: the names of the classes. ``groups``: the options of each parameter group.
+        ``schedule``: the state dict of the scheduler. The last two are None without a scheduler.
     """
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     return {
@@ -26,69 +34,77 @@ def hyperparameters(optimizer: Optimizer, scheduler: Scheduler | None) -> Hyperp
     }
 
 
-def check_continues(then: Hyperparameters, now: Hyperparameters) -> None:
-    """Checks that an optimizer with settings ``now`` can take over the state of one with settings ``then``.
+def check_continues(saved: Hyperparameters, current: Hyperparameters) -> None:
+    """Checks that the optimizer of the config can load the state of the one in a checkpoint.
+
+    Args:
+        saved: Hyperparameters in the checkpoint.
+        current: Hyperparameters by the config.
 
     Raises:
-        UserError: When it is another kind of optimizer, or its parameters are grouped otherwise.
+        UserError: If the optimizer is of another class or has another number of parameter groups.
     """
-    if then["optimizer"] != now["optimizer"]:
+    if saved["optimizer"] != current["optimizer"]:
         raise UserError(
-            f"the checkpoint's optimizer is {then['optimizer']}, the config asks for {now['optimizer']}, "
-            "which can't take over its state. Start a new run by leaving --ckpt_path out."
+            f"the checkpoint's optimizer is {saved['optimizer']}, but the config asks for {current['optimizer']}, "
+            "which cannot load its state. To start a new run, leave out --ckpt_path."
         )
-    if len(then["groups"]) != len(now["groups"]):
+    if len(saved["groups"]) != len(current["groups"]):
         raise UserError(
-            f"the checkpoint's optimizer has {len(then['groups'])} parameter groups, the config makes "
-            f"{len(now['groups'])}. Start a new run by leaving --ckpt_path out."
+            f"the checkpoint's optimizer has {len(saved['groups'])} parameter groups, but the config makes "
+            f"{len(current['groups'])}. To start a new run, leave out --ckpt_path."
         )
 
 
 def apply_overrides(
     optimizer: Optimizer,
     scheduler: Scheduler | None,
-    then: Hyperparameters,
+    saved: Hyperparameters,
     fresh: tuple[Optimizer, Scheduler | None],
-    reached: int,
+    scheduler_steps: int,
 ) -> None:
-    """Puts what the config asks for into an optimizer and a scheduler that were restored from a checkpoint.
+    """Puts the hyperparameters of the config into an optimizer and a scheduler restored from a checkpoint.
 
-    Call it only when the settings changed: without it, everything restored goes on to the bit. The new schedule is
-    followed from its start to the point the run has reached and goes on from there. Buffers (momentum) stay.
+    Call it only if the hyperparameters changed: otherwise the restored state continues bit by bit. The new schedule is
+    replayed from its start to the current point of the run and continues from there. The buffers of the optimizer, such
+    as momentum, stay.
 
     Args:
         optimizer: Restored from the checkpoint; changed in place.
-        scheduler: Likewise.
-        then: Settings when the checkpoint's run was started.
-        fresh: The two as the config makes them; used up.
-        reached: How often the scheduler would have stepped so far.
+        scheduler: Restored from the checkpoint; changed in place.
+        saved: Hyperparameters in the checkpoint.
+        fresh: Optimizer and scheduler as the config makes them; both are changed.
+        scheduler_steps: How often the scheduler has stepped up to the current point.
     """
     fresh_optimizer, fresh_scheduler = fresh
     if isinstance(scheduler, ReduceLROnPlateau):
-        if then["scheduler"] == type(scheduler).__name__:
-            _keep_cuts(optimizer, then, fresh_optimizer)
-        now = fresh_scheduler.state_dict() if fresh_scheduler else {}
-        scheduler.load_state_dict(
-            {key: now[key] for key in now if (then["schedule"] or {}).get(key) != _plain(now[key])}
-        )
+        if saved["scheduler"] == type(scheduler).__name__:
+            _keep_reductions(optimizer, saved, fresh_optimizer)
+        state = fresh_scheduler.state_dict() if fresh_scheduler else {}
+        schedule = saved["schedule"] or {}
+        scheduler.load_state_dict({key: state[key] for key in state if schedule.get(key) != _plain(state[key])})
     elif isinstance(fresh_scheduler, LRScheduler) and scheduler is not None:
-        replay_schedule(fresh_scheduler, reached)
+        replay_schedule(fresh_scheduler, scheduler_steps)
         scheduler.load_state_dict(fresh_scheduler.state_dict())
-    for group, after in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):
-        group.update({key: value for key, value in after.items() if key != "params"})
+    for group, fresh_group in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):
+        group.update({key: value for key, value in fresh_group.items() if key != "params"})
 
 
-def _keep_cuts(optimizer: Optimizer, then: Hyperparameters, fresh: Optimizer) -> None:
-    """ReduceLROnPlateau's cuts so far depended on metrics and can't be followed: they are kept as a factor."""
-    for group, before, after in zip(optimizer.param_groups, then["groups"], fresh.param_groups, strict=True):
-        after["lr"] *= group["lr"] / before["lr"]
+def _keep_reductions(optimizer: Optimizer, saved: Hyperparameters, fresh: Optimizer) -> None:
+    """Multiplies the learning rates of ``fresh`` by the factor by which ReduceLROnPlateau has reduced them so far.
+
+    The reductions depended on metrics, so that they cannot be replayed.
+    """
+    groups = zip(optimizer.param_groups, saved["groups"], fresh.param_groups, strict=True)
+    for group, saved_group, fresh_group in groups:
+        fresh_group["lr"] *= group["lr"] / saved_group["lr"]
 
 
 def replay_schedule(scheduler: LRScheduler, steps: int) -> list[float]:
-    """Steps ``scheduler`` that often; returns the first group's learning rates on the way, the first included."""
+    """Steps ``scheduler`` that often, and returns the learning rates of the first group, with the initial one."""
     rates = [float(scheduler.optimizer.param_groups[0]["lr"])]
     with warnings.catch_warnings():
-        # torch warns of a scheduler that steps without its optimizer, which is what is meant here.
+        # torch warns about a scheduler that steps without its optimizer, which is intended here.
         warnings.simplefilter("ignore")
         for _ in range(steps):
             scheduler.step()

@@ -1,8 +1,8 @@
-"""Penalties: what is added to the loss, as value, gradient and, where one exists, proximal step.
+"""Penalties that are added to the loss: their value, gradient and, where one exists, proximal step.
 
 Every λ is in PyTorch's sense: ``L2(strength=λ)`` is ½·λ·Σw², whose gradient λ·w is that of ``weight_decay=λ``.
-Gradients are added to ``.grad`` once before each optimizer step; proximal steps come once after it. All methods work
-on a list of weights at once, in float32 or better, without autograd.
+Gradients are added to ``.grad`` once before each optimizer step; proximal steps are applied once after it. All methods
+take a list of weights at once, in float32 or better, and do not use autograd.
 """
 
 import math
@@ -21,19 +21,19 @@ Weights = list[Tensor]
 
 
 class Penalty(ABC):
-    """λ·R(w) on some of the network's parameters.
+    """The penalty λ·R(w) on selected parameters of the network.
 
     Args:
         strength: λ, at least 0.
-        parameters: On which parameters: ``weights`` (two or more dimensions), ``scales`` (the γ of norm layers),
-            ``biases``, ``all``, or patterns of names such as ``["head.*"]``.
-        schedule: λ's course over the training, as a factor of ``strength``; null keeps it constant.
+        parameters: Parameters to penalize: ``weights`` (two or more dimensions), ``scales`` (the γ of norm layers),
+            ``biases``, ``all``, or a list of name patterns such as ``["head.*"]``.
+        schedule: Schedule of λ, as a factor of ``strength``; null keeps λ constant.
 
     Raises:
-        UserError: When λ is negative, infinite or not a number.
+        UserError: If λ is negative, infinite or not a number.
     """
 
-    proximal = False  # Whether it acts by its proximal step instead of its gradient.
+    proximal = False  # Whether the proximal step is applied instead of the gradient.
 
     def __init__(
         self, strength: float, parameters: Selection = "weights", schedule: StrengthSchedule | None = None
@@ -53,7 +53,12 @@ class Penalty(ABC):
         """∂R/∂w with λ = 1, for each of ``weights`` in its shape."""
 
     def prox(self, weights: Weights, threshold: float) -> None:
-        """In place, each w becomes argmin over v of ½·‖v − w‖² + threshold·R(v); the threshold is step size times λ."""
+        """The proximal step, in place: each w becomes argmin over v of ½·‖v − w‖² + threshold·R(v).
+
+        Args:
+            weights: The weights, changed in place.
+            threshold: Step size times λ.
+        """
         raise NotImplementedError
 
 
@@ -62,9 +67,9 @@ class Sparsifying(Penalty):
 
     Args:
         strength: λ, at least 0.
-        parameters: On which parameters, see ``Penalty``.
-        schedule: λ's course over the training.
-        proximal: By the proximal step after the optimizer's; false adds the subgradient before it.
+        parameters: Parameters to penalize, see ``Penalty``.
+        schedule: Schedule of λ, see ``Penalty``.
+        proximal: Whether to apply the proximal step after the optimizer's step; false adds the subgradient before it.
     """
 
     def __init__(
@@ -79,7 +84,7 @@ class Sparsifying(Penalty):
 
 
 class L2(Penalty):
-    """R = ½·Σw², gradient w: with λ the same as ``SGD(weight_decay=λ)``. Krogh and Hertz 1991 (NeurIPS 4).
+    """R = ½·Σw², with the gradient w: the same as ``SGD(weight_decay=λ)``. Krogh and Hertz 1991 (NeurIPS 4).
 
     The seed and Keras write λ·Σw²: their λ is half of this one.
     """
@@ -94,14 +99,14 @@ class L2(Penalty):
 
 
 class L1(Sparsifying):
-    """R = Σ|w|, gradient sign(w), prox: soft thresholding. Tibshirani 1996 (JRSS B 58)."""
+    """R = Σ|w|, with the gradient sign(w) and soft thresholding as proximal step. Tibshirani 1996 (JRSS B 58)."""
 
     def value(self, weights: Weights) -> Tensor:
         """Σ|w|."""
         return _total(torch._foreach_norm(weights, 1))
 
     def gradients(self, weights: Weights) -> list[Tensor]:
-        """sign(w), 0 at 0."""
+        """sign(w), which is 0 at 0."""
         return list(torch._foreach_sign(weights))
 
     def prox(self, weights: Weights, threshold: float) -> None:
@@ -114,13 +119,13 @@ class ElasticNet(Sparsifying):
 
     Args:
         strength: λ, at least 0.
-        l1_ratio: ρ, 0 to 1.
-        parameters: On which parameters, see ``Penalty``.
-        schedule: λ's course over the training.
-        proximal: By the proximal step; by the gradient no weight ever becomes exactly zero.
+        l1_ratio: ρ, from 0 to 1.
+        parameters: Parameters to penalize, see ``Penalty``.
+        schedule: Schedule of λ, see ``Penalty``.
+        proximal: Whether to apply the proximal step; with the gradient, no weight becomes exactly zero.
 
     Raises:
-        UserError: When ρ is not in 0 to 1.
+        UserError: If ρ is not between 0 and 1.
     """
 
     def __init__(
@@ -133,7 +138,7 @@ class ElasticNet(Sparsifying):
     ) -> None:
         super().__init__(strength, parameters, schedule, proximal)
         if not 0 <= l1_ratio <= 1:
-            raise UserError(f"ElasticNet: l1_ratio must lie in 0 to 1, not {l1_ratio}")
+            raise UserError(f"ElasticNet: l1_ratio must be between 0 and 1, not {l1_ratio}")
         self.l1_ratio = l1_ratio
 
     def value(self, weights: Weights) -> Tensor:
@@ -153,11 +158,11 @@ class ElasticNet(Sparsifying):
 
 
 class GroupLasso(Sparsifying):
-    """R = Σ_g √|g|·‖w_g‖₂ over output filters g; a whole filter becomes zero. Yuan and Lin 2006 (JRSS B 68).
+    """R = Σ_g √|g|·‖w_g‖₂ over output filters g: whole filters become zero. Yuan and Lin 2006 (JRSS B 68).
 
-    On ``scales`` every γ is a group of its own: network slimming (Liu et al. 2017, arXiv:1708.06519). A filter that is
-    followed by a norm layer can be shrunk without changing the function: there its penalty gives no exact zeros and
-    only turns up the effective learning rate. Penalize the layer's ``scales`` instead.
+    On ``scales``, every γ is its own group: network slimming (Liu et al. 2017, arXiv:1708.06519). A filter that is
+    followed by a norm layer can shrink without changing the function: there, the penalty gives no exact zeros and only
+    raises the effective learning rate. Penalize the ``scales`` of the norm layer instead.
     """
 
     def value(self, weights: Weights) -> Tensor:
@@ -173,15 +178,14 @@ class GroupLasso(Sparsifying):
     def prox(self, weights: Weights, threshold: float) -> None:
         """w_g·max(1 − threshold·√|g|/‖w_g‖, 0)."""
         for w in weights:
-            norms = filters(w).norm(dim=1, keepdim=True)
-            kept = (1 - threshold * math.sqrt(filters(w).shape[1]) / norms.clamp(min=1e-30)).clamp(min=0)
-            w.mul_(kept.view(-1, *[1] * (w.ndim - 1)))
+            _scale_filters(w, (1 - threshold * math.sqrt(filters(w).shape[1]) / _filter_norms(w)).clamp(min=0))
 
 
 class Orthogonal(Penalty):
-    """R = ¼·‖W·Wᵀ − I‖²_F, gradient (W·Wᵀ − I)·W, with a kernel flattened to W (filters × rest), or turned if taller.
+    """R = ¼·‖W·Wᵀ − I‖²_F, with the gradient (W·Wᵀ − I)·W: pulls the singular values of W towards 1.
 
-    It draws the singular values towards 1. Brock et al. 2017 (arXiv:1609.07093), Bansal et al. 2018 (arXiv:1810.09102).
+    W is a kernel flattened to filters × rest, transposed if it has more rows than columns. Brock et al. 2017
+    (arXiv:1609.07093), Bansal et al. 2018 (arXiv:1810.09102).
     """
 
     def value(self, weights: Weights) -> Tensor:
@@ -190,10 +194,10 @@ class Orthogonal(Penalty):
 
     def gradients(self, weights: Weights) -> list[Tensor]:
         """(W·Wᵀ − I)·W in the shape of each kernel."""
-        turned = [self._excess(_wide(w)) @ _wide(w) for w in weights]
+        wide = [self._excess(_wide(w)) @ _wide(w) for w in weights]
         return [
             (gradient if gradient.shape == filters(w).shape else gradient.T).reshape(w.shape)
-            for gradient, w in zip(turned, weights, strict=True)
+            for gradient, w in zip(wide, weights, strict=True)
         ]
 
     @staticmethod
@@ -202,24 +206,15 @@ class Orthogonal(Penalty):
 
 
 class L2SP(Penalty):
-    """R = ½·Σ(w − w₀)², w₀ being the weights that training starts from. Li et al. 2018 (arXiv:1802.01483).
+    """R = ½·Σ(w − w₀)², where w₀ are the weights at the start of training. Li et al. 2018 (arXiv:1802.01483).
 
-    For fine-tuning: it draws back to the pretrained weights, not to zero. w₀ is kept in the checkpoint.
-
-    Args:
-        strength: λ, at least 0.
-        parameters: On which parameters, see ``Penalty``.
-        schedule: λ's course over the training.
+    For fine-tuning: it pulls the weights towards the pretrained ones instead of zero. Checkpoints contain w₀.
     """
 
-    def __init__(
-        self, strength: float, parameters: Selection = "weights", schedule: StrengthSchedule | None = None
-    ) -> None:
-        super().__init__(strength, parameters, schedule)
-        self.origin: list[Tensor] = []
+    origin: list[Tensor] | tuple[Tensor, ...] = ()  # w₀
 
     def start(self, weights: Weights) -> None:
-        """Takes w₀, unless a checkpoint brought it."""
+        """Copies ``weights`` as w₀, unless a checkpoint has restored w₀. To be called before the first step."""
         if not self.origin:
             self.origin = [w.detach().clone() for w in weights]
         self.origin = [w0.to(w) for w0, w in zip(self.origin, weights, strict=True)]
@@ -234,16 +229,17 @@ class L2SP(Penalty):
 
 
 class MaxNorm(Penalty):
-    """The constraint ‖w_g‖₂ ≤ limit for every output filter g: R is 0 inside, infinite outside, prox the projection.
+    """The constraint ‖w_g‖₂ ≤ limit on every output filter g: each step ends with a projection onto it.
 
-    Srebro and Shraibman 2005 (COLT); Srivastava et al. 2014 (JMLR 15) with dropout.
+    As a penalty, R is 0 inside the constraint and infinite outside. Srebro and Shraibman 2005 (COLT); with dropout,
+    Srivastava et al. 2014 (JMLR 15).
 
     Args:
-        limit: The largest norm of a filter, above 0.
-        parameters: On which parameters, see ``Penalty``.
+        limit: Largest norm of a filter, above 0.
+        parameters: Parameters to constrain, see ``Penalty``.
 
     Raises:
-        UserError: When the limit is not above 0.
+        UserError: If the limit is not above 0.
     """
 
     proximal = True
@@ -255,7 +251,7 @@ class MaxNorm(Penalty):
         self.limit = limit
 
     def value(self, weights: Weights) -> Tensor:
-        """0: after each step the weights are inside."""
+        """0, because the weights satisfy the constraint after each step."""
         return weights[0].new_zeros(())
 
     def gradients(self, weights: Weights) -> list[Tensor]:
@@ -263,18 +259,29 @@ class MaxNorm(Penalty):
         return list(torch._foreach_mul(weights, 0))
 
     def prox(self, weights: Weights, threshold: float) -> None:
-        """w_g·min(limit/‖w_g‖, 1), whatever the threshold."""
+        """w_g·min(limit/‖w_g‖, 1), which does not depend on the threshold."""
         for w in weights:
-            norms = filters(w).norm(dim=1, keepdim=True)
-            w.mul_((self.limit / norms.clamp(min=1e-30)).clamp(max=1).view(-1, *[1] * (w.ndim - 1)))
+            _scale_filters(w, (self.limit / _filter_norms(w)).clamp(max=1))
 
 
 def filters(w: Tensor) -> Tensor:
-    """``w`` as a matrix with one output filter a row; each number of a vector is a row of its own."""
+    """``w`` as a matrix with one output filter per row; a vector becomes a column, one number per row."""
     return w.flatten(1) if w.ndim > 1 else w[:, None]
 
 
+def _filter_norms(w: Tensor) -> Tensor:
+    """‖w_g‖ per filter, ``(filters, 1)``; above 0, to divide by."""
+    norms: Tensor = filters(w).norm(dim=1, keepdim=True)
+    return norms.clamp(min=1e-30)
+
+
+def _scale_filters(w: Tensor, factors: Tensor) -> None:
+    """Multiplies each filter of ``w`` by its factor, in place; ``factors`` is ``(filters, 1)``."""
+    w.mul_(factors.view(-1, *[1] * (w.ndim - 1)))
+
+
 def _wide(w: Tensor) -> Tensor:
+    """The matrix of filters, transposed if it has more rows than columns."""
     matrix = filters(w)
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
 

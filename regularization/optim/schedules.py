@@ -1,4 +1,4 @@
-"""Schedules: of the learning rate, and of λ over the training, as pure functions of the step."""
+"""Schedules of the learning rate and of λ, as pure functions of the training step."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,20 +12,21 @@ from regularization.errors import UserError
 
 
 class WarmupDecay(LambdaLR):
-    """Learning rate × factor: a linear rise from 0 over the warm-up, then a decay to 0 at the end of training.
+    """Multiplies the learning rate by a factor that rises linearly from 0, then decays to 0 at the end of training.
 
-    With t = step / ``total_steps`` and w = ``warmup``, the factor is t/w while t < w, then with u = (t − w)/(1 − w)
-    1 − u (linear) or ½(1 + cos πu) (cosine, Loshchilov and Hutter 2016, arXiv:1608.03983). It multiplies the
-    optimizer's own learning rate, which so stays the one number to change. Steps once per optimizer step.
+    With t = step / ``total_steps`` and w = ``warmup``, the factor is t/w while t < w. After that, with
+    u = (t − w)/(1 − w), it is 1 − u (linear) or ½(1 + cos πu) (cosine, Loshchilov and Hutter 2016, arXiv:1608.03983).
+    The optimizer's own learning rate is therefore the peak, and the one number to tune. The scheduler steps once per
+    optimizer step.
 
     Args:
         optimizer: The optimizer whose learning rates are scheduled.
-        total_steps: Optimizer steps of the whole training; null takes them from the trainer.
-        warmup: Share of the steps that the warm-up takes, 0 to 1.
+        total_steps: Optimizer steps of the whole training; null takes the number from the trainer.
+        warmup: Fraction of the steps that the warm-up takes, from 0 to 1.
         decay: Shape of the decay.
 
     Raises:
-        ValueError: When ``warmup`` is not in 0 … 1 or ``total_steps`` not positive.
+        ValueError: If ``warmup`` is not in 0 to 1 or ``total_steps`` is not positive.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class WarmupDecay(LambdaLR):
         decay: Literal["linear", "cosine"] = "cosine",
     ) -> None:
         if not 0 <= warmup <= 1:
-            raise ValueError(f"warmup must lie in 0 to 1, not {warmup}")
+            raise ValueError(f"warmup must be between 0 and 1, not {warmup}")
         if total_steps is None or total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, not {total_steps}")
         self.total_steps = total_steps
@@ -45,88 +46,88 @@ class WarmupDecay(LambdaLR):
         super().__init__(optimizer, self.factor)
 
     def factor(self, step: int) -> float:
-        """What the learning rate is multiplied with at ``step``, counted from 0."""
-        # The first step is already one above zero, the last one still above it: no step is wasted.
+        """The factor of the learning rate at ``step``, counted from 0."""
+        # Shifted by one, so that neither the first nor the last step has a learning rate of 0 and is wasted.
         time = (step + 1) / (self.total_steps + 1)
         if time < self.warmup:
             return time / self.warmup
-        rest = max(0.0, (1 - time) / (1 - self.warmup)) if self.warmup < 1 else 1.0
-        return rest if self.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * rest)
+        remaining = max(0.0, (1 - time) / (1 - self.warmup)) if self.warmup < 1 else 1.0
+        return remaining if self.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * remaining)
 
 
 class StrengthSchedule(ABC):
-    """λ's course over the training: λ at a step is ``strength`` × ``factor``. Without state, so it resumes exactly."""
+    """A schedule of λ: at each step, λ is ``strength`` × ``factor``. It has no state, so that it resumes exactly."""
 
     @abstractmethod
     def factor(self, time: float, lr_ratio: float) -> float:
-        """What λ is multiplied with.
+        """The factor of λ.
 
         Args:
-            time: Steps done so far over all steps, 0 to 1.
-            lr_ratio: The learning rate now over its highest.
+            time: Steps done so far divided by all steps, from 0 to 1.
+            lr_ratio: The current learning rate divided by its peak.
         """
 
 
 class Linear(StrengthSchedule):
-    """start + (end − start)·time.
+    """The factor changes linearly: start + (end − start)·time.
 
     Args:
-        start: Factor at the start, at least 0.
-        end: Factor at the end, at least 0.
+        start: Factor at the start of training, at least 0.
+        end: Factor at the end of training, at least 0.
     """
 
     def __init__(self, start: float = 1.0, end: float = 0.0) -> None:
-        self.start, self.end = _not_negative("Linear", start, end)
+        self.start, self.end = _checked_factors("Linear", start, end)
 
     def factor(self, time: float, lr_ratio: float) -> float:
-        """The point of the line."""
+        """start + (end − start)·time."""
         return self.start + (self.end - self.start) * time
 
 
 class Cosine(StrengthSchedule):
-    """end + (start − end)·½·(1 + cos(π·time)): level at both ends.
+    """The factor follows half a cosine, flat at both ends: end + (start − end)·½·(1 + cos(π·time)).
 
     Args:
-        start: Factor at the start, at least 0.
-        end: Factor at the end, at least 0.
+        start: Factor at the start of training, at least 0.
+        end: Factor at the end of training, at least 0.
     """
 
     def __init__(self, start: float = 1.0, end: float = 0.0) -> None:
-        self.start, self.end = _not_negative("Cosine", start, end)
+        self.start, self.end = _checked_factors("Cosine", start, end)
 
     def factor(self, time: float, lr_ratio: float) -> float:
-        """The point of the curve."""
+        """end + (start − end)·½·(1 + cos(π·time))."""
         return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * time))
 
 
 class Steps(StrengthSchedule):
-    """Constant pieces: multiplied with ``gamma`` at each of the times.
+    """The factor is piecewise constant: it starts at 1 and is multiplied by ``gamma`` at each time in ``at``.
 
     Args:
-        at: Times, each 0 to 1.
-        gamma: Factor of each step, at least 0.
+        at: Times as fractions of the training, each from 0 to 1.
+        gamma: What λ is multiplied by at each of these times, at least 0.
     """
 
     def __init__(self, at: Sequence[float] = (0.5, 0.75), gamma: float = 0.1) -> None:
-        (self.gamma,) = _not_negative("Steps", gamma)
-        if not all(0 <= moment <= 1 for moment in at):
-            raise UserError(f"Steps: at must hold times in 0 to 1, not {list(at)}")
+        (self.gamma,) = _checked_factors("Steps", gamma)
+        if not all(0 <= milestone <= 1 for milestone in at):
+            raise UserError(f"Steps: at must hold times between 0 and 1, not {list(at)}")
         self.at = at
 
     def factor(self, time: float, lr_ratio: float) -> float:
-        """gamma to the number of times passed."""
-        return float(self.gamma ** sum(time >= moment for moment in self.at))
+        """``gamma`` to the power of the number of times passed."""
+        return float(self.gamma ** sum(time >= milestone for milestone in self.at))
 
 
 class LikeLearningRate(StrengthSchedule):
-    """λ in proportion to the learning rate: the highest λ where the learning rate is highest."""
+    """λ is proportional to the learning rate: it is highest where the learning rate is highest."""
 
     def factor(self, time: float, lr_ratio: float) -> float:
-        """The learning rate's share of its highest."""
+        """``lr_ratio`` itself."""
         return lr_ratio
 
 
-def _not_negative(name: str, *factors: float) -> tuple[float, ...]:
+def _checked_factors(name: str, *factors: float) -> tuple[float, ...]:
     for factor in factors:
         if not (math.isfinite(factor) and factor >= 0):
             raise UserError(f"{name}: a factor of λ must be a number of at least 0, not {factor}")

@@ -1,4 +1,4 @@
-"""Weight decay: which parameters decay, decoupled SGD, and λ ↔ the timescale τ on which weights are forgotten."""
+"""Weight decay: which parameters decay, decoupled SGD, and the conversion between λ and the timescale τ."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -14,18 +14,18 @@ Decay = Literal["all", "weights"]
 class SGDW(SGD):
     """SGD with decoupled weight decay: w ← (1 − ηλ)·w − η·update, after Loshchilov and Hutter 2019 (arXiv:1711.05101).
 
-    η is the current learning rate, and the update (with momentum) is made from the gradient at the undecayed weights,
-    also when the trainer passes a closure. With λ = 0 it is SGD to the bit. Other libraries' decoupled λ differ by
-    factors: see the README's table.
+    η is the current learning rate. The update, with momentum, is computed from the gradient at the weights before the
+    decay, also when the trainer passes a closure. With λ = 0 the results are bit-identical to SGD's. The decoupled λ of
+    other libraries differs by constant factors: see the table in the README.
 
     Args:
-        params: Parameters or groups of them.
+        params: Parameters or parameter groups.
         lr: Learning rate η.
-        momentum: μ.
-        dampening: Of the momentum's gradient.
-        weight_decay: λ.
-        nesterov: Nesterov's momentum.
-        foreach: Whether to handle all tensors at once; null decides by device.
+        momentum: Momentum μ.
+        dampening: Dampening d of the momentum: the gradient enters the momentum buffer times 1 − d.
+        weight_decay: Weight decay λ.
+        nesterov: Whether to use Nesterov's momentum.
+        foreach: Whether to update all tensors at once; null chooses by device.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SGDW(SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; returns what ``closure``, if given, returns."""
+        """Performs one step; returns the value of ``closure``, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -51,11 +51,11 @@ class SGDW(SGD):
         strengths = [group["weight_decay"] for group in self.param_groups]
         try:
             for group in self.param_groups:
-                moving = [w for w in group["params"] if w.grad is not None]
-                if group["weight_decay"] and moving:
-                    torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])
+                weights = [w for w in group["params"] if w.grad is not None]
+                if group["weight_decay"] and weights:
+                    torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
                 group["weight_decay"] = 0.0
-            # SGD's own step, without the wrapper that would call the step's hooks a second time.
+            # SGD's own step, without the wrapper that would call the hooks of the step a second time.
             inspect.unwrap(SGD.step)(self)
         finally:
             for group, strength in zip(self.param_groups, strengths, strict=True):
@@ -64,10 +64,15 @@ class SGDW(SGD):
 
 
 def parameter_groups(network: nn.Module, decay: Decay) -> list[dict[str, Any]]:
-    """The trainable parameters as the optimizer wants them.
+    """The trainable parameters as parameter groups for an optimizer.
 
-    ``all`` is one group, as in the seed. ``weights`` makes a second one without weight decay, of biases and the scales
-    of norm layers, that is of everything with fewer than two dimensions.
+    Args:
+        network: The network to optimize.
+        decay: ``all`` makes one group, as in the seed. ``weights`` adds a second group without weight decay, for biases
+            and the scales of norm layers, that is for every parameter with fewer than two dimensions.
+
+    Returns:
+        The groups that are not empty. Only the second one sets ``weight_decay``, to 0.
     """
     trainable = [w for w in network.parameters() if w.requires_grad]
     if decay == "all":
@@ -79,7 +84,11 @@ def parameter_groups(network: nn.Module, decay: Decay) -> list[dict[str, Any]]:
 
 
 def parameter_kind(name: str, w: Tensor) -> str:
-    """``weights`` (two or more dimensions), else ``biases`` by the end of the name, else ``scales``: a norm's γ."""
+    """The kind of a parameter: ``weights``, ``biases`` or ``scales``.
+
+    Parameters with two or more dimensions are ``weights``. Of the others, those whose name ends in ``bias`` are
+    ``biases``, and the rest are ``scales``: the γ of norm layers.
+    """
     return "weights" if w.ndim > 1 else "biases" if name.rpartition(".")[2] == "bias" else "scales"
 
 
@@ -89,14 +98,18 @@ def is_decoupled(optimizer: Optimizer, group: dict[str, Any]) -> bool:
 
 
 def decay_per_step(optimizer: Optimizer, group: dict[str, Any], lr: float | None = None) -> float | None:
-    """ηλ/(1−μ) coupled, ηλ decoupled: the share of a weight that is forgotten in one step; None without a formula.
+    """The fraction of a weight that one step forgets: ηλ/(1−μ) for coupled, ηλ for decoupled weight decay.
 
-    Good for ηλ ≪ (1−√μ)². With dampening d the coupled one is ηλ(1−d)/(1−μ), for the decay passes through the momentum.
+    The approximation is good for ηλ ≪ (1−√μ)². With dampening d, the coupled one is ηλ(1−d)/(1−μ), because the decay
+    passes through the momentum.
 
     Args:
-        optimizer: SGD, SGDW, AdamW; adaptive ones with coupled decay have no such formula.
+        optimizer: SGD, SGDW or AdamW. Adaptive optimizers with coupled decay have no such formula.
         group: One of its parameter groups.
-        lr: The learning rate η to use; by default the group's current one.
+        lr: The learning rate η to use; by default the current one of the group.
+
+    Returns:
+        The fraction, or None if there is no formula.
     """
     lr = float(group["lr"]) if lr is None else lr
     if is_decoupled(optimizer, group):
@@ -107,11 +120,11 @@ def decay_per_step(optimizer: Optimizer, group: dict[str, Any], lr: float | None
 
 
 def momentum_gain(group: dict[str, Any]) -> float:
-    """(1−d)/(1−μ): how far SGD with momentum μ and dampening d goes for a constant gradient, in learning rates."""
+    """(1−d)/(1−μ): how far SGD with momentum μ and dampening d moves for a constant gradient, in units of η."""
     return (1 - group["dampening"]) / (1 - group["momentum"]) if group["momentum"] else 1.0
 
 
 def strength_for(timescale_steps: float, optimizer: Optimizer, group: dict[str, Any], lr: float) -> float | None:
     """The λ whose timescale is ``timescale_steps`` optimizer steps at learning rate ``lr``; None without a formula."""
-    per_lambda = decay_per_step(optimizer, {**group, "weight_decay": 1.0}, lr)
-    return None if not per_lambda else 1 / (timescale_steps * per_lambda)
+    decay_per_strength = decay_per_step(optimizer, {**group, "weight_decay": 1.0}, lr)
+    return None if not decay_per_strength else 1 / (timescale_steps * decay_per_strength)

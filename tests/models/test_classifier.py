@@ -116,7 +116,7 @@ def test_a_scheduler_gets_the_number_of_steps_from_the_trainer(make: Make, inter
     [
         (partial(torch.optim.SGD, lr=-0.1), None, "Invalid learning rate: -0.1"),
         (partial(torch.optim.SGD, lr=0.1, weight_decay=-1e-4), None, "Invalid weight_decay value: -0.0001"),
-        (partial(torch.optim.SGD, lr=0.1), partial(WarmupDecay, warmup=2.0), "warmup must lie in 0 to 1"),
+        (partial(torch.optim.SGD, lr=0.1), partial(WarmupDecay, warmup=2.0), "warmup must be between 0 and 1"),
     ],
 )
 def test_impossible_values_are_refused_at_once(optimizer: Make, scheduler: Make | None, message: str) -> None:
@@ -167,7 +167,7 @@ def test_a_scheduler_that_ends_before_the_training() -> None:
 
 def test_a_training_without_end() -> None:
     classifier = ImageClassifier(small(), lr_scheduler=partial(WarmupDecay))
-    with pytest.raises(UserError, match="the schedule needs to know the end"):
+    with pytest.raises(UserError, match="the schedule needs a fixed training length"):
         trainer(-1, limit_train_batches=4, limit_val_batches=1).fit(classifier, Digits())
 
 

@@ -205,7 +205,7 @@ def test_schedules_of_strength(schedule: StrengthSchedule, expected: Any, monkey
 def test_a_schedule_below_zero(make: Any) -> None:
     with pytest.raises(UserError, match=r"a factor of λ must be a number of at least 0, not -"):
         make()
-    with pytest.raises(UserError, match="at must hold times in 0 to 1"):
+    with pytest.raises(UserError, match="at must hold times between 0 and 1"):
         Steps([2.0])
 
 
@@ -252,7 +252,7 @@ def test_l2sp_starts_from_where_training_does() -> None:
     ("options", "message"),
     [
         ({"timescale_epochs": 0.0}, "timescale_epochs must be above 0"),
-        ({"label_smoothing": 1.5}, "label_smoothing must lie in 0 to 1"),
+        ({"label_smoothing": 1.5}, "label_smoothing must be between 0 and 1"),
         ({"timescale_epochs": 5.0, "optimizer": torch.optim.Adam}, "timescale_epochs has no formula for Adam"),
     ],
 )

@@ -140,7 +140,7 @@ def test_other_impossible_values() -> None:
     for limit in (0.0, -1.0, math.nan):
         with pytest.raises(UserError, match="MaxNorm: limit must be above 0"):
             MaxNorm(limit)
-    with pytest.raises(UserError, match="l1_ratio must lie in 0 to 1"):
+    with pytest.raises(UserError, match="l1_ratio must be between 0 and 1"):
         ElasticNet(1.0, l1_ratio=1.5)
 
 
