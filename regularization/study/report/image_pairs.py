@@ -1,4 +1,4 @@
-"""Arms compared image by image: which pictures λ fixed and which it broke."""
+"""Arms compared image by image: which validation images an arm fixes and which it breaks."""
 
 import base64
 import io
@@ -15,103 +15,117 @@ from regularization.errors import UserError
 from regularization.runs import directory
 from regularization.study import statistics
 from regularization.study.results import Result
-from regularization.study.statistics import Comparison
+from regularization.study.statistics import Bools, Comparison
 
-SHOWN = 24
-SIDE = 72  # pixels
+MAX_IMAGES = 24  # per contact sheet
+THUMBNAIL_SIZE = 72  # pixels
 
 
 @dataclass(frozen=True)
-class Paired:
-    """Two arms on the same images.
+class PairedImages:
+    """Two arms compared on the same images.
 
     Attributes:
-        gain: Difference in accuracy with its interval over seeds and images.
-        fixed: Answers that the second arm gets wrong and the first right, over all seeds.
-        broken: The other way round.
-        p: Of McNemar's test on these two numbers: it speaks for these trained networks, not for other seeds.
-        images: For each image that differs: its index, and how much oftener the first arm is right, −1 to 1.
+        gain: Difference in accuracy, first minus second, with its interval over seeds and images.
+        fixed: Number of predictions, over all seeds, that are correct in the first arm and wrong in the second.
+        broken: Number of predictions that are wrong in the first arm and correct in the second.
+        p: The p value of McNemar's test on these two numbers. It is valid for these trained networks only.
+        gains_by_image: For each image with any difference, by its index: the mean over seeds of +1 (fixed), 0 or −1.
     """
 
     gain: Comparison
     fixed: int
     broken: int
     p: float
-    images: dict[int, float]
+    gains_by_image: dict[int, float]
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A picture of the contact sheet.
+class Thumbnail:
+    """An image of a contact sheet.
 
     Attributes:
         source: A PNG as a data URI.
-        caption: Its class, and in how many of the seeds it turned.
+        caption: The image's class, and in which share of the seeds its prediction differs.
     """
 
     source: str
     caption: str
 
 
-def pair(first: Sequence[Result], second: Sequence[Result]) -> Paired | None:
-    """Compares two arms on the images that both were validated on with the same seed; None where there are none."""
-    rights: list[tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]] = []
-    others = {result.seed: result for result in second}
-    for one in first:
-        if one.seed in others and (found := _both(one, others[one.seed])) is not None:
-            rights.append(found)
-    if not rights:
+@dataclass(frozen=True)
+class _SeedPair:
+    """For one seed, whether each arm classifies each image correctly, and the images' indices; ``(N,)`` each."""
+
+    first: Bools
+    second: Bools
+    index: NDArray[np.int64]
+
+
+def compare_images(first: Sequence[Result], second: Sequence[Result]) -> PairedImages | None:
+    """Compares two arms on the validation images that they share in runs with the same seed.
+
+    Returns:
+        The comparison; None if no seed has the logits of both arms for the same images.
+    """
+    second_by_seed = {result.seed: result for result in second}
+    common = [(result, second_by_seed[result.seed]) for result in first if result.seed in second_by_seed]
+    pairs = [pair for results in common if (pair := _pair(*results)) is not None]
+    if not pairs:
         return None
-    gain = statistics.bootstrap([ours for ours, _, _ in rights], [theirs for _, theirs, _ in rights])
-    fixed = sum(int((ours & ~theirs).sum()) for ours, theirs, _ in rights)
-    broken = sum(int((theirs & ~ours).sum()) for ours, theirs, _ in rights)
-    return Paired(gain, fixed, broken, statistics.mcnemar(fixed, broken), _by_image(rights))
+    gain = statistics.bootstrap([pair.first for pair in pairs], [pair.second for pair in pairs])
+    fixed = sum(int((pair.first & ~pair.second).sum()) for pair in pairs)
+    broken = sum(int((pair.second & ~pair.first).sum()) for pair in pairs)
+    return PairedImages(gain, fixed, broken, statistics.mcnemar(fixed, broken), _gains_by_image(pairs))
 
 
-def _both(one: Result, other: Result) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]] | None:
-    ours, theirs = one.logits(), other.logits()
-    if ours is None or theirs is None or not np.array_equal(ours[2], theirs[2]):
+def _pair(first: Result, second: Result) -> _SeedPair | None:
+    first_logits, second_logits = first.logits(), second.logits()
+    if first_logits is None or second_logits is None or not np.array_equal(first_logits[2], second_logits[2]):
         return None
-    return ours[0].argmax(axis=1) == ours[1], theirs[0].argmax(axis=1) == theirs[1], ours[2]
+    first_correct, second_correct = (
+        logits.argmax(axis=1) == labels for logits, labels, _ in (first_logits, second_logits)
+    )
+    return _SeedPair(first_correct, second_correct, first_logits[2])
 
 
-def _by_image(rights: list[tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]]) -> dict[int, float]:
+def _gains_by_image(pairs: list[_SeedPair]) -> dict[int, float]:
     gains: dict[int, list[int]] = {}
-    for ours, theirs, index in rights:
-        for place, gain in zip(index.tolist(), (ours.astype(int) - theirs).tolist(), strict=True):
-            gains.setdefault(place, []).append(gain)
-    return {place: float(np.mean(values)) for place, values in gains.items() if any(values)}
+    for pair in pairs:
+        for index, gain in zip(pair.index.tolist(), (pair.first.astype(int) - pair.second).tolist(), strict=True):
+            gains.setdefault(index, []).append(gain)
+    return {index: float(np.mean(values)) for index, values in gains.items() if any(values)}
 
 
-def data_of(result: Result) -> ImageData | None:
-    """The data that a run was trained on, read again from its config; None when it is not there any more."""
+def load_data(result: Result) -> ImageData | None:
+    """Loads the data that a run was trained on, as its config describes it; None if they are no longer available."""
     from regularization.study.dry_run import DryRun
 
     try:
-        planned = DryRun(["fit", "--config", str(result.folder / directory.CONFIG)])
-        planned.datamodule.setup("fit")
+        trial = DryRun(["fit", "--config", str(result.folder / directory.CONFIG)])
+        trial.datamodule.setup("fit")
     except (UserError, OSError):
         return None
-    data: ImageData = planned.datamodule
+    data: ImageData = trial.datamodule
     return data
 
 
-def contact_sheets(paired: Paired, data: ImageData) -> tuple[list[Shown], list[Shown]]:
-    """The pictures that were fixed most clearly, and those that were broken."""
-    ranked = sorted(paired.images, key=lambda place: (-paired.images[place], place))
-    fixed = [place for place in ranked if paired.images[place] > 0][:SHOWN]
-    broken = [place for place in ranked[::-1] if paired.images[place] < 0][:SHOWN]
-    return [_shown(data, place, paired) for place in fixed], [_shown(data, place, paired) for place in broken]
+def contact_sheets(paired: PairedImages, data: ImageData) -> tuple[list[Thumbnail], list[Thumbnail]]:
+    """The images that were fixed in the most seeds, and those that were broken in the most."""
+    gains = paired.gains_by_image
+    ranked = sorted(gains, key=lambda index: (-gains[index], index))
+    fixed = [_thumbnail(data, index, gains[index]) for index in ranked[:MAX_IMAGES] if gains[index] > 0]
+    broken = [_thumbnail(data, index, gains[index]) for index in ranked[::-1][:MAX_IMAGES] if gains[index] < 0]
+    return fixed, broken
 
 
-def _shown(data: ImageData, place: int, paired: Paired) -> Shown:
+def _thumbnail(data: ImageData, index: int, gain: float) -> Thumbnail:
     assert data.val_set is not None
     images, _ = data.val_set
-    pixels = images[torch.tensor([place])][0][0].permute(1, 2, 0).numpy()
+    pixels = images[torch.tensor([index])][0][0].permute(1, 2, 0).numpy()
     file = io.BytesIO()
-    Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, "PNG")
-    label = int(images.labels[place])
-    name = images.classes[label]
-    share = abs(paired.images[place])
-    how = "" if share == 1 else f", in {share:.0%} of its seeds"
-    return Shown(f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", f"{name}{how}")
+    size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(file, "PNG")
+    name = images.classes[int(images.labels[index])]
+    caption = name if abs(gain) == 1 else f"{name}, in {abs(gain):.0%} of the seeds"
+    return Thumbnail(f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", caption)

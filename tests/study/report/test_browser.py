@@ -1,4 +1,4 @@
-"""The quickstart study, and its report opened in a real browser."""
+"""The report of the quickstart study, opened in a real browser."""
 
 import shutil
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium without a window."""
+    """Headless Chromium."""
     driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
     if driver is None or chromium is None:
         pytest.skip("needs Chromium and its driver (Debian's chromium and chromium-driver)")
@@ -26,78 +26,78 @@ def browser() -> Iterator[Any]:
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1000"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
 
 
-def test_the_quickstart_ends_with_a_report_that_works(browser: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_quickstart_report_works(browser: Any, capsys: pytest.CaptureFixture[str]) -> None:
     main(["sweep", "--config", str(CONFIGS / "sweeps" / "quickstart.yaml"), "--workers", "2"])
     out = capsys.readouterr().out.splitlines()
     page = Path(next(line for line in out if line.endswith("report.html"))).absolute()
 
     browser.get(page.as_uri())
     assert browser.find_element("id", "answer").text in " ".join(out)
-    for place in (1, 2, 3, 4):
-        assert browser.find_elements("css selector", f"#plot{place} .scatterlayer .trace"), f"figure {place} is drawn"
-    sorts(browser, "trials", column=3)
-    sorts(browser, "arms", column=1)
-    hovers(browser)
-    hides_an_arm(browser)
-    for dark in ("dark", "light"):
+    for number in (1, 2, 3, 4):
+        traces = browser.find_elements("css selector", f"#plot{number} .scatterlayer .trace")
+        assert traces, f"figure {number} is not drawn"
+    check_sorting(browser, "trials", column=3)
+    check_sorting(browser, "arms", column=1)
+    check_hover(browser)
+    check_legend(browser)
+    for scheme, color in (("dark", "#e6e9ec"), ("light", "#1d2329")):
         browser.execute_cdp_cmd(
-            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": dark}]}
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         )
-        wanted = "#e6e9ec" if dark == "dark" else "#1d2329"
-        comes(browser, f"return document.getElementById('plot1').layout.font.color == '{wanted}'")
+        wait_for(browser, f"return document.getElementById('plot1').layout.font.color == '{color}'")
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     )
     browser.refresh()
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390, (
-        "no sideways scrolling on a phone"
+        "the page scrolls sideways on a phone"
     )
     assert browser.get_log("browser") == []
 
 
-def comes(browser: Any, condition: str) -> None:
-    """What the page shows a moment later."""
+def wait_for(browser: Any, condition: str) -> None:
+    """Waits until a JavaScript condition is true."""
     from selenium.webdriver.support.wait import WebDriverWait
 
     WebDriverWait(browser, 20).until(lambda _: browser.execute_script(condition), condition)
 
 
-def sorts(browser: Any, table: str, column: int) -> None:
-    """A click on a column's head sorts by it, downwards and then upwards."""
+def check_sorting(browser: Any, table: str, column: int) -> None:
+    """A click on a column's header sorts by it in descending order, a second click in ascending order."""
 
     def values() -> list[float]:
         cells = browser.find_elements("css selector", f"#{table} tbody td:nth-child({column + 1})")
         return [float(cell.get_attribute("data-value")) for cell in cells]
 
-    head = browser.find_element("css selector", f"#{table} th:nth-child({column + 1})")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", head)
-    head.click()
+    header = browser.find_element("css selector", f"#{table} th:nth-child({column + 1})")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", header)
+    header.click()
     assert values() == sorted(values(), reverse=True)
-    assert head.get_attribute("aria-sort") == "descending"
-    head.click()
+    assert header.get_attribute("aria-sort") == "descending"
+    header.click()
     assert values() == sorted(values())
     assert len(set(values())) > 1
 
 
-def hovers(browser: Any) -> None:
-    """The mouse over a point shows what it is."""
+def check_hover(browser: Any) -> None:
+    """Pointing at a dot shows its values."""
     from selenium.webdriver import ActionChains
 
     plot = browser.find_element("id", "plot1")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
     points = plot.find_elements("css selector", ".scatterlayer .trace:last-child .points path")
     ActionChains(browser).move_to_element(points[len(points) // 2]).perform()
-    comes(browser, "return document.querySelector('#plot1 .hoverlayer').textContent.includes('%')")
+    wait_for(browser, "return document.querySelector('#plot1 .hoverlayer').textContent.includes('%')")
 
 
-def hides_an_arm(browser: Any) -> None:
-    """A click on a name of the legend takes its line away."""
+def check_legend(browser: Any) -> None:
+    """A click on an arm in the legend hides its line."""
     plot = browser.find_element("id", "plot2")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
     plot.find_element("css selector", ".legend .legendtoggle").click()
-    comes(browser, "return document.getElementById('plot2').data[0].visible == 'legendonly'")
+    wait_for(browser, "return document.getElementById('plot2').data[0].visible == 'legendonly'")

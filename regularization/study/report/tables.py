@@ -1,0 +1,139 @@
+"""The tables of a report: one row per arm, and one row per trial."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from regularization.study import statistics
+from regularization.study.conclusion import ArmSummary, Conclusion, format_percent, format_points
+from regularization.study.report.image_pairs import PairedImages
+from regularization.study.results import Result
+from regularization.study.statistics import Comparison
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: the text that is shown, and the value that its column is sorted by."""
+
+    text: str
+    value: str | float
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row: its cells by column, and whether it is highlighted."""
+
+    cells: dict[str, Cell]
+    highlighted: bool = False
+
+
+MISSING = Cell("–", "")
+
+
+def arm_rows(
+    conclusion: Conclusion, results: Sequence[Result], pairs: Mapping[str, PairedImages | None]
+) -> list[TableRow]:
+    """One row per arm.
+
+    Args:
+        conclusion: The conclusion of the study.
+        results: All finished runs, those of a search included: what an arm's tuning cost is counted too.
+        pairs: By arm, its comparison with the baseline image by image, where there is one.
+    """
+    return [
+        TableRow(
+            {
+                **_accuracy_cells(arm),
+                **_image_cells(pairs.get(arm.name)),
+                **_training_cells(arm),
+                **_cost_cells([result for result in results if result.group == arm.results[0].group]),
+            },
+            highlighted=arm is conclusion.chosen,
+        )
+        for arm in conclusion.arms
+    ]
+
+
+def trial_rows(results: Sequence[Result]) -> list[TableRow]:
+    """One row per trial."""
+    return [TableRow(_trial_cells(result)) for result in results]
+
+
+def _accuracy_cells(arm: ArmSummary) -> dict[str, Cell]:
+    difference, p = MISSING, None
+    if arm.comparison is not None:
+        difference, p = _difference(arm.comparison), arm.comparison.p
+    return {
+        "arm": _text(arm.name),
+        "validation accuracy": _mean(arm.mean, arm.ci_half_width),
+        "difference from baseline": difference,
+        "p": _number(p, ".2g"),
+    }
+
+
+def _image_cells(pairs: PairedImages | None) -> dict[str, Cell]:
+    return {
+        "difference by image": MISSING if pairs is None else _difference(pairs.gain),
+        "fixed": _number(None if pairs is None else pairs.fixed, ","),
+        "broken": _number(None if pairs is None else pairs.broken, ","),
+    }
+
+
+def _training_cells(arm: ArmSummary) -> dict[str, Cell]:
+    logits = [logits for result in arm.results if (logits := result.logits()) is not None]
+    tests = [result.test_accuracy for result in arm.results if result.test_accuracy is not None]
+    return {
+        "clean training accuracy": _number(arm.average("clean_accuracy"), ".2%"),
+        "NLL": _number(_average([statistics.negative_log_likelihood(*arrays[:2]) for arrays in logits]), ".4f"),
+        "ECE": _number(_average([statistics.calibration_error(*arrays[:2]) for arrays in logits]), ".4f"),
+        "τ (epochs)": _number(arm.timescale or None, ".3g"),
+        "run length / τ": _number(_average([result.decay for result in arm.results]), ".2g"),
+        "test accuracy": _mean(_average(tests), statistics.ci_half_width(tests)) if tests else MISSING,
+    }
+
+
+def _cost_cells(results: Sequence[Result]) -> dict[str, Cell]:
+    return {
+        "trials": _number(len(results), ","),
+        "steps": _number(sum(result.steps for result in results), ","),
+        "seconds": _number(round(sum(result.seconds for result in results)), ","),
+    }
+
+
+def _trial_cells(result: Result) -> dict[str, Cell]:
+    return {
+        "arm": _text(result.arm),
+        "seed": _number(result.seed, ","),
+        "stage": Cell(result.stage + (" (stopped early)" if result.pruned else ""), result.stage),
+        "validation accuracy": _number(result.accuracy, ".2%"),
+        "validation loss": _number(result.row.get("val_loss"), ".4f"),
+        "clean training accuracy": _number(result.row.get("clean_accuracy"), ".2%"),
+        "gap": _number(result.row.get("gap_accuracy"), ".2%"),
+        "test accuracy": _number(result.test_accuracy, ".2%"),
+        "epochs": _number(len(result.rows), ","),
+        "steps": _number(result.steps, ","),
+        "seconds": _number(result.seconds, ",.1f"),
+        "folder": _text(str(result.folder)),
+    }
+
+
+def _text(text: str) -> Cell:
+    return Cell(text, text)
+
+
+def _number(value: float | None, spec: str) -> Cell:
+    return MISSING if value is None or math.isnan(value) else Cell(format(value, spec), value)
+
+
+def _mean(mean: float, half_width: float) -> Cell:
+    return Cell(format_percent(mean) + ("" if math.isnan(half_width) else f" ± {100 * half_width:.2f}"), mean)
+
+
+def _difference(comparison: Comparison) -> Cell:
+    interval = f" ({format_points(comparison.low)} to {format_points(comparison.high)})"
+    text = format_points(comparison.difference) + ("" if math.isnan(comparison.low) else interval)
+    return Cell(text, comparison.difference)
+
+
+def _average(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
