@@ -1,1 +1,4 @@
-"""From files to batches: readers, order, augmentation, preprocessing, and the LightningDataModules."""
+"""From files to batches: readers, sampling, augmentation, preprocessing and the LightningDataModules.
+
+It may import ``internals`` and ``errors``.
+"""

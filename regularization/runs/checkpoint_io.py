@@ -1,4 +1,4 @@
-"""Checkpoint files: written in one step, read with checks before anything relies on them, found by ``last``."""
+"""Checkpoint files: written in one step, checked before they are used, found by ``best`` and ``last``."""
 
 import warnings
 import zipfile
@@ -11,33 +11,34 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from regularization.errors import UserError
-from regularization.runs import directory
+from regularization.runs import directory, safe_loading
 
 Checkpoint = dict[str, Any]
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """How the trainer writes and reads checkpoints: never a half, and never one that was damaged."""
+    """Writes and reads the trainer's checkpoints: a file is complete or absent, and damage is noticed."""
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:
         """Replaces the file at ``path`` in one step."""
-        with directory.atomic_write(Path(path)) as aside:
-            aside.parent.mkdir(exist_ok=True)  # not its parents: a run folder that was removed is not made again
+        with directory.atomic_write(Path(path)) as temporary:
+            # Not its parents: a run folder that was removed is not created again.
+            temporary.parent.mkdir(exist_ok=True)
             try:
-                with aside.open("wb") as file:
+                with temporary.open("wb") as file:
                     torch.save(checkpoint, file)
             except RuntimeError as error:
-                # torch's archive writer hides the reason for which the file could not be written.
+                # torch's archive writer hides why the file could not be written.
                 raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Checkpoint:
-        """See ``read``, which ignores the other arguments: only plain types are ever read, and onto the CPU."""
+        """Calls ``read``. The other arguments have no effect: only plain types are read, and onto the CPU."""
         return read(Path(path))
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint at ``path`` on the CPU, whole and of plain types only.
+    """The checkpoint at ``path`` on the CPU, with tensors and plain types only, in the form of today's version.
 
     Raises:
         UserError: When it is missing, damaged, or not a checkpoint of a run.
@@ -51,39 +52,41 @@ def read(path: Path) -> Checkpoint:
         if damaged is None:
             checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path} is not a whole checkpoint: it is empty, cut short, or another kind of file") from error
+        raise UserError(
+            f"{path} is not a complete checkpoint: it is empty, cut short, or another kind of file"
+        ) from error
     if damaged is not None:
         raise UserError(f"{path} is damaged: the checksum of its part {damaged} is wrong")
     if not isinstance(checkpoint, dict) or not {"state_dict", "config", "settings"} <= checkpoint.keys():
         raise UserError(f"{path} is a PyTorch file but not a checkpoint of a run of this program")
+    safe_loading.upgrade(checkpoint)
     return checkpoint
 
 
-def find(asked: str, newest_with: Callable[[str], Path]) -> tuple[Path, Checkpoint]:
-    """The checkpoint that ``--ckpt_path`` means, and its content.
+def find(name: str, newest_with: Callable[[str], Path]) -> tuple[Path, Checkpoint]:
+    """The path and the content of the checkpoint that ``--ckpt_path`` names.
 
-    ``best`` and ``last`` are those of a run. When its last one is damaged, its best one is taken, which holds an epoch
-    before; a warning says so.
+    Where a run's last checkpoint is damaged, its best one is taken instead, with a warning that tells its epoch.
 
     Args:
-        asked: ``best``, ``last``, or the path of a file.
-        newest_with: Gives the newest run folder that has a file of this name among its checkpoints.
+        name: ``best``, ``last``, or the path of a file.
+        newest_with: Returns the newest run folder that has a file of this name among its checkpoints.
 
     Raises:
-        UserError: When there is none, or none that is whole.
+        UserError: When there is no checkpoint, or only damaged ones.
     """
-    if asked not in ("best", "last"):
-        return Path(asked), read(Path(asked))
-    folder = newest_with(f"{asked}.ckpt") / directory.CHECKPOINTS
-    path = folder / f"{asked}.ckpt"
+    if name not in ("best", "last"):
+        return Path(name), read(Path(name))
+    folder = newest_with(f"{name}.ckpt") / directory.CHECKPOINTS
+    path = folder / f"{name}.ckpt"
     try:
         return path, read(path)
-    except UserError as mistake:
-        if asked == "best" or not (folder / BEST).is_file():
+    except UserError as error:
+        if name == "best" or not (folder / BEST).is_file():
             raise
         checkpoint = read(folder / BEST)
         epoch = int(checkpoint["epoch"])
-        warnings.warn(f"{mistake}; going on from {folder / BEST}, written after epoch {epoch}", stacklevel=2)
+        warnings.warn(f"{error}; continuing from {folder / BEST}, written after epoch {epoch}", stacklevel=2)
         return folder / BEST, checkpoint
 
 
@@ -93,12 +96,12 @@ def check_fits(checkpoint: Checkpoint, model: nn.Module, path: Path) -> None:
     Raises:
         UserError: Naming the first tensor that is missing, unknown or of another shape.
     """
-    theirs = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
-    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in [*ours, *theirs]:
-        if ours.get(name) != theirs.get(name):
-            there, here = theirs.get(name, "absent"), ours.get(name, "absent")
+    saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in [*expected, *saved]:
+        if expected.get(name) != saved.get(name):
             raise UserError(
-                f"{path} is from another network: {name} is {there} there and {here} in the network asked for.\n"
+                f"{path} is from another network: {name} is {saved.get(name, 'absent')} there and "
+                f"{expected.get(name, 'absent')} in the network of this config.\n"
                 "Use the config and the data set it was trained with (config.yaml in its run folder)."
             )

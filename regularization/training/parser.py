@@ -21,6 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 import regularization
 from regularization.data.datamodules import CIFAR10, ImageData
 from regularization.errors import UserError, find_user_error, suggest, translate_error
+from regularization.runs.safe_loading import with_current_paths
 from regularization.training.help import HelpFormatter
 
 Config = dict[str, Any]
@@ -121,7 +122,8 @@ def read_config(path: Path) -> Config:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} has no options in it: a config is lines of 'name: value'")
-    return content
+    config: Config = with_current_paths(content)
+    return config
 
 
 def find_config(name: str, place: Path | None = None) -> Path:

@@ -7,8 +7,8 @@
 | SIGINT, SIGTERM | stopped by SIGINT in epoch E, step S (130, 143) | that step: continued to the same bits |
 | a second signal | nothing, at once | the last checkpoint |
 | SIGKILL (test_soak.py) | nothing | the last checkpoint: continued to the same bits |
-| last.ckpt cut short, or a bit flipped | warning: damaged; going on from best.ckpt, epoch E | an epoch before |
-| every checkpoint damaged | not a whole checkpoint, or the checksum of its part P is wrong (exit 2) | – |
+| last.ckpt cut short, or a bit flipped | warning: damaged; continuing from best.ckpt, epoch E | an epoch before |
+| every checkpoint damaged | not a complete checkpoint, or the checksum of its part P is wrong (exit 2) | – |
 | NaN in loss, gradient, weights, validation | training diverged: what, step, lr, λ, advice (exit 2) | last good one |
 | killed after the last epoch | nothing left to train | result.json and curves are completed |
 """
@@ -309,12 +309,12 @@ def test_the_newest_whole_checkpoint_is_taken(capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
     main(["fit", *SHORT, "--ckpt_path", "last"])
     warned = capsys.readouterr().err
-    assert f"warning: {LAST} is not a whole checkpoint" in warned
-    assert f"going on from {BEST}, written after epoch {best}" in warned
+    assert f"warning: {LAST} is not a complete checkpoint" in warned
+    assert f"continuing from {BEST}, written after epoch {best}" in warned
     assert [row["epoch"] for row in rows_of(RUN)] == [0, 1, 2, 3]
     for path in (LAST, BEST):
         path.write_bytes(b"")
-    assert f"{BEST} is not a whole checkpoint" in stopped(capsys, "--ckpt_path", "last")
+    assert f"{BEST} is not a complete checkpoint" in stopped(capsys, "--ckpt_path", "last")
 
 
 def test_a_run_killed_after_its_last_epoch_is_completed(monkeypatch: pytest.MonkeyPatch) -> None:

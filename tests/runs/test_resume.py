@@ -1,5 +1,7 @@
 """A run that is stopped and continued: exactly as before where nothing was changed, as asked where something was."""
 
+import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,11 @@ import pytest
 import torch
 import yaml
 
+import regularization
 from regularization.cli.main import main
 from regularization.data.datamodules import ImageData
 from regularization.models.classifier import ImageClassifier
+from regularization.runs import checkpoint_io
 from tests.conftest import Rows, rows_of
 from tests.training.test_command import QUICK, RUN, Refused, interrupt_at
 
@@ -172,7 +176,7 @@ def test_refuses_what_cannot_be_continued(refused: Refused) -> None:
     other = refused("fit", *SHORT, "--ckpt_path", "last", "--model.network.width", "8")
     assert "is from another network: network.stem.weight is (4, 3, 3, 3) there and (8, 3, 3, 3)" in other
     adam = refused("fit", *SHORT, "--ckpt_path", "last", "--model.optimizer", "AdamW")
-    assert "the checkpoint's optimizer is SGD, the config asks for AdamW" in adam
+    assert "the checkpoint's optimizer is SGD, but the config asks for AdamW" in adam
     assert yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
 
 
@@ -183,10 +187,10 @@ def test_refuses_what_is_no_checkpoint(refused: Refused, tmp_path: Path) -> None
     flipped[len(whole) // 2] ^= 1
     torch.save({"weights": torch.zeros(1)}, tmp_path / "weights.ckpt")
     cases = {
-        b"": "is not a whole checkpoint",
-        whole[:-100]: "is not a whole checkpoint",
-        whole[: len(whole) // 2]: "is not a whole checkpoint",
-        b"not a checkpoint": "is not a whole checkpoint",
+        b"": "is not a complete checkpoint",
+        whole[:-100]: "is not a complete checkpoint",
+        whole[: len(whole) // 2]: "is not a complete checkpoint",
+        b"not a checkpoint": "is not a complete checkpoint",
         bytes(flipped): "is damaged: the checksum of its part",
         (tmp_path / "weights.ckpt").read_bytes(): "is a PyTorch file but not a checkpoint",
     }
@@ -257,3 +261,67 @@ def test_a_schedule_of_lambda_taken_away_leaves_lambda_as_asked() -> None:
     assert group()["weight_decay"] < 2e-4
     main(["fit", *SHORT, "--model.decay_schedule", "null", "--ckpt_path", "last"])
     assert group()["weight_decay"] == 5e-4
+
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_0_1"
+
+
+@pytest.fixture
+def old_run() -> Path:
+    """A run folder that version 0.1 has written: three epochs of six steps, stopped by SIGINT after step 9."""
+    run = Path("runs/old/version_0")
+    shutil.copytree(FIXTURE, run)
+    return run
+
+
+@pytest.mark.parametrize("config", [[], ["--config=runs/old/version_0/config.yaml"]], ids=["checkpoint", "config"])
+def test_a_run_of_version_0_1_continues(config: list[str], old_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last = old_run / "checkpoints" / "last.ckpt"
+    before = checkpoint_io.read(last)
+    main(["fit", *config, f"--ckpt_path={last}", "--threads=1"])
+    assert "callbacks used to create the checkpoint" not in capsys.readouterr().err
+
+    with (old_run / "metrics_uninterrupted.csv").open(newline="") as file:
+        expected = [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
+    rows = rows_of(old_run)
+    assert [row["step"] for row in rows] == [6, 12, 18]
+    assert [row.keys() for row in rows] == [row.keys() for row in expected]
+    for row, reference in zip(rows, expected, strict=True):
+        exact = row["epoch"] == 0
+        for name in reference.keys() - {"seconds"}:
+            # Another machine may round differently.
+            assert row[name] == (reference[name] if exact else pytest.approx(reference[name], rel=1e-4)), name
+
+    after = state(last)
+    assert after["callbacks"].keys() == before["callbacks"].keys()
+    assert after["config"]["model"] == before["config"]["model"]
+    assert "regularization.networks" not in (old_run / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(("command", "score"), [("validate", "val_accuracy"), ("test", "test_accuracy")])
+def test_a_checkpoint_of_version_0_1_is_evaluated(
+    command: str, score: str, old_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([command, f"--ckpt_path={old_run / 'checkpoints' / 'last.ckpt'}"])
+    assert f"  {score} 0." in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_version_0_1_is_loaded(old_run: Path) -> None:
+    model = regularization.load(old_run)
+    assert model.classes == tuple("0123456789")
+    probabilities = model(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2))
+
+
+def test_the_best_score_of_version_0_1_is_kept(old_run: Path) -> None:
+    """``BestCheckpoint`` was called ``Best``: a state under the old name would be lost."""
+    last = old_run / "checkpoints" / "last.ckpt"
+    content = state(last)
+    (key,) = (name for name in content["callbacks"] if name.startswith("Best{"))
+    content["callbacks"][key]["best_model_score"] = torch.tensor(2.0)  # better than anything that follows
+    torch.save(content, last)
+    best = old_run / "checkpoints" / "best.ckpt"
+    shutil.copy(last, best)
+    main(["fit", f"--ckpt_path={last}", "--threads=1"])
+    assert best.read_bytes() != last.read_bytes()
+    assert state(best)["global_step"] == 9

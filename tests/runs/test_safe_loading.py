@@ -3,15 +3,17 @@
 import copy
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 import torch
-from jsonargparse import _common
+from jsonargparse import _common, _optionals
 
 from regularization.cli.main import main
+from regularization.runs import safe_loading
 from tests.conftest import CONFIGS
 from tests.training.test_command import QUICK, RUN, Refused
 
@@ -31,7 +33,7 @@ def test_a_malicious_pickle_does_not_run(command: str, refused: Refused) -> None
     main(["fit", *SHORT])
     content = torch.load(LAST, weights_only=True)
     torch.save({**content, "callbacks": {"x": Bomb()}}, LAST)
-    assert "is not a whole checkpoint" in refused(command, *QUICK, "--ckpt_path", str(LAST))
+    assert "is not a complete checkpoint" in refused(command, *QUICK, "--ckpt_path", str(LAST))
     assert not Path("attacked").exists()
     torch.load(LAST, weights_only=False)
     assert Path("attacked").exists(), "the attack is a real one"
@@ -132,6 +134,11 @@ def test_trust_runs_it_and_so_does_naming_it_oneself(monkeypatch: pytest.MonkeyP
         "LambdaCallback",
         "lightning.pytorch.callbacks.LambdaCallback",
         "ModelCheckpoint",  # writes, and deletes, wherever it is told to
+        "regularization.load",  # would read another checkpoint
+        "regularization.inference.trained_model.load",
+        "regularization.trained.load",
+        "regularization.inference.trained_model.TrainedModel",
+        "regularization.fit",
     ],
 )
 def test_what_may_not_be_named(name: str, refused: Refused) -> None:
@@ -145,7 +152,7 @@ def test_what_may_not_be_named(name: str, refused: Refused) -> None:
             changed["config"]["model"]["optimizer"] = {"class_path": name}
         torch.save(changed, LAST)
         message = refused("validate", "--ckpt_path", str(LAST))
-        assert "the checkpoint wants to run" in message or "no class is called" in message or "must be" in message, (
+        assert "the checkpoint names" in message or "there is no class" in message or "must be" in message, (
             message
         )
 
@@ -163,8 +170,48 @@ def test_what_the_program_itself_offers_may_be_named() -> None:
 
 def test_the_guard_is_lifted_again() -> None:
     main(["fit", *SHORT])
-    before = dict(_common.parsing_settings)
+    before = dict(_common.parsing_settings), _optionals._config_read_mode
     main(["validate", "--ckpt_path", str(LAST)])
     with pytest.raises(SystemExit):
         main(["validate", "--ckpt_path", str(LAST), "--model.network.widht", "3"])
-    assert _common.parsing_settings == before
+    assert (_common.parsing_settings, _optionals._config_read_mode) == before
+
+
+def test_trusted_modules_of_the_program() -> None:
+    modules = [name for name in safe_loading.TRUSTED if name.startswith("regularization.") and name.count(".") == 2]
+    assert modules == [
+        "regularization.callbacks.averaging",
+        "regularization.data.datamodules",
+        "regularization.data.image_folder",
+        "regularization.data.preprocess",
+        "regularization.models.classifier",
+        "regularization.models.networks",
+        "regularization.optim.penalties",
+        "regularization.optim.schedules",
+        "regularization.optim.weight_decay",
+    ]
+
+
+def test_class_paths_of_version_0_1_are_those_of_today() -> None:
+    assert set(safe_loading.MOVED.values()) <= set(safe_loading.TRUSTED)
+    assert all(import_module(module) for module in safe_loading.MOVED.values())
+    old = {
+        "network": {"class_path": "regularization.networks.SmallResNet", "init_args": {"width": 4}},
+        "optimizer": "regularization.weight_decay.SGDW",
+        "penalties": [{"class_path": "regularization.penalties.L1"}, None],
+        "data": "regularization.data.modules.Digits",
+        "folder": "regularization.data.folder.ImageFolder",
+        "schedule": "regularization.Linear",
+        "callback": "regularization.callbacks.averaging.EMA",
+        "other": ["regularization.penaltiesX.L1", "mine.regularization.penalties.L1", "regularization.penalties"],
+    }
+    assert safe_loading.with_current_paths(old) == {
+        "network": {"class_path": "regularization.models.networks.SmallResNet", "init_args": {"width": 4}},
+        "optimizer": "regularization.optim.weight_decay.SGDW",
+        "penalties": [{"class_path": "regularization.optim.penalties.L1"}, None],
+        "data": "regularization.data.datamodules.Digits",
+        "folder": "regularization.data.image_folder.ImageFolder",
+        "schedule": "regularization.Linear",
+        "callback": "regularization.callbacks.averaging.EMA",
+        "other": ["regularization.penaltiesX.L1", "mine.regularization.penalties.L1", "regularization.penalties"],
+    }
