@@ -1,4 +1,4 @@
-"""Networks of our own: the seed's ResNet, a small one, and a quick one. Any other network comes by its class path."""
+"""The networks of this package: the seed's ResNet, a small one and a fast one. Configs may name any other class."""
 
 from typing import Literal
 
@@ -12,20 +12,21 @@ NormInit = Literal["ones", "uniform"]
 
 
 class ResNet(nn.Module):
-    """The seed's residual network: logits ``(B, num_classes)`` from images ``(B, 3, H, W)``, H and W at least 32.
+    """The seed's residual network: logits ``(B, num_classes)`` of images ``(B, 3, H, W)``, H and W at least 32.
 
-    On 96×96 the shapes are stem (64, 45, 45), pool (64, 22, 22), then pairs of residual blocks at 64 (22×22),
-    128 (11×11), 256 (6×6) and 512 (3×3), a mean over what is left, and a linear layer: 11,180,682 parameters in
-    58 tensors for 10 classes. It descends from ResNet-18 (He et al. 2015, arXiv:1512.03385) and differs from it as
-    the seed did: a biased stem without norm or padding, biased shortcuts, and a ReLU *inside* the branch's end.
+    On 96×96 images the shapes are stem (64, 45, 45), pool (64, 22, 22), then pairs of residual blocks with 64 (22×22),
+    128 (11×11), 256 (6×6) and 512 (3×3) channels, followed by global average pooling and a linear layer: 11,180,682
+    parameters in 58 tensors for 10 classes. It derives from ResNet-18 (He et al. 2015, arXiv:1512.03385) with the
+    differences of the seed: a stem with bias but without norm or padding, shortcuts with bias, and a ReLU at the end of
+    each branch, before the addition.
 
     Args:
         num_classes: Number of logits.
-        norm_init: How batch-norm scales γ start: ``ones``, or ``uniform`` on (0, 1) as PyTorch did until 2018,
-            when the seed was trained.
-        dropout: Probability with which a feature before the last layer is dropped in training.
-        stochastic_depth: Probability with which the last block's branch is dropped for an image in training, growing
-            from 0 in proportion to depth (Huang et al. 2016, arXiv:1603.09382).
+        norm_init: Initialization of the batch-norm scales γ: ``ones``, or ``uniform`` on (0, 1) as in PyTorch until
+            2018, when the seed was trained.
+        dropout: Probability of dropping a feature before the last layer during training.
+        stochastic_depth: Probability of dropping the branch of the last block, per image, during training. Over the
+            blocks, it grows from 0 in proportion to depth (Huang et al. 2016, arXiv:1603.09382).
     """
 
     def __init__(
@@ -43,12 +44,12 @@ class ResNet(nn.Module):
             *SeedBlock.pair(128, 256, stride=2),
             *SeedBlock.pair(256, 512, stride=2),
         )
-        # A mean over whatever is left, where the seed averaged 3×3: the same at 96×96, and defined from 32×32 up.
+        # A global mean, where the seed averaged 3×3: the same for 96×96 images, and defined from 32×32 up.
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(512, num_classes)
         _init_norms(self, norm_init)
-        _grow_depth_drop(self.stages, stochastic_depth)
+        _set_stochastic_depth(self.stages, stochastic_depth)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of normalized float images ``(B, 3, H, W)``."""
@@ -58,7 +59,10 @@ class ResNet(nn.Module):
 
 
 class SeedBlock(nn.Module):
-    """The seed's residual block: ReLU(x' + ReLU(norm(conv(ReLU(norm(conv(x)))))), x' being x or a 1×1 convolution."""
+    """The seed's residual block: ReLU(x' + ReLU(norm(conv(ReLU(norm(conv(x)))))).
+
+    x' is x, or a 1×1 convolution of x if the shape changes.
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -76,28 +80,28 @@ class SeedBlock(nn.Module):
 
     @classmethod
     def pair(cls, in_channels: int, channels: int, stride: int) -> tuple["SeedBlock", "SeedBlock"]:
-        """One stage: the first block changes the shape, the second keeps it."""
+        """One stage: the first block changes the shape, the second one keeps it."""
         return cls(in_channels, channels, stride), cls(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, in_channels, H, W)`` to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)``."""
+        """Maps ``(B, in_channels, H, W)`` to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)``."""
         return nn.functional.relu(self.drop(self.branch(x)) + self.shortcut(x))
 
 
 class SmallResNet(nn.Module):
-    """A small residual network for small images: logits ``(B, num_classes)`` from ``(B, 3, H, W)``, H and W at least 4.
+    """A residual network for small images: logits ``(B, num_classes)`` of images ``(B, 3, H, W)``, H and W at least 4.
 
-    A 3×3 stem, three stages of ``width``, 2·``width`` and 4·``width`` channels at full, half and quarter
-    resolution, one pre-activation block each (He et al. 2016, arXiv:1603.05027), a mean and a linear layer.
-    With ``width`` 32 on 32×32: 0.31 million parameters, 0.29 GFLOP an image forward and backward, which is a
-    sixth of the seed's network on 96×96.
+    It has a 3×3 stem, three stages of one pre-activation block each (He et al. 2016, arXiv:1603.05027), with ``width``,
+    2·``width`` and 4·``width`` channels at full, half and quarter resolution, global average pooling and a linear
+    layer. With ``width`` 32 on 32×32 images it has 0.31 million parameters and takes 0.29 GFLOP per image, forward and
+    backward: a sixth of the seed's network on 96×96.
 
     Args:
         num_classes: Number of logits.
         width: Channels of the first stage.
-        norm_init: How batch-norm scales γ start, see ``ResNet``.
-        dropout: Of the features before the last layer, see ``ResNet``.
-        stochastic_depth: Of the blocks' branches, see ``ResNet``.
+        norm_init: Initialization of the batch-norm scales γ, see ``ResNet``.
+        dropout: Probability of dropping a feature before the last layer, see ``ResNet``.
+        stochastic_depth: Probability of dropping the branch of the last block, see ``ResNet``.
     """
 
     def __init__(
@@ -120,7 +124,7 @@ class SmallResNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(4 * width, num_classes)
         _init_norms(self, norm_init)
-        _grow_depth_drop(self.stages, stochastic_depth)
+        _set_stochastic_depth(self.stages, stochastic_depth)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of normalized float images ``(B, 3, H, W)``."""
@@ -130,7 +134,10 @@ class SmallResNet(nn.Module):
 
 
 class PreactivationBlock(nn.Module):
-    """x' + conv(ReLU(norm(conv(ReLU(norm(x)))))), x' = x or a strided 1×1 convolution of the activated input."""
+    """A pre-activation residual block: x' + conv(ReLU(norm(conv(ReLU(norm(x)))))).
+
+    x' is x, or a strided 1×1 convolution of ReLU(norm(x)) if the shape changes.
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -146,33 +153,33 @@ class PreactivationBlock(nn.Module):
         self.drop = StochasticDepth(0.0, mode="row")
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, in_channels, H, W)`` to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)``."""
+        """Maps ``(B, in_channels, H, W)`` to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)``."""
         activated = self.activate(x)
-        kept: Tensor = x if self.shortcut is None else self.shortcut(activated)
-        total: Tensor = kept + self.drop(self.branch(activated))
+        identity: Tensor = x if self.shortcut is None else self.shortcut(activated)
+        total: Tensor = identity + self.drop(self.branch(activated))
         return total
 
 
 class WhitenedNet(nn.Module):
-    """A plain network that learns in few epochs: logits ``(B, num_classes)`` from ``(B, 3, H, W)``, H, W at least 9.
+    """A network that learns in few epochs: logits ``(B, num_classes)`` of images ``(B, 3, H, W)``, H and W at least 9.
 
-    A fixed whitening layer of 2×2, three stages of ``width``, 4·``width`` and 4·``width`` channels that each halve the
-    resolution, the maximum of what is left, and a linear layer. The size may change while it trains. An image takes,
-    forward and backward, 0.10 GFLOP with ``width`` 32 on 24×24, and 0.71 with ``width`` 64 on 32×32.
+    It has a fixed 2×2 whitening layer, three stages of ``width``, 4·``width`` and 4·``width`` channels that each halve
+    the resolution, global max pooling and a linear layer. The image size may change during training. An image takes
+    0.10 GFLOP, forward and backward, with ``width`` 32 on 24×24, and 0.71 GFLOP with ``width`` 64 on 32×32.
 
-    The layers follow Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv:2404.00498), of which the
-    whitening is David Page's ("How to train your ResNet", part 8).
+    The layers follow Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv:2404.00498). The whitening
+    is by David Page ("How to train your ResNet", part 8).
 
     Args:
         num_classes: Number of logits.
         width: Channels of the first stage.
-        mirror: In evaluation, give the mean of the logits of an image and of its mirror image, at twice the time.
+        mirror: Whether to average the logits of an image and its mirror image in evaluation, which doubles its time.
     """
 
     def __init__(self, num_classes: int = 10, width: int = 32, mirror: bool = False) -> None:
         super().__init__()
         self.mirror = mirror
-        # A patch of 2×2 pixels in 3 colours has 12 directions; each comes with its opposite.
+        # A patch of 2×2 pixels in 3 colours has 12 dimensions. Each direction has two filters of opposite signs.
         self.whitening = nn.Conv2d(3, 24, 2)
         self.whitening.weight.requires_grad_(False)
         self.stages = nn.Sequential(
@@ -185,12 +192,12 @@ class WhitenedNet(nn.Module):
 
     @torch.no_grad()
     def init_from_data(self, images: Tensor) -> None:
-        """Makes the whitening layer of training images, normalized float ``(N, 3, H, W)``; called before training.
+        """Computes the whitening layer from training images, normalized float ``(N, 3, H, W)``, before training.
 
-        With the eigenvectors eᵢ and eigenvalues vᵢ of the patches' second moments, the filters are ±eᵢ/√(vᵢ + ε): what
-        comes out has about unit variance in every direction, and no two are correlated.
+        With the eigenvectors eᵢ and eigenvalues vᵢ of the second moments of the patches, the filters are
+        ±eᵢ/√(vᵢ + ε): their outputs are uncorrelated and have about unit variance.
         """
-        # Pixels side by side are nearly the same: every second patch in each direction will do.
+        # Neighbouring pixels are nearly the same, so that every second patch in each direction is enough.
         patches = nn.functional.unfold(images.float(), 2, stride=2).movedim(1, -1).flatten(0, -2)
         moments = (patches.T @ patches).double() / len(patches)
         values, vectors = torch.linalg.eigh(moments)
@@ -203,12 +210,12 @@ class WhitenedNet(nn.Module):
         """Logits ``(B, num_classes)`` of normalized float images ``(B, 3, H, W)``.
 
         Raises:
-            UserError: When H or W is below 9.
+            UserError: If H or W is below 9.
         """
         if not torch.compiler.is_compiling() and min(images.shape[-2:]) < 9:
             size = "×".join(map(str, images.shape[-2:]))
             raise UserError(
-                f"WhitenedNet needs images of 9×9 or larger, not {size}: --data.image_size 24, for instance"
+                f"WhitenedNet needs images of 9×9 or larger, not {size}: set --data.image_size, for instance to 24"
             )
         if self.mirror and not self.training:
             return (self._logits(images) + self._logits(images.flip(-1))) / 2
@@ -216,40 +223,41 @@ class WhitenedNet(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         features = self.stages(nn.functional.gelu(self.whitening(images)))
-        # Small logits at the start: with a high learning rate, sure answers would be unlearned first.
+        # Small logits at the start: at a high learning rate, confident predictions would have to be unlearned first.
         logits: Tensor = self.head(self.pool(features).flatten(1)) / 9
         return logits
 
 
 class WhitenedStage(nn.Module):
-    """``(B, in_channels, H, W)`` to ``(B, channels, ⌊H/2⌋, ⌊W/2⌋)``: twice a 3×3 convolution, batch norm and GELU.
+    """Max pooling, and twice a 3×3 convolution, batch norm and GELU.
 
-    Convolutions begin as the identity on the channels that come in (Zagoruyko and Komodakis 2017, arXiv:1706.00388).
+    The convolutions are initialized as the identity on their input channels (Zagoruyko and Komodakis 2017,
+    arXiv:1706.00388).
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            _identity_first(in_channels, channels),
+            _identity_convolution(in_channels, channels),
             nn.MaxPool2d(2),
             ShiftNorm(channels),
             nn.GELU(),
-            _identity_first(channels, channels),
+            _identity_convolution(channels, channels),
             ShiftNorm(channels),
             nn.GELU(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """One stage."""
-        y: Tensor = self.layers(x)
-        return y
+        """Maps ``(B, in_channels, H, W)`` to ``(B, channels, ⌊H/2⌋, ⌊W/2⌋)``."""
+        output: Tensor = self.layers(x)
+        return output
 
 
 class ShiftNorm(nn.BatchNorm2d):
     """Batch norm without a scale, whose bias is ``GAIN`` times its parameter.
 
-    A bias that is GAIN times its parameter learns GAIN² times as fast, and decays as fast as the others: what a higher
-    learning rate and a lower λ for biases would give, but every optimizer does it.
+    Such a bias learns GAIN² times as fast as usual, and decays as fast as other parameters. A higher learning rate and
+    a lower λ for biases would have the same effect, but this works with every optimizer.
     """
 
     GAIN = 8.0
@@ -259,7 +267,7 @@ class ShiftNorm(nn.BatchNorm2d):
         self.weight.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalized ``x``, ``(B, channels, H, W)``, plus the bias."""
+        """``x``, ``(B, channels, H, W)``, normalized per channel, plus the bias."""
         mean, variance = self.running_mean, self.running_var
         assert self.momentum is not None
         return nn.functional.batch_norm(
@@ -267,19 +275,20 @@ class ShiftNorm(nn.BatchNorm2d):
         )
 
 
-def _identity_first(in_channels: int, channels: int) -> nn.Conv2d:
+def _identity_convolution(in_channels: int, channels: int) -> nn.Conv2d:
     convolution = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
     with torch.no_grad():
         nn.init.dirac_(convolution.weight[: min(in_channels, channels)])
     return convolution
 
 
-def _grow_depth_drop(stages: nn.Sequential, last: float) -> None:
+def _set_stochastic_depth(blocks: nn.Sequential, last: float) -> None:
+    """Sets the drop probability of each block, which grows with depth up to ``last``."""
     if not 0 <= last < 1:
         raise UserError(f"model.network: stochastic_depth must be at least 0 and below 1, not {last}")
-    for place, block in enumerate(stages, start=1):
+    for depth, block in enumerate(blocks, start=1):
         assert isinstance(block, SeedBlock | PreactivationBlock)
-        block.drop.p = last * place / len(stages)
+        block.drop.p = last * depth / len(blocks)
 
 
 def _init_norms(network: nn.Module, norm_init: NormInit) -> None:

@@ -1,4 +1,4 @@
-"""Weights from a file, to go on from: read into a network, and the normalization they were trained with."""
+"""Weights from a file: loaded into a network, with the normalization that they were trained with."""
 
 import re
 from collections.abc import Sequence
@@ -11,43 +11,50 @@ from torch import Tensor, nn
 
 from regularization.errors import UserError
 
-# torchvision's files of densenets write norm.1 for what its networks call norm1.
+# torchvision's files of DenseNets use names with norm.1 for what its networks call norm1.
 _DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")
 RGB = tuple[float, float, float]
 
 
 def load_weights(network: nn.Module, path: Path) -> list[str]:
-    """Takes over every tensor of the file that ``network`` has; a last layer for other classes stays as it was made.
+    """Loads all tensors of a file into ``network``; a last layer with another number of classes keeps its own.
 
-    The file: a state dict as torchvision and timm offer them, by itself or inside a checkpoint, ours too; or
-    safetensors.
+    The file is safetensors, or a state dict as torchvision and timm publish them, either alone or inside a checkpoint,
+    including those of this program.
 
     Returns:
-        The names of the tensors that stay.
+        The names of the tensors that the network keeps.
 
     Raises:
-        UserError: When the file can't be read, or is of another network.
+        UserError: If the file cannot be read, or is from another network.
     """
-    ours = network.state_dict()
-    theirs = _unwrapped(_read(path), ours)
-    taken = {name: tensor for name, tensor in theirs.items() if name in ours and tensor.shape == ours[name].shape}
-    left = [name for name in ours if name not in taken and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in theirs if name not in ours]
-    if unknown or len({name.rpartition(".")[0] for name in left}) > 1:
-        name = (unknown or left)[0]
-        there, here = (tuple(had[name].shape) if name in had else "absent" for had in (theirs, ours))
+    own = network.state_dict()
+    loaded = _without_prefix(_read(path), own)
+    matching = {name: tensor for name, tensor in loaded.items() if name in own and tensor.shape == own[name].shape}
+    kept = [name for name in own if name not in matching and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in loaded if name not in own]
+    if unknown or len({name.rpartition(".")[0] for name in kept}) > 1:
+        name = (unknown or kept)[0]
+        loaded_shape, own_shape = (tuple(state[name].shape) if name in state else "absent" for state in (loaded, own))
         raise UserError(
-            f"--model.weights: {path} is of another network: {name} is {there} there and {here} in "
+            f"--model.weights: {path} is from another network: {name} is {loaded_shape} in the file and {own_shape} in "
             f"{type(network).__name__}"
         )
-    network.load_state_dict(taken, strict=False)
-    return left
+    network.load_state_dict(matching, strict=False)
+    return kept
 
 
 def published_normalization(network: Namespace) -> tuple[RGB, RGB] | None:
-    """Mean and std that the published weights of a torchvision or timm network were trained with, where known."""
+    """Mean and standard deviation per channel with which the published weights of a network were trained.
+
+    Args:
+        network: The config of the network, with its ``class_path`` and arguments.
+
+    Returns:
+        Both, for a network of torchvision or timm that has them; otherwise None.
+    """
     package, _, name = network.class_path.rpartition(".")
-    named = {**network.get("init_args", {}), **(network.get("dict_kwargs") or {})}
+    options = {**network.get("init_args", {}), **(network.get("dict_kwargs") or {})}
     if package.startswith("torchvision.models"):
         from torchvision.models import get_model_weights, list_models
 
@@ -58,7 +65,7 @@ def published_normalization(network: Namespace) -> tuple[RGB, RGB] | None:
     if package.startswith("timm"):
         from timm.models import get_pretrained_cfg
 
-        config = get_pretrained_cfg(named.get("model_name", name), allow_unregistered=True)
+        config = get_pretrained_cfg(options.get("model_name", name), allow_unregistered=True)
         return None if config is None else (_rgb(config.mean), _rgb(config.std))
     return None
 
@@ -69,7 +76,7 @@ def _rgb(values: Sequence[float]) -> RGB:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The file's tensors by name, without the prefixes that wrappers put before them."""
+    """The tensors of the file by name."""
     if not path.is_file():
         raise UserError(f"--model.weights: there is no file {path}")
     try:
@@ -80,20 +87,20 @@ def _read(path: Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
-        raise UserError("--model.weights: a .safetensors file needs pip install safetensors") from error
+        raise UserError("--model.weights: to read a .safetensors file, run pip install safetensors") from error
     except Exception as error:
-        raise UserError(f"--model.weights: {path} is damaged, or holds more than tensors") from error
-    for inner in ("state_dict", "model"):
-        content = content[inner] if isinstance(content, dict) and isinstance(content.get(inner), dict) else content
+        raise UserError(f"--model.weights: {path} is damaged, or contains more than tensors") from error
+    for key in ("state_dict", "model"):
+        content = content[key] if isinstance(content, dict) and isinstance(content.get(key), dict) else content
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise UserError(f"--model.weights: {path} holds no state dict of a network")
+        raise UserError(f"--model.weights: {path} does not contain the state dict of a network")
     return {_DENSE.sub(r"\1\2.", name): tensor for name, tensor in content.items()}
 
 
-def _unwrapped(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``theirs`` without the prefix that DataParallel, or our own classifier, puts before a network's names."""
+def _without_prefix(loaded: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``loaded`` without the prefix that DataParallel, or a checkpoint of this program, puts before each name."""
     for prefix in ("", "module.", "network."):
-        inner = {name.removeprefix(prefix): tensor for name, tensor in theirs.items() if name.startswith(prefix)}
-        if inner.keys() & ours.keys():
-            return inner
-    return theirs
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in loaded.items() if name.startswith(prefix)}
+        if tensors.keys() & own.keys():
+            return tensors
+    return loaded

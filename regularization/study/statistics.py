@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import log_softmax, softmax
-from torchmetrics.functional.classification import binary_calibration_error
+
+from regularization.models import metrics
 
 Floats = Sequence[float] | NDArray[np.floating]
 Bools = NDArray[np.bool_]
@@ -203,5 +204,5 @@ def negative_log_likelihood(logits: NDArray[np.floating], labels: NDArray[np.int
 def calibration_error(logits: NDArray[np.floating], labels: NDArray[np.int64], bins: int = 15) -> float:
     """Expected calibration error: mean difference of confidence and accuracy over bins (arXiv:1706.04599)."""
     confidence = torch.from_numpy(softmax(logits.astype(np.float64), axis=1).max(axis=1))
-    correct = torch.from_numpy(logits.argmax(axis=1) == labels).long()
-    return float(binary_calibration_error(confidence, correct, bins))
+    correct = torch.from_numpy(logits.argmax(axis=1) == labels)
+    return float(metrics.calibration_error(confidence, correct, bins))

@@ -1,4 +1,4 @@
-"""Weights from a file on disk: taken over, refused, and the normalization that belongs to them."""
+"""Weights from a file on disk: loaded, rejected, and the normalization that belongs to them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +20,13 @@ Refused = Callable[..., str]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def test_takes_all_but_the_last_layer() -> None:
+def test_loads_all_but_the_last_layer() -> None:
     torch.save(SmallResNet(num_classes=7, width=8).state_dict(), "seven.pth")
     network = SmallResNet(num_classes=3, width=8)
     head = network.head.weight.clone()
     assert load_weights(network, Path("seven.pth")) == ["head.weight", "head.bias"]
-    kept = torch.load("seven.pth", weights_only=True)
-    assert torch.equal(network.stem.weight, kept["stem.weight"])
+    loaded = torch.load("seven.pth", weights_only=True)
+    assert torch.equal(network.stem.weight, loaded["stem.weight"])
     assert torch.equal(network.head.weight, head)
     assert load_weights(SmallResNet(num_classes=7, width=8), Path("seven.pth")) == []
 
@@ -34,31 +34,31 @@ def test_takes_all_but_the_last_layer() -> None:
 def test_checkpoints_and_safetensors() -> None:
     from safetensors.torch import save_file
 
-    theirs = SmallResNet(width=8)
-    save_file(theirs.state_dict(), "a.safetensors")
-    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}}, "b.pth")
-    for name in ("a.safetensors", "b.pth"):
-        ours = SmallResNet(width=8)
-        assert load_weights(ours, Path(name)) == []
-        assert all(torch.equal(ours.state_dict()[key], tensor) for key, tensor in theirs.state_dict().items())
+    saved = SmallResNet(width=8).state_dict()
+    save_file(saved, "a.safetensors")
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in saved.items()}}, "b.pth")
+    for file in ("a.safetensors", "b.pth"):
+        network = SmallResNet(width=8)
+        assert load_weights(network, Path(file)) == []
+        assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in saved.items())
 
 
-def test_refuses_other_networks_and_files() -> None:
+def test_other_networks_and_files_are_rejected() -> None:
     torch.save(SmallResNet(width=16).state_dict(), "wide.pth")
     with pytest.raises(
-        UserError, match=r"wide.pth is of another network: .* is \(16, 3, 3, 3\) there and \(8, 3, 3, 3\)"
+        UserError, match=r"wide.pth is from another network: .* is \(16, 3, 3, 3\) in the file and \(8, 3, 3, 3\)"
     ):
         load_weights(SmallResNet(width=8), Path("wide.pth"))
     torch.save(torchvision.models.resnet18().state_dict(), "resnet18.pth")
-    with pytest.raises(UserError, match=r"conv1.weight is .* there and absent in SmallResNet"):
+    with pytest.raises(UserError, match=r"conv1.weight is .* in the file and absent in SmallResNet"):
         load_weights(SmallResNet(), Path("resnet18.pth"))
     torch.save(SmallResNet(), "pickled.pth")
     Path("text.pth").write_text("no weights")
     torch.save({"epoch": 3}, "empty.pth")
     for name, reason in {
-        "pickled.pth": "holds more than tensors",
+        "pickled.pth": "contains more than tensors",
         "text.pth": "damaged",
-        "empty.pth": "no state dict",
+        "empty.pth": "does not contain the state dict of a network",
         "absent.pth": "there is no file",
     }.items():
         with pytest.raises(UserError, match=reason):
@@ -75,10 +75,10 @@ def test_published_normalization() -> None:
     assert of("regularization.SmallResNet") is None
 
 
-def test_fine_tuning_ones_own_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_fine_tuning_on_an_image_folder(capsys: pytest.CaptureFixture[str]) -> None:
     draw(Path("pets"), {"cat": 10, "dog": 10})
-    theirs = torchvision.models.resnet18()
-    torch.save(theirs.state_dict(), "resnet18.pth")
+    pretrained = torchvision.models.resnet18()
+    torch.save(pretrained.state_dict(), "resnet18.pth")
     configs = ["--config", str(CONFIGS / "folder.yaml"), "--config", str(CONFIGS / "with" / "finetune.yaml")]
     small = ["--data.root", "pets", "--data.image_size", "32", "--trainer.max_epochs", "1"]
     main(["fit", *configs, *small])
@@ -86,22 +86,15 @@ def test_fine_tuning_ones_own_pictures(capsys: pytest.CaptureFixture[str]) -> No
     assert "l2sp" in capsys.readouterr().out
     data = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
     assert (tuple(data["mean"]), tuple(data["std"])) == IMAGENET
-    # The file is not needed any more: its weights, and what L2-SP draws back to, are in the checkpoint.
+    # The file is no longer needed: the checkpoint holds its weights, and the origin that L2-SP pulls towards.
     Path("resnet18.pth").unlink()
     main(["fit", *configs, *small, "--trainer.max_epochs", "2", "--ckpt_path", "last"])
     model = load(run)
     assert model.classes == ("cat", "dog")
     assert model.preprocess.mean.flatten().tolist() == pytest.approx(IMAGENET[0])
-    kept = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    origin = kept["regularizer"]["l2sp"]
-    assert any(torch.equal(tensor, theirs.conv1.weight) for tensor in _tensors(origin))
-
-
-def _tensors(state: object) -> list[torch.Tensor]:
-    if isinstance(state, torch.Tensor):
-        return [state]
-    inner = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else []
-    return [tensor for one in inner for tensor in _tensors(one)]
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    origin = checkpoint["regularizer"]["l2sp"]
+    assert any(torch.equal(tensor, pretrained.conv1.weight) for tensor in origin.values())
 
 
 def test_on_the_command_line(refused: Refused) -> None:

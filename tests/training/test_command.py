@@ -64,7 +64,7 @@ def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str
     assert set(rows[0]) >= {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"}
     assert out[0].startswith("SmallResNet with ")
     assert out[1] == "Digits: 1,149 images to train, 288 to validate"
-    assert out[3].startswith("what acts on the parameters")
+    assert out[3].startswith("regularization of the parameters")
     assert sum(line.startswith("epoch   ") for line in out) == 2
     assert out[-3].startswith("λ hardly acted: the run was 0.0")
     best = max(rows, key=lambda row: row["val_accuracy"])
@@ -345,7 +345,7 @@ def test_fit_ends_with_the_test_where_asked(capsys: pytest.CaptureFixture[str], 
         "--model.lr_scheduler.monitor",
         "val_loss",
     ]
-    assert "the scheduler watches val_loss" in refused("fit", *QUICK, *short, *plateau)
+    assert "the scheduler monitors val_loss" in refused("fit", *QUICK, *short, *plateau)
     assert "--test last" in refused("fit", *QUICK, *short, "--test", "best")
 
 
