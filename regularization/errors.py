@@ -1,80 +1,93 @@
-"""A user's mistake: said in one or two plain lines, with the nearest right names, and exit code 2."""
+"""``UserError`` for mistakes that only the user can correct, and the wording of their messages."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
 
 class UserError(Exception):
-    """Something only the user can mend. Its text says what is wrong, where, and what to do; it needs no traceback."""
+    """A mistake that only the user can correct.
+
+    Its text says in one or two lines what is wrong, where, and what to do. The commands print it without a traceback
+    and exit with code 2.
+    """
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
-    """The UserError that ``error`` is, or was raised because of; None when there is none."""
+    """The UserError that ``error`` is, or that it was raised from; None if there is none."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """`` (did you mean a or b?)`` with up to two of ``names`` that look like ``name`` or an end of it; else nothing.
+def closest_matches(name: str, names: Iterable[str]) -> list[str]:
+    """Up to two of ``names`` that may have been meant by ``name``, the best match first.
 
-    Where ``name`` itself is one of them, it was right but in the wrong place: then those that begin or end with it.
+    The whole ``name`` is compared first, then its part before the first dot, then its part after the last one. If
+    ``name`` is itself one of ``names``, it is spelled correctly but in the wrong place: the result is then names that
+    end with ``.name`` or begin with ``name_``.
     """
-    known = list(dict.fromkeys(names))
-    if name in known:
-        ends = [one for one in known if one.endswith(f".{name}")]
-        return suggest([*ends, *(one for one in known if one.startswith(f"{name}_"))][:2])
+    candidates = list(dict.fromkeys(names))
+    if name in candidates:
+        qualified = [candidate for candidate in candidates if candidate.endswith(f".{name}")]
+        return [*qualified, *(candidate for candidate in candidates if candidate.startswith(f"{name}_"))][:2]
     for part in (name, name.partition(".")[0], name.rpartition(".")[2]):
-        if close := get_close_matches(part, known, n=2, cutoff=0.6):
-            return suggest(close)
-    return ""
+        if matches := get_close_matches(part, candidates, n=2):
+            return matches
+    return []
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """`` (did you mean a or b?)`` with the closest matches for ``name``; an empty string if there are none."""
+    return suggest(closest_matches(name, names))
 
 
 def suggest(names: Sequence[str]) -> str:
-    """`` (did you mean a or b?)`` with all ``names``; nothing without any."""
+    """`` (did you mean a or b?)`` with all ``names``; an empty string if there are none."""
     return f" (did you mean {' or '.join(names)}?)" if names else ""
 
 
 def translate_error(message: str, names: Sequence[str]) -> str:
-    """One line out of jsonargparse's several: where, what is wrong, and the nearest of the known ``names``."""
+    """One line for an error message of jsonargparse: the option, what is wrong with it, and a suggestion.
+
+    Args:
+        message: What jsonargparse says, in one or several lines.
+        names: The known names of options and classes, of which the closest is suggested for an unknown one.
+    """
     text = " ".join(message.replace("- Expected a <class 'NoneType'>", "").split())
     text = re.sub(r"- Expected a path but \S+ either not accessible or invalid", "", text)
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
-    place = re.search(r'Parser key "(.+?)":', text)
-    where = f"{place[1]}: " if place else ""
-    for pattern, say in _SAYINGS.items():
-        if found := re.search(pattern, text):
-            return where + say(found, names)
-    return where + text.removeprefix(place[0] if place else "").strip()
+    key = re.search(r'Parser key "(.+?)":', text)
+    prefix = f"{key[1]}: " if key else ""
+    for pattern, template in _TRANSLATIONS.items():
+        if match := re.search(pattern, text):
+            return prefix + _fill_in(template, match.groupdict(), names)
+    return prefix + text.removeprefix(key[0] if key else "").strip()
 
 
-# What jsonargparse says (its version is bounded for this), and what a person wants to hear.
-_SAYINGS: dict[str, Callable[[re.Match[str], Sequence[str]], str]] = {
-    r"does not accept option '(.+?)'": lambda found, names: f"unknown option {found[1]}{did_you_mean(found[1], names)}",
-    r"Option '(.+?)' is not accepted": lambda found, names: f"unknown option {found[1]}{did_you_mean(found[1], names)}",
-    r"unrecognized arguments: -*([^\s=]+)": lambda found, names: (
-        f"unknown argument {found[1]}{did_you_mean(found[1], names)}"
+def _fill_in(template: str, groups: dict[str, str], names: Sequence[str]) -> str:
+    """``template`` with the ``groups`` of a pattern, and a suggestion for the group ``name``."""
+    known = dir(import_module(groups["module"])) if "module" in groups else names
+    return template.format(**groups, suggestion=did_you_mean(groups.get("name", ""), known))
+
+
+# Pattern of a message of jsonargparse → message to the user. pyproject.toml bounds jsonargparse's version: its wording
+# may change with any release.
+_TRANSLATIONS = {
+    r"does not accept option '(?P<name>.+?)'": "unknown option {name}{suggestion}",
+    r"Option '(?P<name>.+?)' is not accepted": "unknown option {name}{suggestion}",
+    r"unrecognized arguments: -*(?P<name>[^\s=]+)": "unknown argument {name}{suggestion}",
+    r"module '(?P<module>.+?)' has no attribute '(?P<name>.+?)'": "{module} has no {name}{suggestion}",
+    r"Expected an instantiatable class, but \S+ is abstract": "each penalty needs a class_path",
+    r"No module named '(?P<module_name>.+?)'": "there is no module {module_name}",
+    r"Expected a typing.Literal\[(?P<choices>.+?)\]. Got value: (?P<value>.*)": "must be one of {choices}, not {value}",
+    r"Importing '(?P<path>.+?)' is not allowed": (
+        "the checkpoint names {path}, which is not part of this program, torch, torchvision or timm.\n"
+        "If you trust the source of the checkpoint, add --trust, or name the class in your own config"
     ),
-    r"module '(.+?)' has no attribute '(.+?)'": lambda found, _: (
-        f"{found[1]} has no {found[2]}{did_you_mean(found[2], dir(import_module(found[1])))}"
-    ),
-    r"Expected an instantiatable class, but \S+ is abstract": lambda *_: "each of the penalties needs a class_path",
-    r"No module named '(.+?)'": lambda found, _: f"there is no module {found[1]}",
-    r"Expected a typing.Literal\[(.+?)\]. Got value: (.*)": lambda found, _: (
-        f"must be one of {found[1]}, not {found[2]}"
-    ),
-    r"Importing '(.+?)' is not allowed": lambda found, _: (
-        f"the checkpoint wants to run {found[1]}, which belongs neither to this program nor to torch, torchvision or "
-        "timm.\nIf you trust whoever made the checkpoint, add --trust, or name the class in your own config"
-    ),
-    r"Problem with given class_path '(.+?)': (.*?) - Expected": lambda found, _: f"{found[1]}: {found[2]}",
-    r"the following arguments are required: (.+)": lambda found, _: f"--{found[1]} is missing",
-    r"Expected an? (\w+)\b(?!-| import).*?(?:Got|Given) value: (.*)": lambda found, _: (
-        f"must be {found[1]}, not {found[2]}"
-    ),
-    r"Expected a dot import path string: (\S+)": lambda found, names: (
-        f"no class is called {found[1]}{did_you_mean(found[1], names)}"
-    ),
+    r"Problem with given class_path '(?P<path>.+?)': (?P<reason>.*?) - Expected": "{path}: {reason}",
+    r"the following arguments are required: (?P<options>.+)": "required but missing: {options}",
+    r"Expected an? (?P<type>\w+)\b(?!-| import).*?(?:Got|Given) value: (?P<value>.*)": "must be {type}, not {value}",
+    r"Expected a dot import path string: (?P<name>\S+)": "there is no class {name}{suggestion}",
 }

@@ -2,31 +2,62 @@ from pathlib import Path
 
 import pytest
 
-from regularization.errors import did_you_mean, translate_error
+from regularization.errors import UserError, closest_matches, did_you_mean, find_user_error, translate_error
 from regularization.training.parser import config_paths
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "matches"),
     [
-        ("weight_decya", " (did you mean weight_decay?)"),
-        ("optimizer.lrr", " (did you mean optimizer.lr?)"),
-        ("modle.anything.else", " (did you mean model?)"),
-        ("zzz", ""),
+        ("weight_decya", ["weight_decay"]),
+        ("optimizer.lrr", ["optimizer.lr"]),
+        ("modle.anything.else", ["model"]),
+        ("zzz", []),
     ],
 )
-def test_nearest(name: str, said: str) -> None:
-    assert did_you_mean(name, ["weight_decay", "optimizer.lr", "model", "model"]) == said
+def test_closest_matches(name: str, matches: list[str]) -> None:
+    assert closest_matches(name, ["weight_decay", "optimizer.lr", "model", "model"]) == matches
 
 
-def test_a_name_in_the_wrong_place() -> None:
+def test_closest_matches_for_a_correct_name_in_the_wrong_place() -> None:
     names = ["seed_everything", "model", "data.seed", "seed"]
-    assert did_you_mean("seed", names) == " (did you mean data.seed or seed_everything?)"
-    assert did_you_mean("model", names) == ""
+    assert closest_matches("seed", names) == ["data.seed", "seed_everything"]
+    assert closest_matches("model", names) == []
 
 
-def test_an_unknown_message_is_passed_on_in_one_line() -> None:
-    assert translate_error('Parser key "a.b":\n  Something\n   new', []) == "a.b: Something new"
+def test_did_you_mean() -> None:
+    assert did_you_mean("seed", ["seed", "seed_everything", "data.seed"]) == (
+        " (did you mean data.seed or seed_everything?)"
+    )
+    assert did_you_mean("sede", ["seed"]) == " (did you mean seed?)"
+    assert did_you_mean("zzz", ["seed"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "translation"),
+    [
+        ("Option 'lrr' is not accepted", "unknown option lrr (did you mean lr?)"),
+        (
+            "Parser key \"a.b\":\n  module 'math' has no attribute 'factoriall'",
+            "a.b: math has no factoriall (did you mean factorial?)",
+        ),
+        ("the following arguments are required: ckpt_path, images", "required but missing: ckpt_path, images"),
+        ("Parser key \"a\":\n  Expected a <class 'int'>. Got value: {x}", "a: must be int, not {x}"),
+        ('Parser key "a.b":\n  Something\n   new', "a.b: Something new"),
+    ],
+)
+def test_translate_error(message: str, translation: str) -> None:
+    assert translate_error(message, ["lr", "momentum"]) == translation
+
+
+def test_find_user_error() -> None:
+    mistake = UserError("wrong")
+    error = ValueError()
+    error.__cause__ = KeyError()
+    error.__cause__.__context__ = mistake
+    assert find_user_error(error) is mistake
+    assert find_user_error(ValueError()) is None
+    assert find_user_error(None) is None
 
 
 def test_config_paths() -> None:

@@ -1,4 +1,4 @@
-"""A trained network as one file that takes uint8 images and gives probabilities."""
+"""A trained network as one file: uint8 images in, probabilities out."""
 
 import json
 import logging
@@ -17,37 +17,55 @@ from regularization.runs import directory
 METADATA = "classes"
 
 
+def write(model: TrainedModel, path: Path, file_format: str) -> None:
+    """Writes ``model`` as a file in the ``file_format`` ``"torch"`` or ``"onnx"``.
+
+    Raises:
+        UserError: If packages are missing, or PyTorch can't export the network.
+    """
+    write_format = write_onnx if file_format == "onnx" else write_torch
+    try:
+        write_format(model, path)
+    except UserError:
+        raise
+    except Exception as error:  # exporters raise exceptions of any kind
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise UserError(
+            f"PyTorch {torch.__version__} can't export this network (tested with 2.14 and newer): {reason}"
+        ) from error
+
+
 def write_torch(model: TrainedModel, path: Path) -> None:
-    """For ``torch.export.load(path).module()``; ``extra_files={"classes": ""}`` brings the names."""
-    with directory.atomic_write(path) as aside:
-        torch.export.save(_program(model), aside, extra_files={METADATA: json.dumps(model.classes)})
+    """Writes a file for ``torch.export.load(path).module()``; ``extra_files={"classes": ""}`` gets the class names."""
+    with directory.atomic_write(path) as temporary:
+        torch.export.save(_export(model), temporary, extra_files={METADATA: json.dumps(model.classes)})
 
 
 def write_onnx(model: TrainedModel, path: Path) -> None:
-    """Input ``pixels``, output ``probabilities``; metadata ``classes``.
+    """Writes an ONNX file with input ``pixels``, output ``probabilities`` and the metadata ``classes``, as JSON.
 
     Raises:
-        UserError: When the packages that write ONNX are not installed.
+        UserError: If the packages that write ONNX are not installed.
     """
     try:
         import onnx
-        import onnxscript  # noqa: F401 - what torch writes ONNX with
+        import onnxscript  # noqa: F401 - torch.onnx needs it
     except ImportError as error:
-        raise UserError("--format onnx needs: pip install 'regularization[export]'") from error
+        raise UserError("--format onnx needs more packages: pip install 'regularization[export]'") from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    made = torch.onnx.export(
-        _program(model), dynamo=True, verbose=False, input_names=["pixels"], output_names=["probabilities"]
+    program = torch.onnx.export(
+        _export(model), dynamo=True, verbose=False, input_names=["pixels"], output_names=["probabilities"]
     )
-    assert made is not None
-    proto = made.model_proto
+    assert program is not None
+    proto = program.model_proto
     onnx.helper.set_model_props(proto, {METADATA: json.dumps(model.classes)})
-    with directory.atomic_write(path) as aside:
-        onnx.save(proto, aside)
+    with directory.atomic_write(path) as temporary:
+        onnx.save(proto, temporary)
 
 
-def _program(model: TrainedModel) -> ExportedProgram:
-    """The network as a graph for any number of images of any size."""
-    # Two images, neither square nor of the network's size: a number that is 1 or equal to another would become fixed.
+def _export(model: TrainedModel) -> ExportedProgram:
+    """The model as a graph for images ``(B, 3, H, W)`` of any B, H and W."""
+    # The exporter would fix a size that is 1 or equal to another one: two images, neither square nor of model.side.
     example = torch.zeros((2, 3, model.side + 3, model.side + 5), dtype=torch.uint8)
     sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
     with warnings.catch_warnings():
@@ -55,19 +73,28 @@ def _program(model: TrainedModel) -> ExportedProgram:
         return torch.export.export(model, (example,), dynamic_shapes={"pixels": sizes})
 
 
-def largest_difference(model: TrainedModel, path: Path, kind: str) -> float | None:
-    """On random images of the training data's size; None where ONNX Runtime is not installed."""
+def largest_difference(model: TrainedModel, path: Path, file_format: str) -> float | None:
+    """The largest difference of a probability between ``model`` and the file, on 8 random images.
+
+    Args:
+        model: The model that was exported.
+        path: The file that was written.
+        file_format: ``"torch"`` or ``"onnx"``.
+
+    Returns:
+        None if the file is ONNX and ONNX Runtime is not installed.
+    """
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (8, 3, model.side, model.side), dtype=torch.uint8, generator=generator)
-    theirs: Any
-    if kind == "torch":
-        theirs = torch.export.load(path).module()(pixels)
+    exported: Any
+    if file_format == "torch":
+        exported = torch.export.load(path).module()(pixels)
     else:
         try:
             import onnxruntime
         except ImportError:
             return None
-        theirs = torch.from_numpy(onnxruntime.InferenceSession(path).run(None, {"pixels": pixels.numpy()})[0])
+        exported = torch.from_numpy(onnxruntime.InferenceSession(path).run(None, {"pixels": pixels.numpy()})[0])
     with torch.inference_mode():
-        ours: Tensor = model(pixels)
-    return float((ours - theirs).abs().max())
+        expected: Tensor = model(pixels)
+    return float((expected - exported).abs().max())

@@ -1,4 +1,4 @@
-"""A trained network, ready to use: read from a checkpoint, uint8 images in, probabilities out."""
+"""A trained network, read from a checkpoint and ready to use: uint8 images in, probabilities out."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -6,23 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 
 from regularization.data import image_files
 from regularization.data.image_files import DecodeError
 from regularization.data.preprocess import Preprocess
-from regularization.errors import UserError
+from regularization.errors import UserError, translate_error
 from regularization.runs import checkpoint_io, directory, safe_loading
-from regularization.training.parser import Parser
+
+_NETWORK = "network."  # prefix of the network's weights in a checkpoint
 
 
 class TrainedModel(nn.Module):
     """A network with its preprocessing and the names of its classes.
 
     Args:
-        network: Maps the preprocessed input to logits.
-        preprocess: From uint8 images to that input.
-        classes: The C names.
+        network: Maps preprocessed images to logits.
+        preprocess: Maps uint8 images to the network's input.
+        classes: Names of the C classes.
     """
 
     def __init__(self, network: nn.Module, preprocess: Preprocess, classes: Sequence[str]) -> None:
@@ -33,74 +35,87 @@ class TrainedModel(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Probabilities float32 ``(B, C)``, each row summing to 1, of uint8 images ``(B, 3, H, W)``, any H and W."""
+        """Probabilities, float32 ``(B, C)``, each row summing to 1, for uint8 images ``(B, 3, H, W)`` of any size."""
         logits: Tensor = self.network(self.preprocess(pixels))
         return logits.float().softmax(dim=1)
 
     @property
     def side(self) -> int:
-        """Height and width that pictures are read at, in pixels: what is cut out of them lies within."""
+        """Height and width in pixels that image files are read at, before the preprocessing crops them."""
         side = self.preprocess.resize
         if side is None:
             raise UserError(
-                "the network was trained on images that are no squares: pictures can't be brought to their size"
+                "the network was trained on images that are not square: image files can't be resized for it"
             )
         return side
 
     def read(self, path: Path | str) -> Tensor:
-        """The picture in a file as this network takes it, uint8 ``(3, side, side)``.
+        """The image file at ``path`` as input for this network, uint8 ``(3, side, side)``.
 
         Raises:
-            UserError: When it can't be read.
+            UserError: If it can't be read.
         """
-        picture = image_files.read(Path(path), self.side)
-        if isinstance(picture, DecodeError):
-            raise UserError(str(picture))
-        return picture
+        image = image_files.read(Path(path), self.side)
+        if isinstance(image, DecodeError):
+            raise UserError(str(image))
+        return image
 
 
 def load(checkpoint: Path | str, trust_it: bool = False) -> TrainedModel:
-    """The network in the file ``checkpoint``, in evaluation mode on the CPU.
+    """Loads a trained network, in evaluation mode on the CPU.
 
     Args:
-        checkpoint: A ``best.ckpt`` or ``last.ckpt``; a run's folder stands for its best one, or its last one where
-            nothing was validated.
-        trust_it: Run whatever network class it names, not only those of this program, torch, torchvision and timm.
+        checkpoint: A checkpoint file; or a run folder, which stands for its ``best.ckpt``, or for its ``last.ckpt`` if
+            the run was not validated.
+        trust_it: Import whatever network class the checkpoint names, not only those of this program, torch,
+            torchvision and timm.
 
     Raises:
-        UserError: When it is damaged, names a class that is not trusted, or was written before checkpoints knew classes.
+        UserError: If the checkpoint is damaged, names a class that is not trusted, or was written by an early version
+            that did not store the class names.
     """
-    path = Path(checkpoint)
-    if path.is_dir():
-        kept = path / directory.CHECKPOINTS
-        # A run without validation has no best one.
-        path = kept / (checkpoint_io.BEST if (kept / checkpoint_io.BEST).is_file() else checkpoint_io.LAST)
+    path = _checkpoint_file(Path(checkpoint))
     content = checkpoint_io.read(path)
     if "serving" not in content:
         raise UserError(
             f"{path} does not hold its classes and preprocessing; fit --ckpt_path {path} writes one that does"
         )
     try:
-        with ExitStack() as guard:
+        with ExitStack() as restrictions:
             config = content["config"]["model"]["network"]
             if not trust_it:
-                guard.enter_context(safe_loading.restrict_imports([]))
+                restrictions.enter_context(safe_loading.restrict_imports([]))
                 config = safe_loading.strip_download_options(config)
-            network = _network(config)
-        named = content["state_dict"].items()
-        state = {name[8:]: tensor for name, tensor in named if name.startswith("network.")}
-        network.load_state_dict(state)
+            network = _build_network(config)
+        weights = content["state_dict"].items()
+        network.load_state_dict({key[len(_NETWORK) :]: tensor for key, tensor in weights if key.startswith(_NETWORK)})
         serving = content["serving"]
         return TrainedModel(network, Preprocess(**serving["preprocess"]), serving["classes"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: its weights, its network and its classes don't go together: {said}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: its weights, its network and its classes don't fit together: {reason}") from error
 
 
-def _network(config: Any) -> nn.Module:
-    """The network that a config of ``model.network`` describes, its weights not yet loaded."""
-    parser = Parser()
+def _checkpoint_file(path: Path) -> Path:
+    """The checkpoint that ``path``, a file or a run folder, stands for."""
+    if not path.is_dir():
+        return path
+    best, last = (path / directory.CHECKPOINTS / name for name in (checkpoint_io.BEST, checkpoint_io.LAST))
+    return best if best.is_file() else last
+
+
+def _build_network(config: Any) -> nn.Module:
+    """The network that a config of ``model.network`` describes, with random weights.
+
+    Raises:
+        UserError: If the config is wrong, or names a class that is not trusted.
+    """
+    parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=nn.Module)
     with torch.random.fork_rng(devices=[]):
-        network: nn.Module = parser.instantiate(parser.parse_object({"network": config})).network
+        try:
+            options = parser.parse_object({"network": config})
+        except ArgumentError as error:
+            raise UserError(translate_error(str(error), [])) from error
+        network: nn.Module = parser.instantiate(options).network
     return network

@@ -1,0 +1,56 @@
+"""The entry point: the usage, and what is answered before torch is imported."""
+
+import subprocess
+import sys
+
+import pytest
+
+from regularization import __version__
+from regularization.cli.main import COMMANDS, main
+
+# Runs a command, then prints its exit code and whether torch was imported.
+SCRIPT = """
+import sys
+from regularization.cli.main import main
+code = 0
+try:
+    main(sys.argv[1:])
+except SystemExit as exit_:
+    code = exit_.code
+print(code, "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["help"]])
+def test_usage(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(args)
+    output = capsys.readouterr()
+    assert output.err == ""
+    lines = output.out.splitlines()
+    assert lines[0].startswith("usage: regularization COMMAND [options]")
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(COMMANDS)
+    assert max(map(len, lines)) <= 100
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("-V", "--version"):
+        main([option])
+        assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "args"),
+    [
+        (0, []),
+        (0, ["--help"]),
+        (0, ["--version"]),
+        (2, ["fti"]),
+        (0, ["predict", "--help"]),
+        (2, ["predict", "--ckpt_path", "x", "--imagse", "."]),
+        (0, ["export", "--help"]),
+        (2, ["export", "--ckpt_path", "x", "--format", "onxn"]),
+    ],
+)
+def test_answers_that_do_not_import_torch(code: int, args: list[str]) -> None:
+    process = subprocess.run([sys.executable, "-c", SCRIPT, *args], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == f"{code} False"

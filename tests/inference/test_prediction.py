@@ -1,0 +1,62 @@
+"""The command ``predict``: its table, its contact sheet, and files that are not images."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from regularization.cli.main import main
+from regularization.data.readers import read_digits
+from regularization.inference.prediction import Prediction
+from regularization.inference.trained_model import TrainedModel
+from tests.data.test_image_files import bomb
+from tests.training.test_command import RUN, Refused
+
+
+def test_predict(digits: TrainedModel, capsys: pytest.CaptureFixture[str]) -> None:
+    images = read_digits(train=False)
+    Path("mine/inner").mkdir(parents=True)
+    for index in range(30):
+        pixels = images.pixels[index].movedim(0, -1).numpy()
+        name = f"mine/{'inner/' if index % 2 else ''}{index:02d} ziffer ü{int(images.labels[index])}.png"
+        Image.fromarray(pixels).save(name)
+    Path("mine/text.png").write_text("not an image")
+    Path("mine/bomb.png").write_bytes(bomb(30_000, 30_000))
+    capsys.readouterr()
+    main(["predict", "--ckpt_path", str(RUN / "checkpoints" / "best.ckpt"), "--images", "mine", "mine/text.png"])
+    output = capsys.readouterr()
+    assert "skipped: mine/text.png: not an image, or of an unsupported format" in output.err
+    assert "skipped: mine/bomb.png: more than 179 million pixels" in output.err
+    assert len(output.err.splitlines()) == 2
+    lines = output.out.splitlines()
+    assert lines[10] == "… and 20 more"
+    assert lines[11:] == ["30 images classified, 2 skipped", "predictions.csv", "predictions.png"]
+    with Path("predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 30
+    probabilities = digits(images.pixels[:30])
+    assert list(rows[0])[:5] == ["file", "class", "probability", "class_2", "probability_2"]
+    for row in rows:
+        top = probabilities[int(Path(row["file"]).name[:2])].topk(5)
+        assert [row["class"], *(row[f"class_{rank}"] for rank in range(2, 6))] == [str(int(i)) for i in top.indices]
+        assert float(row["probability"]) == pytest.approx(float(top.values[0]), abs=1e-4)
+    with Image.open("predictions.png") as sheet:
+        assert sheet.size[0] > 1000
+
+
+def test_what_predict_refuses(digits: TrainedModel, refused: Refused) -> None:
+    Path("empty").mkdir()
+    Path("text.png").write_text("not an image")
+    run = ["predict", "--ckpt_path", str(RUN), "--images"]
+    assert "there is no nowhere" in refused(*run, "nowhere")
+    assert "there are no images in empty" in refused(*run, "empty")
+    with pytest.raises(SystemExit):
+        main([*run, "text.png"])
+    assert "--output: text.png is a file, not a folder" in refused(*run, "text.png", "--output", "text.png")
+    assert "ckpt_path" in refused("predict", "--images", "text.png")
+
+
+def test_caption_of_a_long_file_name() -> None:
+    prediction = Prediction(Path("folder/a photo of a very small dog.jpeg"), ("dog", "cat"), (0.876, 0.124))
+    assert prediction.caption == "a photo of …l dog.jpeg\ndog 88%"
