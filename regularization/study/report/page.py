@@ -24,9 +24,9 @@ FIGURE = "figure.png"
 TABLE_NOTE = (
     "Accuracies are means over seeds ± half the width of the 95% interval. Differences are in percentage points; "
     "p values are adjusted by Holm's method. The difference by image compares predictions on the same images, with a "
-    "bootstrap interval over seeds and images. Fixed and broken count the predictions, over all seeds, that are "
-    "correct only in this arm and only in the baseline. NLL and ECE are the negative log-likelihood, in nats, and the "
-    "expected calibration error on the validation images. Trials, steps and seconds include tuning."
+    "bootstrap interval over seeds and images. Over all seeds, “fixed” counts the predictions that are correct in this "
+    "arm and wrong in the baseline, and “broken” the opposite. NLL is the negative log-likelihood in nats and ECE the "
+    "expected calibration error, both on the validation images. Trials, steps and seconds include tuning."
 )
 
 
@@ -95,13 +95,10 @@ def _pair_with_baseline(conclusion: Conclusion) -> dict[str, PairedImages | None
 
 
 def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
-    note = "Each dot is one seed; bars are 95% t-intervals over seeds. The dashed line marks the "
-    title = "Validation accuracy"
-    if study.axis:
-        title, note = f"{title} against {study.axis}", f"{note}recommended value. The value 0 is at the left end."
-    else:
-        note = "" if len(study.vary) == 2 else f"{note}baseline."
-    plots = [Plot(figures.main_figure(conclusion, study), title, note)]
+    title = f"Validation accuracy against {study.axis}" if study.axis else "Validation accuracy"
+    line = "recommended value. The value 0 is at the left end" if study.axis else "baseline"
+    note = f"Each dot is one seed; bars are 95% t-intervals over seeds. The dashed line marks the {line}."
+    plots = [Plot(figures.main_figure(conclusion, study), title, "" if len(study.vary) == 2 else note)]
     for metric, title, percent in (
         ("val_accuracy", "Validation accuracy by epoch", True),
         ("gap_accuracy", "Gap between clean training and validation accuracy", True),
@@ -124,7 +121,7 @@ def _contact_sheets(conclusion: Conclusion, pairs: Mapping[str, PairedImages | N
         return None
     note = (
         f"Validation images that {conclusion.chosen.name} classifies correctly and {conclusion.baseline.name} does "
-        f"not; those with the largest share of seeds come first. Over all seeds, {paired.fixed:,} predictions were "
+        f"not, ordered by the share of seeds in which they differ. Over all seeds, {paired.fixed:,} predictions were "
         f"fixed and {paired.broken:,} broken (McNemar's test: p = {paired.p:.2g}, valid for these trained networks "
         "only)."
     )
