@@ -67,7 +67,7 @@ class EpochMetrics:
         loss, accuracy = total[:2] / total[2]
         means = {"loss": loss, "accuracy": accuracy}
         if self._calibration:
-            confidence, correct = gather_rows(torch.cat(self._predictions), trainer).unbind(dim=1)
+            confidence, correct = gather_rows(torch.cat(self._predictions), trainer).T.contiguous()
             means["calibration_error"] = calibration_error(confidence, correct)
             self._predictions.clear()
         self._sums, self._images, self._last_sums = torch.zeros(2), 0, torch.zeros(3)

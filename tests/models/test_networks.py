@@ -13,7 +13,7 @@ from regularization.models.networks import ShiftNorm
 
 
 def seed_network(state: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The seed's forward pass written down once more with functions only, from the issue's description, for 96×96."""
+    """The forward pass of the seed's network for 96×96 images, written with functions only, from its description."""
     tensors = iter(state.values())
 
     def convolution(x: Tensor, bias: bool, stride: int = 1, padding: int = 0) -> Tensor:
@@ -32,7 +32,7 @@ def seed_network(state: dict[str, Tensor], x: Tensor) -> Tensor:
     return F.linear(F.avg_pool2d(x, 3).flatten(1), next(tensors), next(tensors))
 
 
-def test_the_seeds_parameters_and_shapes() -> None:
+def test_parameters_and_shapes_of_the_seed() -> None:
     network = ResNet()
     assert sum(parameter.numel() for parameter in network.parameters()) == 11_180_682
     assert len(list(network.parameters())) == 58
@@ -42,7 +42,7 @@ def test_the_seeds_parameters_and_shapes() -> None:
     assert shapes == [(64, 45, 45), (64, 22, 22), *(shape for shape in pairs for _ in range(2)), (512, 1, 1)]
 
 
-def test_the_seeds_function() -> None:
+def test_function_of_the_seed() -> None:
     torch.manual_seed(0)
     network = ResNet(norm_init="uniform").double().eval()
     for norm in network.modules():
@@ -55,11 +55,11 @@ def test_the_seeds_function() -> None:
 
 @settings(max_examples=6)
 @given(st.integers(32, 100), st.integers(32, 100))
-def test_any_size_from_32(height: int, width: int) -> None:
+def test_resnet_accepts_any_size_from_32(height: int, width: int) -> None:
     assert ResNet(7).eval()(torch.zeros(1, 3, height, width)).shape == (1, 7)
 
 
-def test_small_network_fits_digits_and_cifar() -> None:
+def test_small_resnet_accepts_sizes_of_digits_and_cifar() -> None:
     network = SmallResNet(10, width=32)
     assert sum(parameter.numel() for parameter in network.parameters()) == 308_266
     for size in (4, 8, 32):
@@ -81,21 +81,21 @@ def test_norm_init(network: type[ResNet] | type[SmallResNet]) -> None:
 
 def test_whitening_makes_patches_uncorrelated() -> None:
     generator = np.random.default_rng(0)
-    # Smooth in space and alike in colours, as pictures are.
+    # Smooth in space and similar in colours, as images are.
     noise = generator.normal(size=(50, 1, 17, 17)) + 0.3 * generator.normal(size=(50, 3, 17, 17))
     images = torch.from_numpy(noise[:, :, 1:, 1:] + noise[:, :, :-1, 1:] + noise[:, :, 1:, :-1]).float()
     network = WhitenedNet()
     network.init_from_data(images)
-    # Every second patch in both directions is what the layer was made of.
-    out = network.whitening(images)[:, :, ::2, ::2].movedim(1, -1).reshape(-1, 24).double().detach().numpy()
+    # The layer was computed from every second patch in both directions.
+    outputs = network.whitening(images)[:, :, ::2, ::2].movedim(1, -1).reshape(-1, 24).double().detach().numpy()
     patches = images.numpy().reshape(50, 3, 8, 2, 8, 2).transpose(0, 2, 4, 1, 3, 5).reshape(-1, 12).astype(float)
     values = np.linalg.eigvalsh(patches.T @ patches / len(patches))
-    moments = out[:, :12].T @ out[:, :12] / len(out)
+    moments = outputs[:, :12].T @ outputs[:, :12] / len(outputs)
     assert np.allclose(moments, np.diag(values / (values + 5e-4)), atol=1e-3)
-    assert np.allclose(out[:, 12:], -out[:, :12], atol=1e-6)
+    assert np.allclose(outputs[:, 12:], -outputs[:, :12], atol=1e-6)
 
 
-def test_convolutions_of_the_quick_network_begin_as_the_identity() -> None:
+def test_convolutions_of_the_whitened_net_start_as_the_identity() -> None:
     network = WhitenedNet(width=32)
     kernels = [module for module in network.stages.modules() if isinstance(module, nn.Conv2d)]
     assert len(kernels) == 6
@@ -104,7 +104,7 @@ def test_convolutions_of_the_quick_network_begin_as_the_identity() -> None:
         assert torch.equal(kernel(x[:, : kernel.in_channels])[:, : kernel.in_channels], x[:, : kernel.in_channels])
 
 
-def test_a_mirrored_network_takes_both_sides_for_the_same() -> None:
+def test_a_mirrored_network_does_not_distinguish_left_and_right() -> None:
     torch.manual_seed(0)
     images = torch.randn(4, 3, 24, 20, dtype=torch.double)
     network = WhitenedNet(7, mirror=True).double().eval()
@@ -116,35 +116,35 @@ def test_a_mirrored_network_takes_both_sides_for_the_same() -> None:
     assert torch.equal(network.train()(images), plain.train()(images))
 
 
-def test_shift_norm_is_batch_norm_with_quick_biases() -> None:
+def test_shift_norm_is_batch_norm_with_faster_biases() -> None:
     torch.manual_seed(0)
-    ours = ShiftNorm(3).double()
-    theirs = nn.BatchNorm2d(3, momentum=0.4).double()
+    shift_norm = ShiftNorm(3).double()
+    batch_norm = nn.BatchNorm2d(3, momentum=0.4).double()
     weight = torch.randn(3, 1, 1, dtype=torch.double)
     gain = ShiftNorm.GAIN**2
     optimizers = [
-        torch.optim.SGD([ours.bias], lr=0.001, weight_decay=0.3, momentum=0.9, nesterov=True),
-        torch.optim.SGD([theirs.bias], lr=0.001 * gain, weight_decay=0.3 / gain, momentum=0.9, nesterov=True),
+        torch.optim.SGD([shift_norm.bias], lr=0.001, weight_decay=0.3, momentum=0.9, nesterov=True),
+        torch.optim.SGD([batch_norm.bias], lr=0.001 * gain, weight_decay=0.3 / gain, momentum=0.9, nesterov=True),
     ]
     for _ in range(10):
         x = torch.randn(5, 3, 4, 4, dtype=torch.double)
-        for norm, optimizer in zip((ours, theirs), optimizers, strict=True):
+        for norm, optimizer in zip((shift_norm, batch_norm), optimizers, strict=True):
             optimizer.zero_grad()
             (norm(x) * weight).tanh().sum().backward()
             optimizer.step()
-    torch.testing.assert_close(ShiftNorm.GAIN * ours.bias, theirs.bias)
-    torch.testing.assert_close(ours.running_var, theirs.running_var)
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+    torch.testing.assert_close(ShiftNorm.GAIN * shift_norm.bias, batch_norm.bias)
+    torch.testing.assert_close(shift_norm.running_var, batch_norm.running_var)
+    torch.testing.assert_close(shift_norm.eval()(x), batch_norm.eval()(x))
 
 
 @pytest.mark.parametrize(("width", "side", "gflop"), [(32, 24, 0.10), (64, 32, 0.71)])
-def test_what_the_quick_network_costs(width: int, side: int, gflop: float) -> None:
+def test_the_cost_of_the_whitened_net(width: int, side: int, gflop: float) -> None:
     with FlopCounterMode(display=False) as count:
         WhitenedNet(width=width)(torch.zeros(1, 3, side, side)).sum().backward()
     assert count.get_total_flops() / 1e9 == pytest.approx(gflop, abs=0.005)
 
 
-def test_what_is_too_small_for_the_quick_network_is_said() -> None:
+def test_the_whitened_net_rejects_small_images() -> None:
     assert WhitenedNet()(torch.zeros(2, 3, 9, 12)).shape == (2, 10)
     with pytest.raises(UserError, match="needs images of 9×9 or larger, not 8×12"):
         WhitenedNet()(torch.zeros(2, 3, 8, 12))

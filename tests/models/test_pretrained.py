@@ -102,7 +102,7 @@ def test_on_the_command_line(refused: Refused) -> None:
     assert "--model.weights: there is no file none.pth" in refused(
         *fit, "--model.weights", "none.pth", "--data.mean", "[0.5,0.5,0.5]", "--data.std", "[0.5,0.5,0.5]"
     )
-    assert "by --data.mean and --data.std" in refused(*fit, "--model.weights", "none.pth")
+    assert "--model.weights: give --data.mean and --data.std" in refused(*fit, "--model.weights", "none.pth")
     main([*fit, "--trainer.limit_train_batches", "1"])
     again = [*fit, "--model.weights", str(RUN / "checkpoints" / "best.ckpt"), "--trainer.limit_train_batches", "1"]
     main([*again, "--data.mean", "[0.5,0.5,0.5]", "--data.std", "[0.5,0.5,0.5]"])

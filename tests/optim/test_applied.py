@@ -1,4 +1,4 @@
-"""Penalties in action: they reach the solutions of scikit-learn, at the right moment, in any precision."""
+"""Applied penalties: they reach scikit-learn's solutions, act at the right moment, and work in any precision."""
 
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ def problem() -> tuple[Tensor, Tensor]:
 
 
 def solve(penalty: Penalty, outputs: int = 1, steps: int = 6000, **sgd: Any) -> Tensor:
-    """argmin of 1/(2n)·‖y − Xw‖² + λ·R(w), by our step."""
+    """argmin of 1/(2n)·‖y − Xw‖² + λ·R(w), by the steps of Regularizer."""
     x, y = problem()
     targets = torch.stack([y, 2 * y, 0.1 * y][:outputs], dim=1)
     model = nn.Linear(50, outputs, bias=False).double()
@@ -80,12 +80,11 @@ def test_l1_reaches_the_lasso(sgd: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("sgd", MOMENTA)
-def test_elastic_net_reaches_scikit_learns(sgd: dict[str, Any]) -> None:
+def test_elastic_net_reaches_the_solution_of_scikit_learn(sgd: dict[str, Any]) -> None:
     x, y = problem()
-    theirs = SklearnElasticNet(alpha=0.2, l1_ratio=0.3, fit_intercept=False, tol=1e-12, max_iter=100_000)
-    np.testing.assert_allclose(
-        solve(ElasticNet(0.2, 0.3), **sgd)[0].numpy(), theirs.fit(x.numpy(), y.numpy()).coef_, atol=1e-6
-    )
+    reference = SklearnElasticNet(alpha=0.2, l1_ratio=0.3, fit_intercept=False, tol=1e-12, max_iter=100_000)
+    expected = reference.fit(x.numpy(), y.numpy()).coef_
+    np.testing.assert_allclose(solve(ElasticNet(0.2, 0.3), **sgd)[0].numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("sgd", MOMENTA)
@@ -100,15 +99,15 @@ def test_group_lasso_satisfies_its_optimality_conditions(sgd: dict[str, Any]) ->
     assert zero.any()
     assert (~zero).any()
     assert (gradient[zero].norm(dim=1) <= bound).all()
-    moved = w[~zero] / w[~zero].norm(dim=1, keepdim=True)
-    torch.testing.assert_close(gradient[~zero], -bound * moved, rtol=1e-6, atol=1e-6)
+    directions = w[~zero] / w[~zero].norm(dim=1, keepdim=True)
+    torch.testing.assert_close(gradient[~zero], -bound * directions, rtol=1e-6, atol=1e-6)
 
 
 def test_a_subgradient_gives_no_zeros() -> None:
     assert (solve(L1(0.1, proximal=False), steps=2000) == 0).sum() == 0
 
 
-def test_sets_filters_of_an_unnormalized_network_to_zero() -> None:
+def test_group_lasso_sets_filters_without_a_norm_layer_to_zero() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10))
     penalty = GroupLasso(0.02, ["0.weight"])
@@ -118,8 +117,8 @@ def test_sets_filters_of_an_unnormalized_network_to_zero() -> None:
     assert 0 < (norms == 0).sum() < 16
 
 
-class Counted(L2):
-    """Counts how often its gradient is asked for."""
+class CountingL2(L2):
+    """Counts the calls of ``gradients``."""
 
     calls = 0
 
@@ -131,8 +130,8 @@ class Counted(L2):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
-def test_acts_once_a_real_step_in_float32(precision: str) -> None:
-    penalty = Counted(0.1)
+def test_gradients_are_added_once_per_actual_step_in_float32(precision: str) -> None:
+    penalty = CountingL2(0.1)
     fitted = trainer(1, limit_train_batches=6, accumulate_grad_batches=3, limit_val_batches=1, precision=precision)
     classifier = ImageClassifier(SmallResNet(width=4), penalties={"l2": penalty, "l1": L1(1e-3)})
     fitted.fit(classifier, Digits())
@@ -141,7 +140,7 @@ def test_acts_once_a_real_step_in_float32(precision: str) -> None:
 
 
 def test_a_skipped_step_takes_no_proximal_step() -> None:
-    """16-bit mixed precision skips the steps whose gradients overflow, which this one makes them do."""
+    """16-bit mixed precision skips steps whose gradients overflow, as they do here."""
     torch.manual_seed(0)
     classifier = ImageClassifier(SmallResNet(width=4), penalties={"l1": L1(1.0)})
     before = {name: w.detach().clone() for name, w in classifier.network.named_parameters()}
@@ -150,13 +149,13 @@ def test_a_skipped_step_takes_no_proximal_step() -> None:
     trainer(1, limit_train_batches=1, limit_val_batches=0, num_sanity_val_steps=0, plugins=[plugin]).fit(
         classifier, Digits()
     )
-    assert scaler.get_scale() < 2.0**100  # it did skip
+    assert scaler.get_scale() < 2.0**100  # the step was skipped
     for name, w in classifier.network.named_parameters():
         assert torch.equal(w, before[name])
 
 
-def test_clipping_measures_the_loss_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The penalty comes after gradient clipping, so that L2 and weight decay stay the same."""
+def test_clipping_applies_to_the_gradient_of_the_loss_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Penalties are added after gradient clipping, so that L2 stays equal to weight decay."""
     results = []
     for options in ({"penalties": {"l2": L2(0.5, "all")}}, {}):
         torch.manual_seed(0)
@@ -175,14 +174,14 @@ def test_clipping_measures_the_loss_alone(monkeypatch: pytest.MonkeyPatch) -> No
         (Linear(0, 2), lambda t, _: 2 * t),
         (Cosine(1, 0.5), lambda t, _: 0.5 + 0.25 * (1 + np.cos(np.pi * t))),
         (Steps([0.5], 0.1), lambda t, _: 0.1 if t >= 0.5 else 1.0),
-        (LikeLearningRate(), lambda _, share: share),
+        (LikeLearningRate(), lambda _, lr_ratio: lr_ratio),
     ],
 )
-def test_schedules_of_strength(schedule: StrengthSchedule, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_schedules_of_lambda(schedule: StrengthSchedule, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[float, float]] = []
     add = Regularizer.add_gradients
 
-    def watched(self: Regularizer, time: float, lr_ratio: float) -> None:
+    def recorded(self: Regularizer, time: float, lr_ratio: float) -> None:
         seen.append((self.strength("l2", time, lr_ratio), fitted.optimizers[0].param_groups[0]["weight_decay"]))
         add(self, time, lr_ratio)
 
@@ -192,7 +191,7 @@ def test_schedules_of_strength(schedule: StrengthSchedule, expected: Any, monkey
     classifier = ImageClassifier(
         SmallResNet(width=4), sgd, make, penalties=penalties, decay_schedule=schedule, decay="weights"
     )
-    monkeypatch.setattr(Regularizer, "add_gradients", watched)
+    monkeypatch.setattr(Regularizer, "add_gradients", recorded)
     fitted = trainer(2, limit_train_batches=5, limit_val_batches=1)
     fitted.fit(classifier, Digits())
     rates = [min((s + 1) / 11 / 0.4, 0.5 * (1 + np.cos(np.pi * max(0.0, (s + 1) / 11 - 0.4) / 0.6))) for s in range(10)]
@@ -202,7 +201,7 @@ def test_schedules_of_strength(schedule: StrengthSchedule, expected: Any, monkey
 
 
 @pytest.mark.parametrize("make", [partial(Linear, end=-0.1), partial(Cosine, -1.0), partial(Steps, gamma=-1.0)])
-def test_a_schedule_below_zero(make: Any) -> None:
+def test_schedules_reject_negative_factors(make: Any) -> None:
     with pytest.raises(UserError, match=r"a factor of λ must be a number of at least 0, not -"):
         make()
     with pytest.raises(UserError, match="at must hold times between 0 and 1"):
@@ -210,7 +209,7 @@ def test_a_schedule_below_zero(make: Any) -> None:
 
 
 def test_a_continued_run_has_the_same_lambda_at_every_step(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scheduled penalties and weight decay, L2SP's origin, EMA and Lookahead: the same bits as without a stop."""
+    """With schedules, L2SP, EMA and Lookahead, a stopped and continued run has the same bits as an undisturbed one."""
     overlays = ("l1", "l2sp", "decay_schedule", "ema", "lookahead")
     Path("more.yaml").write_text("model: {penalties: {l1: {init_args: {schedule: {class_path: Cosine}}}}}")
     configs = [CONFIGS / "quickstart.yaml", *(CONFIGS / "with" / f"{name}.yaml" for name in overlays), "more.yaml"]
@@ -220,11 +219,11 @@ def test_a_continued_run_has_the_same_lambda_at_every_step(two_threads: None, mo
     strengths: list[list[float]] = [[]]
     strength = Regularizer.strength
 
-    def watched(self: Regularizer, name: str, time: float, lr_ratio: float) -> float:
+    def recorded(self: Regularizer, name: str, time: float, lr_ratio: float) -> float:
         strengths[-1].append(strength(self, name, time, lr_ratio))
         return strengths[-1][-1]
 
-    monkeypatch.setattr(Regularizer, "strength", watched)
+    monkeypatch.setattr(Regularizer, "strength", recorded)
     main(args)
     (first,) = Path("runs").glob("*/version_0/checkpoints/last.ckpt")
     strengths.append([])
@@ -240,7 +239,7 @@ def test_a_continued_run_has_the_same_lambda_at_every_step(two_threads: None, mo
     assert strengths[0] == strengths[1]
 
 
-def test_l2sp_starts_from_where_training_does() -> None:
+def test_the_origin_of_l2sp_is_where_training_starts() -> None:
     classifier = ImageClassifier(SmallResNet(width=4), penalties={"sp": L2SP(0.1)})
     torch.nn.init.ones_(classifier.network.head.weight)  # type: ignore[arg-type, union-attr]
     trainer(1, limit_train_batches=2, limit_val_batches=1).fit(classifier, Digits())
@@ -256,15 +255,15 @@ def test_l2sp_starts_from_where_training_does() -> None:
         ({"timescale_epochs": 5.0, "optimizer": torch.optim.Adam}, "timescale_epochs has no formula for Adam"),
     ],
 )
-def test_impossible_options(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ImageClassifier(SmallResNet(width=4), **options)
 
 
-def test_frozen_parameters_are_not_chosen() -> None:
-    # Its filters for whitening, and the scales of its norms, are fixed.
-    named = select_parameters(WhitenedNet(), "weights", "l2")
-    assert "whitening.weight" not in named
-    assert len(named) == 7
+def test_frozen_parameters_are_not_selected() -> None:
+    # The filters of its whitening layer and the scales of its norm layers are frozen.
+    selected = select_parameters(WhitenedNet(), "weights", "l2")
+    assert "whitening.weight" not in selected
+    assert len(selected) == 7
     with pytest.raises(UserError, match="matches none"):
         select_parameters(WhitenedNet(), "scales", "slimming")

@@ -1,4 +1,4 @@
-"""Closed forms against autograd, finite differences and, for the proximal steps, their definition as a minimum."""
+"""Closed forms against autograd and finite differences, and proximal steps against their definition as a minimum."""
 
 import math
 from typing import Any
@@ -37,7 +37,7 @@ def draw(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def formula(name: str, w: Tensor) -> Tensor:
-    """The penalty once more, one tensor at a time, from its textbook formula."""
+    """The penalty of one tensor, from its textbook formula."""
     result: Tensor = _formula(name, w)
     return result
 
@@ -53,7 +53,7 @@ def _formula(name: str, w: Tensor) -> Any:
     if name == "group":
         return math.sqrt(matrix.shape[1]) * (matrix * matrix).sum(1).sqrt().sum()
     if name == "orthogonal":
-        singular = torch.linalg.svdvals(matrix)  # as many as the smaller side is long
+        singular = torch.linalg.svdvals(matrix)  # as many as the shorter side has
         return 0.25 * ((singular.square() - 1).square()).sum()
     return 0.5 * (w - 0.5).square().sum()
 
@@ -62,15 +62,15 @@ def _formula(name: str, w: Tensor) -> Any:
 @given(st.sampled_from(sorted(penalties())), st.lists(SHAPES, min_size=1, max_size=3), st.integers(0, 1000))
 def test_value_and_gradient(name: str, shapes: list[tuple[int, ...]], seed: int) -> None:
     penalty = penalties()[name]
-    weights = [draw(shape, seed + place).requires_grad_() for place, shape in enumerate(shapes)]
+    weights = [draw(shape, seed + index).requires_grad_() for index, shape in enumerate(shapes)]
     if isinstance(penalty, L2SP):
         penalty.origin = [torch.full_like(w, 0.5) for w in weights]
     value = sum((formula(name, w) for w in weights), start=torch.zeros((), dtype=torch.double))
     gradients = torch.autograd.grad(value, weights)
-    plain = [w.detach() for w in weights]
-    torch.testing.assert_close(penalty.value(plain), value.detach(), rtol=1e-10, atol=1e-12)
-    for ours, theirs in zip(penalty.gradients(plain), gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+    detached = [w.detach() for w in weights]
+    torch.testing.assert_close(penalty.value(detached), value.detach(), rtol=1e-10, atol=1e-12)
+    for gradient, expected in zip(penalty.gradients(detached), gradients, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", sorted(penalties()))
@@ -89,7 +89,7 @@ def test_gradient_by_finite_differences(name: str) -> None:
 
 @settings(max_examples=25)
 @given(st.sampled_from(["l1", "elastic", "group"]), SHAPES, st.floats(0.01, 1.5), st.integers(0, 1000))
-def test_prox_is_the_minimum_it_is_defined_by(name: str, shape: tuple[int, ...], threshold: float, seed: int) -> None:
+def test_prox_minimizes_its_objective(name: str, shape: tuple[int, ...], threshold: float, seed: int) -> None:
     w = draw(shape, seed)
     moved = w.clone()
     penalties()[name].prox([moved], threshold)
@@ -104,7 +104,7 @@ def test_prox_is_the_minimum_it_is_defined_by(name: str, shape: tuple[int, ...],
     assert objective(moved) <= objective(w)
 
 
-def test_prox_of_group_lasso_takes_whole_filters() -> None:
+def test_prox_of_group_lasso_sets_whole_filters_to_zero() -> None:
     w = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
     GroupLasso(1.0).prox([w], 1.0)
     assert torch.equal(w[1], torch.zeros(2))
@@ -113,7 +113,7 @@ def test_prox_of_group_lasso_takes_whole_filters() -> None:
 
 @settings(max_examples=30)
 @given(SHAPES, st.floats(0.1, 3), st.integers(0, 1000))
-def test_max_norm_is_the_nearest_point_of_the_ball(shape: tuple[int, ...], limit: float, seed: int) -> None:
+def test_max_norm_projects_onto_the_ball(shape: tuple[int, ...], limit: float, seed: int) -> None:
     w = draw(shape, seed)
     moved = w.clone()
     MaxNorm(limit).prox([moved], 123.0)
@@ -122,13 +122,13 @@ def test_max_norm_is_the_nearest_point_of_the_ball(shape: tuple[int, ...], limit
         torch.testing.assert_close(after, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_orthogonal_counts_the_smaller_side_only() -> None:
+def test_orthogonal_penalizes_the_shorter_side_only() -> None:
     assert Orthogonal(1.0).value([torch.eye(5)[:3]]) == 0
     assert Orthogonal(1.0).value([torch.eye(5)[:, :3]]) == 0
 
 
 @pytest.mark.parametrize("strength", [-1e-9, math.nan, math.inf])
-def test_impossible_strengths(strength: float) -> None:
+def test_invalid_strengths_are_rejected(strength: float) -> None:
     for make in (L1, L2, ElasticNet, GroupLasso, Orthogonal, L2SP):
         with pytest.raises(
             UserError, match=f"{make.__name__}: strength must be a number of at least 0, not {strength}"
@@ -136,7 +136,7 @@ def test_impossible_strengths(strength: float) -> None:
             make(strength)
 
 
-def test_other_impossible_values() -> None:
+def test_other_invalid_values_are_rejected() -> None:
     for limit in (0.0, -1.0, math.nan):
         with pytest.raises(UserError, match="MaxNorm: limit must be above 0"):
             MaxNorm(limit)
@@ -144,7 +144,7 @@ def test_other_impossible_values() -> None:
         ElasticNet(1.0, l1_ratio=1.5)
 
 
-def test_choice_of_parameters() -> None:
+def test_selection_of_parameters() -> None:
     network = SmallResNet(width=4)
     names = {
         "weights": [name for name, w in network.named_parameters() if w.ndim > 1],
@@ -153,14 +153,14 @@ def test_choice_of_parameters() -> None:
         "all": [name for name, _ in network.named_parameters()],
     }
     for selection, expected in names.items():
-        chosen = Regularizer(network, {"p": L2(1.0, selection)}).selected["p"]  # type: ignore[arg-type]
-        assert list(chosen) == expected
+        selected = Regularizer(network, {"p": L2(1.0, selection)}).selected["p"]  # type: ignore[arg-type]
+        assert list(selected) == expected
         assert expected
     patterns = Regularizer(network, {"p": L2(1.0, ["head.*", "stages.?.branch.0.weight"])}).selected["p"]
     assert len(patterns) == 2 + 3
 
 
-def test_refuses_what_matches_nothing_and_names_nobody_can_type() -> None:
+def test_patterns_without_a_match_and_untypable_names_are_rejected() -> None:
     network = SmallResNet(width=4)
     with pytest.raises(UserError, match=r"model.penalties.x: 'heat.weight' matches none .* \(did you mean head.weight"):
         Regularizer(network, {"x": L2(1.0, ["heat.weight"])})

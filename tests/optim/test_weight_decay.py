@@ -1,4 +1,4 @@
-"""λ means one thing: recursions written in NumPy, the closed timescale against its exact root, other libraries."""
+"""The meaning of λ, against recursions in NumPy, the exact root of the timescale, and other libraries."""
 
 import itertools
 import math
@@ -43,11 +43,11 @@ def quadratic(optimizer: torch.optim.Optimizer, w: Tensor, steps: int, closure: 
 @pytest.mark.parametrize(
     ("momentum", "dampening", "nesterov"), [(0, 0, False), (0.9, 0, False), (0.9, 0, True), (0.8, 0.3, False)]
 )
-def test_sgdw_is_its_recursion(momentum: float, dampening: float, nesterov: bool, closure: bool) -> None:
+def test_sgdw_follows_its_recursion(momentum: float, dampening: float, nesterov: bool, closure: bool) -> None:
     lr, decay = 0.1, 0.05
     w = torch.tensor([1.0], dtype=torch.double, requires_grad=True)
-    ours = quadratic(SGDW([w], lr, momentum, dampening, decay, nesterov), w, 20, closure)
-    x, buffer, theirs = 1.0, None, []
+    path = quadratic(SGDW([w], lr, momentum, dampening, decay, nesterov), w, 20, closure)
+    x, buffer, expected = 1.0, None, []
     for _ in range(20):
         g = x - 3.0
         update = g
@@ -55,12 +55,12 @@ def test_sgdw_is_its_recursion(momentum: float, dampening: float, nesterov: bool
             buffer = g if buffer is None else momentum * buffer + (1 - dampening) * g
             update = g + momentum * buffer if nesterov else buffer
         x = (1 - lr * decay) * x - lr * update
-        theirs.append(x)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-13)
+        expected.append(x)
+    np.testing.assert_allclose(path, expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("foreach", [False, True])
-def test_sgdw_without_decay_is_sgd_to_the_bit(foreach: bool) -> None:
+def test_sgdw_without_decay_is_bit_identical_to_sgd(foreach: bool) -> None:
     results = []
     for make in (SGDW, torch.optim.SGD):
         torch.manual_seed(0)
@@ -74,10 +74,10 @@ def test_sgdw_without_decay_is_sgd_to_the_bit(foreach: bool) -> None:
     assert torch.equal(*results)
 
 
-def test_sgdws_hooks_are_called_once_a_step() -> None:
+def test_hooks_of_sgdw_are_called_once_per_step() -> None:
     calls = []
     w = torch.zeros(1, requires_grad=True)
-    torch.optim.SGD([w], lr=0.1)  # which wraps SGD.step
+    torch.optim.SGD([w], lr=0.1)  # this wraps SGD.step
     optimizer = SGDW([w], lr=0.1)
     optimizer.register_step_post_hook(lambda *_: calls.append(1))
     quadratic(optimizer, w, 3, closure=True)
@@ -85,9 +85,9 @@ def test_sgdws_hooks_are_called_once_a_step() -> None:
 
 
 def test_conversion_table() -> None:
-    """Five steps with zero gradient, lr 0.1, λ 0.1, momentum 0.9: what is left of a weight of 1."""
+    """What remains of a weight of 1 after five steps with zero gradient, lr 0.1, λ 0.1 and momentum 0.9."""
 
-    def left(make: Any) -> float:
+    def remaining(make: Any) -> float:
         w = torch.ones(1, dtype=torch.double, requires_grad=True)
         optimizer = make([w], lr=0.1, momentum=0.9, weight_decay=0.1)
         for _ in range(5):
@@ -95,20 +95,20 @@ def test_conversion_table() -> None:
             optimizer.step()
         return w.item()
 
-    assert left(SGDW) == pytest.approx(0.99**5)
-    assert left(SGDW) == pytest.approx(0.951, abs=5e-4)
-    assert left(torch.optim.SGD) == pytest.approx(0.872, abs=5e-4)
-    assert left(lambda p, lr, momentum, weight_decay: torch.optim.AdamW(p, lr, weight_decay=weight_decay)) == (
+    assert remaining(SGDW) == pytest.approx(0.99**5)
+    assert remaining(SGDW) == pytest.approx(0.951, abs=5e-4)
+    assert remaining(torch.optim.SGD) == pytest.approx(0.872, abs=5e-4)
+    assert remaining(lambda p, lr, momentum, weight_decay: torch.optim.AdamW(p, lr, weight_decay=weight_decay)) == (
         pytest.approx(0.951, abs=5e-4)
     )
-    # Composer multiplies by 1 − λ·lr/initial_lr: its λ is ours times the initial learning rate.
-    assert left(
+    # Composer multiplies by 1 − λ·lr/initial_lr: its λ is that of SGDW times the initial learning rate.
+    assert remaining(
         lambda p, lr, momentum, weight_decay: SGDW(p, lr, momentum, weight_decay=weight_decay / lr)
     ) == pytest.approx(0.59, abs=5e-4)
 
 
 def recursion_root(lr: float, decay: float, momentum: float, dampening: float) -> float:
-    """Largest eigenvalue of one step of coupled SGD on (w, buffer) with zero gradient: what is left after a step."""
+    """Largest eigenvalue of one step of coupled SGD on (w, buffer) with zero gradient: the fraction that remains."""
     gain = 1 - dampening if momentum else 1.0
     step = np.array([[1 - lr * gain * decay, -lr * momentum], [gain * decay, momentum]])
     return float(np.abs(np.linalg.eigvals(step)).max())
@@ -121,8 +121,8 @@ def test_timescale_against_the_exact_root(lr: float, decay: float, momentum: flo
     per_step = decay_per_step(optimizer, optimizer.param_groups[0])
     assert per_step == pytest.approx(-math.log(recursion_root(lr, decay, momentum, dampening)), rel=0.05)
     assert per_step
-    found = strength_for(1 / per_step, optimizer, optimizer.param_groups[0], lr)
-    assert found == pytest.approx(decay)
+    strength = strength_for(1 / per_step, optimizer, optimizer.param_groups[0], lr)
+    assert strength == pytest.approx(decay)
 
 
 def test_timescale_of_other_optimizers() -> None:
@@ -136,7 +136,7 @@ def test_timescale_of_other_optimizers() -> None:
         assert decay_per_step(optimizer, optimizer.param_groups[0]) == (expected and pytest.approx(expected))
 
 
-def test_groups() -> None:
+def test_parameter_groups() -> None:
     network = SmallResNet(width=4)
     assert [len(group["params"]) for group in parameter_groups(network, "all")] == [25]
     weights, others = parameter_groups(network, "weights")
@@ -147,10 +147,10 @@ def test_groups() -> None:
 
 
 @pytest.mark.parametrize(("momentum", "nesterov", "accumulate"), itertools.product([0.0, 0.9], [False, True], [1, 3]))
-def test_l2_penalty_is_weight_decay(momentum: float, nesterov: bool, accumulate: int) -> None:
-    """20 real steps in float64 with two parameter groups, with and without gradient accumulation, to 1e-12."""
+def test_l2_equals_weight_decay(momentum: float, nesterov: bool, accumulate: int) -> None:
+    """20 steps in float64 with two parameter groups, with and without gradient accumulation, to 1e-12."""
     if nesterov and not momentum:
-        pytest.skip("Nesterov's momentum needs momentum")
+        pytest.skip("Nesterov needs momentum")
     results = []
     for penalized in (False, True):
         torch.manual_seed(0)
@@ -173,14 +173,14 @@ def test_l2_penalty_is_weight_decay(momentum: float, nesterov: bool, accumulate:
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
-def test_the_seeds_lambda_is_half() -> None:
+def test_the_lambda_of_the_seed_is_half() -> None:
     """Autograd on λ·Σw², as the seed and Keras write it, against L2 with 2λ."""
     w = torch.randn(4, 3, requires_grad=True)
-    (theirs,) = torch.autograd.grad(0.01 * w.square().sum(), w)
-    torch.testing.assert_close(0.02 * L2(0.02).gradients([w.detach()])[0], theirs)
+    (expected,) = torch.autograd.grad(0.01 * w.square().sum(), w)
+    torch.testing.assert_close(0.02 * L2(0.02).gradients([w.detach()])[0], expected)
 
 
-def fitted(optimizer: Any, **options: Any) -> Tensor:
+def fitted_weights(optimizer: Any, **options: Any) -> Tensor:
     torch.manual_seed(0)
     classifier = ImageClassifier(SmallResNet(width=4), optimizer, **options)
     limits = {"limit_train_batches": 5, "limit_val_batches": 1, "precision": "64-true"}
@@ -188,16 +188,19 @@ def fitted(optimizer: Any, **options: Any) -> Tensor:
     return torch.cat([w.detach().flatten() for w in classifier.network.parameters()])
 
 
-def test_in_the_trainer_l2_and_weight_decay_are_one(two_threads: None) -> None:
+def test_in_the_trainer_l2_equals_weight_decay(two_threads: None) -> None:
     sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
     torch.testing.assert_close(
-        fitted(sgd, penalties={"l2": L2(0.01, "all")}), fitted(partial(sgd, weight_decay=0.01)), rtol=1e-10, atol=1e-12
+        fitted_weights(sgd, penalties={"l2": L2(0.01, "all")}),
+        fitted_weights(partial(sgd, weight_decay=0.01)),
+        rtol=1e-10,
+        atol=1e-12,
     )
 
 
-def test_in_the_trainer_sgdw_takes_the_gradient_at_undecayed_weights(two_threads: None) -> None:
-    class WrittenOut(torch.optim.SGD):
-        """Momentum-free SGDW that computes the gradient first, whatever the trainer passes."""
+def test_in_the_trainer_sgdw_uses_the_gradient_at_undecayed_weights(two_threads: None) -> None:
+    class ReferenceSGDW(torch.optim.SGD):
+        """SGDW without momentum, which always computes the gradient first."""
 
         def step(self, closure: Any = None) -> Any:
             loss = closure()
@@ -206,8 +209,11 @@ def test_in_the_trainer_sgdw_takes_the_gradient_at_undecayed_weights(two_threads
                     w.copy_((1 - 0.05 * 0.5) * w - 0.05 * w.grad)
             return loss
 
-    ours, theirs = fitted(partial(SGDW, lr=0.05, weight_decay=0.5)), fitted(partial(WrittenOut, lr=0.05))
-    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    weights, expected = (
+        fitted_weights(partial(SGDW, lr=0.05, weight_decay=0.5)),
+        fitted_weights(partial(ReferenceSGDW, lr=0.05)),
+    )
+    torch.testing.assert_close(weights, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_step_size_of_the_proximal_step() -> None:
