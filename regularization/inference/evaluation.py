@@ -131,7 +131,7 @@ class Evaluation:
         return self.correct / len(self.labels)
 
     def accuracy_interval(self) -> tuple[float, float]:
-        """See ``bootstrap_interval``."""
+        """The 95% interval of the accuracy over images; see ``bootstrap_interval``."""
         return bootstrap_interval(self.correct, len(self.labels))
 
     def class_scores(self) -> list[ClassScore]:

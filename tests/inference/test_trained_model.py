@@ -42,7 +42,7 @@ def test_checkpoints_that_are_refused(digits: TrainedModel, refused: Refused) ->
     checkpoint = torch.load(CHECKPOINT, weights_only=True)
     del checkpoint["serving"]
     torch.save(checkpoint, "old.ckpt")
-    with pytest.raises(UserError, match="does not hold its classes"):
+    with pytest.raises(UserError, match="does not contain its classes"):
         load("old.ckpt")
     checkpoint["serving"] = {"classes": list("0123456789"), "preprocess": {"size": 8}}
     checkpoint["config"]["model"]["network"]["class_path"] = "os.system"
