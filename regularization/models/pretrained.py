@@ -17,13 +17,13 @@ RGB = tuple[float, float, float]
 
 
 def load_weights(network: nn.Module, path: Path) -> list[str]:
-    """Loads all tensors of a file into ``network``; a last layer with another number of classes keeps its own.
+    """Loads the tensors of a file into ``network``, except for a last layer with another number of classes.
 
     The file is safetensors, or a state dict as torchvision and timm publish them, either alone or inside a checkpoint,
     including those of this program.
 
     Returns:
-        The names of the tensors that the network keeps.
+        The names of the tensors that were not in the file with the right shape, and were not changed.
 
     Raises:
         UserError: If the file cannot be read, or is from another network.
@@ -31,17 +31,17 @@ def load_weights(network: nn.Module, path: Path) -> list[str]:
     own = network.state_dict()
     loaded = _without_prefix(_read(path), own)
     matching = {name: tensor for name, tensor in loaded.items() if name in own and tensor.shape == own[name].shape}
-    kept = [name for name in own if name not in matching and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in loaded if name not in own]
-    if unknown or len({name.rpartition(".")[0] for name in kept}) > 1:
-        name = (unknown or kept)[0]
+    missing = [name for name in own if name not in matching and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in loaded if name not in own]
+    if unexpected or len({name.rpartition(".")[0] for name in missing}) > 1:
+        name = (unexpected or missing)[0]
         loaded_shape, own_shape = (tuple(state[name].shape) if name in state else "absent" for state in (loaded, own))
         raise UserError(
             f"--model.weights: {path} is from another network: {name} is {loaded_shape} in the file and {own_shape} in "
             f"{type(network).__name__}"
         )
     network.load_state_dict(matching, strict=False)
-    return kept
+    return missing
 
 
 def published_normalization(network: Namespace) -> tuple[RGB, RGB] | None:

@@ -23,7 +23,7 @@ from regularization.runs import resume
 class RegularizedModule(LightningModule):
     """Makes the optimizer, and applies λ at each step. Subclasses define the loss and the metrics.
 
-    Args: see ``ImageClassifier``.
+    The arguments are those of ``ImageClassifier``.
 
     Attributes:
         network: The network that is optimized.

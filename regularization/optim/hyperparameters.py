@@ -101,7 +101,11 @@ def _keep_reductions(optimizer: Optimizer, saved: Hyperparameters, fresh: Optimi
 
 
 def replay_schedule(scheduler: LRScheduler, steps: int) -> list[float]:
-    """Steps ``scheduler`` that often, and returns the learning rates of the first group, with the initial one."""
+    """Steps ``scheduler`` the given number of times.
+
+    Returns:
+        The learning rates of the first parameter group, ``steps`` + 1 numbers that include the initial one.
+    """
     rates = [float(scheduler.optimizer.param_groups[0]["lr"])]
     with warnings.catch_warnings():
         # torch warns about a scheduler that steps without its optimizer, which is intended here.

@@ -96,7 +96,7 @@ def test_the_calibration_error_is_that_of_its_formula() -> None:
         EpochMetrics(calibration=True),
         Trainer(accelerator="cpu", logger=False, enable_checkpointing=False),
     )
-    for part in torch.arange(500).split(64):
+    for part in torch.split(torch.arange(500), 64):
         metrics.update(F.cross_entropy(logits[part], labels[part]), logits[part], labels[part])
     confidence = logits.softmax(1).numpy().max(axis=1)
     correct = logits.numpy().argmax(axis=1) == labels.numpy()
