@@ -1,1 +1,4 @@
-"""What a run writes and shows while it trains: history, curves, progress bar."""
+"""Callbacks: what ``fit`` measures, prints and writes while it trains.
+
+``default_callbacks`` puts them together. They may import from models, optim, runs, data and internals.
+"""

@@ -1,11 +1,12 @@
-"""The callbacks of ``fit``: what looks at a training, writes it down and keeps it."""
+"""The callbacks of ``fit`` in their order, and what is said when it ends."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, LambdaCallback
 
 from regularization.callbacks.checkpointing import BestCheckpoint, LastCheckpoint
 from regularization.callbacks.curves import Curves
@@ -14,58 +15,132 @@ from regularization.callbacks.monitor import Monitor
 from regularization.callbacks.non_finite_guard import NonFiniteGuard
 from regularization.callbacks.parameter_report import ParameterReport
 from regularization.callbacks.running_metrics import RunningMetrics
-from regularization.callbacks.saved_config import SavedConfig
 from regularization.callbacks.val_logits import ValidationLogits
 from regularization.internals.lightning import skip_empty_hooks
 from regularization.runs import checkpoint_io, directory
 from regularization.runs.distributed import RankConsensus
 
 
-class Fitting:
-    """The callbacks that write into one run folder.
+@dataclass(frozen=True)
+class FitCallbacks:
+    """The callbacks of one run.
 
-    Args:
-        run: The folder.
-        asked: The whole config as YAML.
-        every: How often the checkpoint is written within epochs: ``minutes`` and ``steps``.
+    Attributes:
+        ordered: All of them, for the Trainer.
+        history: The one that holds a row of metrics per epoch.
+        monitor: The one that says what λ did.
+        consensus: Used by the processes of the run to agree on when to write and to stop.
     """
 
+    ordered: list[Callback]
+    history: History
+    monitor: Monitor
+    consensus: RankConsensus
+
+
+def default_callbacks(
+    run: Path,
+    config: str,
+    minutes: float | None = None,
+    steps: int | None = None,
+    configured: Sequence[Callback] = (),
+    last: Sequence[Callback] = (),
+) -> FitCallbacks:
+    """Creates the callbacks that write into one run folder.
+
+    Args:
+        run: The run folder.
+        config: The whole config as YAML, for ``config.yaml``.
+        minutes: Minutes between two checkpoints within an epoch; see ``LastCheckpoint``.
+        steps: Optimizer steps between two checkpoints within an epoch.
+        configured: The callbacks of the config, and the progress bar.
+        last: Callbacks that are called after all others.
+    """
+    checkpoints = run / directory.CHECKPOINTS
+    parameter_report, history, consensus = ParameterReport(), History(run), RankConsensus()
+    monitor = Monitor(parameter_report, history)
+    ordered = [
+        parameter_report,
+        # Before callbacks that swap the weights for a validation, such as EMA: it measures while they are swapped.
+        monitor,
+        *configured,
+        # It stops the run before the callbacks below write anything.
+        NonFiniteGuard(),
+        RunningMetrics(),
+        _config_writer(run / directory.CONFIG, config),
+        Curves(history),
+        ValidationLogits(run),
+        # Lightning moves these behind the others. The checkpoints contain the history.
+        history,
+        BestCheckpoint(checkpoints),
+        LastCheckpoint(checkpoints, consensus, minutes, steps),
+        *last,
+    ]
+    return FitCallbacks([skip_empty_hooks(callback) for callback in ordered], history, monitor, consensus)
+
+
+def complete_run(history: History, trainer: Trainer, classifier: LightningModule) -> None:
+    """Writes the files of a run that was killed just after its last epoch; ``fit`` has not trained.
+
+    Args:
+        history: The history, restored from the checkpoint.
+        trainer: The trainer, after ``fit``.
+        classifier: The network that was restored.
+    """
+    epochs = "1 epoch is" if len(history.rows) == 1 else f"{len(history.rows)} epochs are"
+    print(f"nothing left to train: {epochs} done and --trainer.max_epochs is {trainer.max_epochs}")
+    if history.rows and trainer.is_global_zero and not (history.folder / directory.RESULT).is_file():
+        history.on_train_end(trainer, classifier)
+        Curves(history).draw()
+
+
+def summary(history: History) -> str:
+    """The best epoch and the run folder, in two lines."""
+    if not history.rows:
+        return f"no epoch was completed in {history.folder}"
+    best = history.best()
+    if "val_accuracy" not in best:
+        return f"trained without validation\n{history.folder}"
+    return f"best validation accuracy {best['val_accuracy']:.4f} in epoch {best['epoch']}\n{history.folder}"
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The file ``last.ckpt`` of the run, if it exists."""
+    path = run / directory.CHECKPOINTS / checkpoint_io.LAST
+    return path if path.is_file() else None
+
+
+def _config_writer(path: Path, config: str) -> Callback:
+    """Writes the config when training starts, after everything is set up: a start that fails changes nothing."""
+
+    def write(trainer: Trainer, _: LightningModule) -> None:
+        if trainer.is_global_zero:
+            directory.write_text(path, config)
+
+    return LambdaCallback(on_train_start=write)
+
+
+class Fitting:
+    """TEMPORARY: the interface that training/command.py uses until it is rewritten for the functions above."""
+
     def __init__(self, run: Path, asked: str, every: Namespace) -> None:
-        self._run = run
-        self.audit = ParameterReport()
-        self.history = History(run)
-        self.monitor = Monitor(self.audit, self.history)
-        self.curves = Curves(self.history)
-        self._config, self._logits = SavedConfig(run, asked), ValidationLogits(run)
-        kept = run / directory.CHECKPOINTS
-        self.consensus = RankConsensus()
-        self._saving = [BestCheckpoint(kept), LastCheckpoint(kept, self.consensus, every.minutes, every.steps)]
+        self._run, self._config, self._every = run, asked, every
 
     def around(self, named: Sequence[Callback], last: Sequence[Callback]) -> list[Callback]:
-        """All in their order, with those that the config names and those that stand at the end."""
-        # The monitor stands before callbacks that swap weights, such as EMA: it looks while they are swapped.
-        looking = [self.audit, self.monitor, *named, NonFiniteGuard(), RunningMetrics()]
-        writing = [self._config, self.curves, self._logits, self.history, *self._saving]
-        return [skip_empty_hooks(callback) for callback in [*looking, *writing, *last]]
+        """See ``default_callbacks``."""
+        callbacks = default_callbacks(self._run, self._config, self._every.minutes, self._every.steps, named, last)
+        self.history, self.monitor, self.consensus = callbacks.history, callbacks.monitor, callbacks.consensus
+        return callbacks.ordered
 
     def finish(self, trainer: Trainer, classifier: LightningModule) -> None:
-        """Completes a run of which every epoch is done: it may have been killed just after the last."""
-        done, asked = len(self.history.rows), trainer.max_epochs
-        print(f"nothing left to train: {done} epochs are done, --trainer.max_epochs is {asked}")
-        if self.history.rows and trainer.is_global_zero and not (self._run / directory.RESULT).is_file():
-            self.history.on_train_end(trainer, classifier)
-            self.curves.draw()
+        """See ``complete_run``."""
+        complete_run(self.history, trainer, classifier)
 
     def outcome(self) -> str:
-        """The best epoch, and where the run is."""
-        if not self.history.rows:
-            return f"no epoch was finished in {self._run}"
-        best = self.history.best()
-        if "val_accuracy" not in best:
-            return f"trained without validation\n{self._run}"
-        return f"best validation accuracy {best['val_accuracy']:.4f} in epoch {best['epoch']}\n{self._run}"
+        """See ``summary``."""
+        return summary(self.history)
 
     def kept(self) -> str:
-        """What is left of a run that ended by a mistake."""
-        last = self._run / directory.CHECKPOINTS / checkpoint_io.LAST
-        return f"kept: {last}" if last.is_file() else ""
+        """See ``last_checkpoint``."""
+        path = last_checkpoint(self._run)
+        return "" if path is None else f"kept: {path}"

@@ -1,7 +1,5 @@
-"""The history of a run: one row an epoch, kept in the checkpoint, written to ``metrics.csv`` and shown as a line."""
+"""The history of a run: one row of metrics per epoch, in the checkpoint, in ``metrics.csv`` and on the terminal."""
 
-import csv
-import io
 import math
 import time
 from pathlib import Path
@@ -13,22 +11,27 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from regularization.internals.lightning import restore_callback_metrics
 from regularization.models.classifier import ImageClassifier
-from regularization.runs.directory import METRICS, add_result, write_text
+from regularization.runs.directory import METRICS, add_result, write_csv
 
 Row = dict[str, float]
+# Prefixes of the metrics that only exist after a validation.
 VALIDATION = ("val_", "clean_")
-FIRST = ["epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"]
+FIRST_COLUMNS = ["epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"]
 
 
 class History(Checkpoint):
-    """Collects every epoch's metrics with the learning rate at its start and the seconds it took.
+    """Collects the metrics of each epoch, with the learning rate at its start and its duration in seconds.
 
-    Its rows are part of the checkpoint: a run continued from one gets back exactly the rows up to there, and
-    ``metrics.csv`` is written anew from them. It is a ``Checkpoint`` callback because Lightning runs those after the
-    module has logged the epoch, and must stand before those that save.
+    The rows are part of the checkpoint: a resumed run has exactly the rows up to the checkpoint, and rewrites
+    ``metrics.csv`` from them. This is a ``Checkpoint`` callback because Lightning calls those after the module has
+    logged the metrics of the epoch. It has to come before the callbacks that save checkpoints.
 
     Args:
-        folder: The run folder, which gets ``metrics.csv`` and ``result.json``.
+        folder: The run folder, for ``metrics.csv`` and ``result.json``.
+
+    Attributes:
+        rows: The metrics per epoch.
+        started: Whether training has started.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,74 +39,72 @@ class History(Checkpoint):
         self.rows: list[Row] = []
         self.started = False
         self._validated = False
-        self._seen: Row = {}
+        self._validation_metrics: Row = {}
         self._lr = float("nan")
-        self._epoch_started = self._run_started = 0.0
+        self._epoch_start = self._run_start = 0.0
         self._first_epoch = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows, as plain numbers, and what is known of the next one."""
-        seconds = round(time.perf_counter() - self._epoch_started, 3)
-        return {
-            "rows": [dict(row) for row in self.rows],
-            "epoch": {"lr": self._lr, "seconds": seconds, "validation": dict(self._seen), "validated": self._validated},
+        """The rows, as plain numbers, and what the next row needs."""
+        epoch = {
+            "lr": self._lr,
+            "seconds": self._epoch_seconds(),
+            "validation": dict(self._validation_metrics),
+            "validated": self._validated,
         }
+        return {"rows": [dict(row) for row in self.rows], "epoch": epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the checkpoint's rows back; an epoch that was begun goes on with its clock."""
+        """Restores the rows; the clock of an epoch in progress continues."""
+        epoch = state_dict["epoch"]
         self.rows = [dict(row) for row in state_dict["rows"]]
-        self._seen = dict(state_dict["epoch"]["validation"])
-        self._validated = state_dict["epoch"]["validated"]
-        self._lr = state_dict["epoch"]["lr"]
-        self._epoch_started = time.perf_counter() - state_dict["epoch"]["seconds"]
+        self._validation_metrics = dict(epoch["validation"])
+        self._validated = epoch["validated"]
+        self._lr = epoch["lr"]
+        self._epoch_start = time.perf_counter() - epoch["seconds"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drops the rows past the checkpoint from the file."""
+        """Restores the metrics of the last validation, and removes rows after the checkpoint from the file."""
         self.started = True
-        self._run_started = time.perf_counter()
+        self._run_start = time.perf_counter()
         self._first_epoch = trainer.current_epoch
-        if self._seen:
-            # Whoever watches a metric sees the newest one until the next validation.
-            restored = {name: torch.tensor(value) for name, value in self._seen.items()}
-            restore_callback_metrics(trainer, restored)
+        if self._validation_metrics:
+            # Callbacks that monitor a metric see the last validation's until the next one.
+            metrics = {name: torch.tensor(value) for name, value in self._validation_metrics.items()}
+            restore_callback_metrics(trainer, metrics)
         assert isinstance(pl_module, ImageClassifier)
         pl_module.validated = self._validated
         if self.rows and trainer.is_global_zero:
-            self._write()
+            self._write_metrics()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of the epoch."""
-        self._epoch_started = time.perf_counter()
+        self._epoch_start = time.perf_counter()
         self._validated = False
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that the epoch has validation metrics, and which."""
+        """Keeps the validation metrics."""
         self._validated = True
-        self._seen = {
-            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(VALIDATION)
-        }
+        metrics = trainer.callback_metrics.items()
+        self._validation_metrics = {name: float(value) for name, value in metrics if name.startswith(VALIDATION)}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds the epoch's row, writes the file, prints the line."""
+        """Adds the row of the epoch, writes the file and prints a line."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if not self._validated:
-            # Lightning keeps the values of the last validation, which may be some epochs ago.
+            # Lightning keeps the metrics of the last validation, which may be some epochs ago.
             metrics = {name: value for name, value in metrics.items() if not name.startswith((*VALIDATION, "gap_"))}
-        seconds = round(time.perf_counter() - self._epoch_started, 3)
         row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics}
-        self.rows.append(row | {"lr": self._lr, "seconds": seconds})
+        self.rows.append(row | {"lr": self._lr, "seconds": self._epoch_seconds()})
         if trainer.is_global_zero:
-            self._write()
-            print(self._line(trainer), flush=True)
+            self._write_metrics()
+            print(self._describe_epoch(trainer), flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After the last epoch."""
-        if self.rows and trainer.is_global_zero:
-            self._write_result(trainer, pl_module)
-
-    def _write_result(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the best and the last epoch to ``result.json``, with λ and τ."""
+        if not self.rows or not trainer.is_global_zero:
+            return
         assert isinstance(pl_module, ImageClassifier)
         optimization = pl_module.optimization
         tau = optimization.tau(trainer.optimizers[0], 0)
@@ -115,40 +116,41 @@ class History(Checkpoint):
         add_result(self.folder, {"best": best, "last": last, **strength})
 
     def best(self) -> Row:
-        """The row with the highest validation accuracy, the first of equals; the last row where there is none."""
-        scored = [row for row in self.rows if "val_accuracy" in row]
-        return max(scored, key=lambda row: row["val_accuracy"]) if scored else self.rows[-1]
+        """The first row with the highest validation accuracy; the last row if no epoch was validated."""
+        validated = [row for row in self.rows if "val_accuracy" in row]
+        return max(validated, key=lambda row: row["val_accuracy"]) if validated else self.rows[-1]
 
-    def _write(self) -> None:
+    def _epoch_seconds(self) -> float:
+        return round(time.perf_counter() - self._epoch_start, 3)
+
+    def _write_metrics(self) -> None:
         present = dict.fromkeys(name for row in self.rows for name in row)
-        columns = [name for name in FIRST if name in present] + [name for name in present if name not in FIRST]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.folder / METRICS, text.getvalue())
+        columns = [name for name in FIRST_COLUMNS if name in present]
+        columns += [name for name in present if name not in FIRST_COLUMNS]
+        write_csv(self.folder / METRICS, columns, [[row.get(name, "") for name in columns] for row in self.rows])
 
-    def _line(self, trainer: Trainer) -> str:
+    def _describe_epoch(self, trainer: Trainer) -> str:
         row = self.rows[-1]
         parts = [f"epoch {row['epoch']:3.0f}"]
-        for stage, name in (("train", "train"), ("val", "validation")):
+        for stage, label in (("train", "train"), ("val", "validation")):
             if f"{stage}_loss" in row:
-                parts.append(f"{name} loss {row[f'{stage}_loss']:.4f} accuracy {row[f'{stage}_accuracy']:.4f}")
+                parts.append(f"{label} loss {row[f'{stage}_loss']:.4f} accuracy {row[f'{stage}_accuracy']:.4f}")
         parts.append(f"{row['seconds']:.1f} s")
         left = self._seconds_left(trainer)
         return "  ".join([*parts, f"{format_duration(left)} left"] if left else parts)
 
     def _seconds_left(self, trainer: Trainer) -> float:
-        done = trainer.current_epoch + 1 - self._first_epoch
+        """An estimate from the epochs of this process so far; 0 if the end is unknown."""
+        epochs = trainer.current_epoch + 1
         total = trainer.estimated_stepping_batches
         if total == float("inf") or not trainer.global_step:
             return 0.0
-        epochs_left = (total - trainer.global_step) / (trainer.global_step / (trainer.current_epoch + 1))
-        return (time.perf_counter() - self._run_started) / done * epochs_left
+        epochs_left = (total - trainer.global_step) / (trainer.global_step / epochs)
+        return (time.perf_counter() - self._run_start) / (epochs - self._first_epoch) * epochs_left
 
 
 def format_duration(seconds: float) -> str:
-    """For people: 3 min 20 s."""
+    """The duration in the form ``3 min 20 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

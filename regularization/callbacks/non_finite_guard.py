@@ -1,4 +1,4 @@
-"""NonFiniteGuard: a loss, a gradient or a weight that is no finite number stops the run before it is kept anywhere."""
+"""NonFiniteGuard: stops the run when a loss, a gradient or a weight is NaN or infinite, before it is saved anywhere."""
 
 import math
 from typing import Any
@@ -15,85 +15,89 @@ from regularization.runs.distributed import gather_rows
 
 
 class NonFiniteGuard(Callback):
-    """Stops at the step whose loss or gradient is NaN or infinite, before it changes the weights.
+    """Raises ``UserError`` in the step whose loss or gradient is NaN or infinite, before it changes the weights.
 
-    On a GPU the look itself would make the host wait for the device at every step: there the first such step is noted
-    on the device, and asked for every ``log_every_n_steps`` and before anything is written. With a gradient scaler
-    infinite gradients are nothing special, and only the loss counts. Several processes look together: the loss of one
-    makes the gradients of all infinite, and all stop.
+    On a GPU, this check would make the host wait for the device in every step. There, the first such step is recorded
+    on the device, and checked every ``log_every_n_steps`` steps and before anything is written. With a gradient scaler,
+    infinite gradients are normal, and only the loss is checked. Several processes check together: a loss that is not
+    finite in one process makes the gradients of all of them so, and all stop.
     """
 
     def __init__(self) -> None:
-        self._first: dict[str, Tensor] = {}
+        # The first step whose loss or gradient is not finite, on the device; -1 if there is none.
+        self._first_steps: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing has diverged so far."""
-        self._first = {what: torch.tensor(-1, device=pl_module.device) for what in ("loss", "gradient")}
+        """Resets the records."""
+        self._first_steps = {name: torch.tensor(-1, device=pl_module.device) for name in ("loss", "gradient")}
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Looks at the loss."""
-        self._note("loss", loss.detach(), trainer, pl_module)
+        """Checks the loss."""
+        self._check("loss", loss.detach(), trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Looks at the gradients, by their norms."""
+        """Checks the gradients, by the sum of their norms."""
         if not getattr(trainer.precision_plugin, "scaler", None):
             weights = [w for group in optimizer.param_groups for w in group["params"]]
             norms = torch._foreach_norm([w.grad for w in weights if w.grad is not None])
-            self._note("gradient", torch.stack(list(norms)).sum(), trainer, pl_module)
+            self._check("gradient", torch.stack(list(norms)).sum(), trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at the validation loss: the weights may still be numbers when what they give is none."""
-        self._stop_if_any(trainer, pl_module)
+        """Checks the validation loss: finite weights can still give one that is not."""
+        self._raise_if_recorded(trainer, pl_module)
         loss = trainer.callback_metrics.get("val_loss")
         if trainer.state.fn == "fit" and loss is not None and not bool(loss.isfinite()):
             raise _diverged(f"the validation loss is {loss.item()}", trainer.global_step, trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps what has diverged out of checkpoints."""
-        self._stop_if_any(trainer, pl_module)
+        """Prevents a checkpoint of a run that has diverged."""
+        self._raise_if_recorded(trainer, pl_module)
         norms = torch.stack(list(torch._foreach_norm([w.detach() for w in pl_module.parameters()])))
         if not bool(norms.isfinite().all()):
             raise _diverged("some weights are not finite", trainer.global_step, trainer, pl_module)
 
-    def _note(self, what: str, value: Tensor, trainer: Trainer, pl_module: LightningModule) -> None:
-        step = trainer.global_step
-        first = self._first[what]
-        every = self.looks_at_every_step(trainer)
-        if every and trainer.world_size == 1:
-            if not math.isfinite(value.item()):
-                raise _diverged(f"the {what} is not finite", step, trainer, pl_module)
-            return
-        self._first[what] = torch.where(value.isfinite() | (first >= 0), first, step)
-        # The gradient is the same for all processes.
-        found = every and what == "gradient" and not math.isfinite(value.item())
-        often = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if found or (often and step % often == 0):
-            self._stop_if_any(trainer, pl_module)
-
-    def looks_at_every_step(self, trainer: Trainer) -> bool:
-        """Whether a look costs nothing."""
+    def checks_every_step(self, trainer: Trainer) -> bool:
+        """Whether reading a value from the device costs nothing."""
         return trainer.strategy.root_device.type == "cpu"
 
-    def _stop_if_any(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._first:
+    def _check(self, name: str, value: Tensor, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = trainer.global_step
+        every_step = self.checks_every_step(trainer)
+        if every_step and trainer.world_size == 1:
+            if not math.isfinite(value.item()):
+                raise _diverged(f"the {name} is not finite", step, trainer, pl_module)
             return
-        notes = gather_rows(torch.stack(list(self._first.values()))[None], trainer)
-        found = [
-            (int(first), what) for row in notes for what, first in zip(self._first, row, strict=True) if first >= 0
+        first = self._first_steps[name]
+        self._first_steps[name] = torch.where(value.isfinite() | (first >= 0), first, step)
+        # The gradient is the same in all processes, which therefore stop together.
+        diverged = every_step and name == "gradient" and not math.isfinite(value.item())
+        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if diverged or (interval and step % interval == 0):
+            self._raise_if_recorded(trainer, pl_module)
+
+    def _raise_if_recorded(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._first_steps:
+            return
+        by_process = gather_rows(torch.stack(list(self._first_steps.values()))[None], trainer)
+        recorded = [
+            (int(step), name == "gradient", name)
+            for steps in by_process
+            for name, step in zip(self._first_steps, steps, strict=True)
+            if step >= 0
         ]
-        if found:
-            step, what = min(found, key=lambda pair: (pair[0], pair[1] == "gradient"))
-            raise _diverged(f"the {what} is not finite", step, trainer, pl_module)
+        if recorded:
+            # The loss is computed before the gradient of the same step.
+            step, _, name = min(recorded)
+            raise _diverged(f"the {name} is not finite", step, trainer, pl_module)
 
 
-def _diverged(what: str, step: int, trainer: Trainer, pl_module: LightningModule) -> UserError:
+def _diverged(problem: str, step: int, trainer: Trainer, pl_module: LightningModule) -> UserError:
     assert isinstance(pl_module, ImageClassifier)
     group = trainer.optimizers[0].param_groups[0]
     strengths = {name: penalty.strength for name, penalty in pl_module.regularizer.penalties.items()}
-    acting = "".join(f", {name} {strength:g}" for name, strength in strengths.items())
-    where = f"step {step} (epoch {trainer.current_epoch})"
+    penalties = "".join(f", {name} {strength:g}" for name, strength in strengths.items())
     return UserError(
-        f"training diverged: {what} at {where}, learning rate {group['lr']:.3g}, "
-        f"weight decay {group.get('weight_decay', 0):.3g}{acting}.\n"
+        f"training diverged: {problem} at step {step} (epoch {trainer.current_epoch}), "
+        f"learning rate {group['lr']:.3g}, weight decay {group.get('weight_decay', 0):.3g}{penalties}.\n"
         "Try a tenth of --model.optimizer.lr, --trainer.gradient_clip_val 1, or a smaller λ."
     )

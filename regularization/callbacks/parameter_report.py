@@ -1,4 +1,4 @@
-"""The audit: at the start of a run, what acts on which parameters and how strongly; with warnings where λ misleads."""
+"""The parameter report: which regularization acts on which parameters, and warnings about likely mistakes."""
 
 import warnings
 from dataclasses import dataclass
@@ -17,26 +17,28 @@ from regularization.optim.invariance import scale_invariant
 from regularization.optim.penalties import L2, GroupLasso, MaxNorm
 from regularization.optim.weight_decay import parameter_kind
 
-SAMPLE = 64
+# The number of training images that scale invariance is measured on, and the least number for it.
+SAMPLE, SMALLEST_SAMPLE = 64, 8
 
 
 @dataclass(frozen=True)
 class ReportRow:
-    """Parameters of one kind that the same things act on.
+    """Parameters of one kind with the same regularization.
 
     Attributes:
-        kind: weights, scales or biases.
-        names: The parameters.
-        numbers: How many numbers they are.
-        invariant: Share of the numbers that lie in scale-invariant filters.
-        decay: The optimizer's λ.
-        tau: τ in epochs at the highest learning rate; None where there is no formula, infinite without decay.
-        penalties: Names of the penalties.
+        kind: ``weights``, ``scales`` or ``biases``.
+        names: The names of the parameters.
+        elements: How many elements they have in total.
+        invariant: The fraction of the elements that belong to scale-invariant filters.
+        decay: The weight decay λ of the optimizer.
+        tau: τ in epochs at the highest learning rate; infinite without weight decay, None for an optimizer without a
+            formula.
+        penalties: The names of the penalties.
     """
 
     kind: str
     names: list[str]
-    numbers: int
+    elements: int
     invariant: float
     decay: float
     tau: float | None
@@ -44,11 +46,11 @@ class ReportRow:
 
 
 class ParameterReport(Callback):
-    """Prints the table when training starts.
+    """Prints the table and the warnings when training starts.
 
     Attributes:
-        lines: The table's lines.
-        invariant: Which filters are scale-invariant, by parameter.
+        rows: The rows of the table.
+        invariant: Which filters are scale-invariant, a boolean tensor by the name of the parameter.
     """
 
     def __init__(self) -> None:
@@ -56,91 +58,96 @@ class ParameterReport(Callback):
         self.invariant: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures on the first training images, prints, warns."""
+        """Measures scale invariance on the first training images, prints and warns."""
         assert isinstance(pl_module, ImageClassifier)
-        self.invariant = _measure(trainer, pl_module)
+        self.invariant = _measure_invariance(trainer, pl_module)
         self.rows = report_rows(trainer, pl_module, self.invariant)
         if trainer.is_global_zero:
             Console(width=110, highlight=False).print(table(self.rows, pl_module))
-            for warning in warnings_of(
-                self.rows, pl_module, pl_module.optimization.planned_decay(trainer.optimizers[0])
-            ):
+            length = pl_module.optimization.planned_decay(trainer.optimizers[0])
+            for warning in misuse_warnings(self.rows, pl_module, length):
                 warnings.warn(warning, stacklevel=1)
 
 
 def report_rows(trainer: Trainer, classifier: ImageClassifier, invariant: dict[str, Tensor]) -> list[ReportRow]:
-    """The lines: parameters gathered by optimizer group, kind, and the penalties on them."""
+    """Groups the trained parameters by optimizer group, kind, and the penalties on them."""
     optimizer = trainer.optimizers[0]
-    group_of = {id(w): place for place, group in enumerate(optimizer.param_groups) for w in group["params"]}
-    gathered: dict[tuple[Any, ...], dict[str, nn.Parameter]] = {}
+    group_of = {id(w): index for index, group in enumerate(optimizer.param_groups) for w in group["params"]}
+    grouped: dict[tuple[Any, ...], dict[str, nn.Parameter]] = {}
     for name, w in classifier.network.named_parameters():
         if id(w) in group_of:
-            acting = [key for key, chosen in classifier.regularizer.selected.items() if name in chosen]
-            gathered.setdefault((group_of[id(w)], parameter_kind(name, w), *acting), {})[name] = w
-    lines = []
-    for (place, what, *acting), members in gathered.items():
-        decay, tau = classifier.optimization.base_weight_decay(place), classifier.optimization.tau(optimizer, place)
-        numbers = sum(w.numel() for w in members.values())
+            penalties = [key for key, selected in classifier.regularizer.selected.items() if name in selected]
+            grouped.setdefault((group_of[id(w)], parameter_kind(name, w), *penalties), {})[name] = w
+    rows = []
+    for (index, kind, *penalties), members in grouped.items():
+        decay, tau = classifier.optimization.base_weight_decay(index), classifier.optimization.tau(optimizer, index)
+        elements = sum(w.numel() for w in members.values())
         unscaled = sum(invariant[n].float().mean().item() * w.numel() for n, w in members.items() if n in invariant)
-        lines.append(ReportRow(what, list(members), numbers, unscaled / numbers, decay, tau, acting))
-    return lines
+        rows.append(ReportRow(kind, list(members), elements, unscaled / elements, decay, tau, penalties))
+    return rows
 
 
-def table(lines: list[ReportRow], classifier: ImageClassifier) -> Table:
-    """The lines as rich prints them."""
-    result = Table("parameters", title="what acts on the parameters", title_justify="left")
-    for column in ("tensors", "numbers", "scale-invariant", "weight decay λ", "τ in epochs"):
+def table(rows: list[ReportRow], classifier: ImageClassifier) -> Table:
+    """The rows as a table for rich."""
+    result = Table("kind", title="regularization of the parameters", title_justify="left")
+    for column in ("tensors", "elements", "scale-invariant", "weight decay λ", "τ in epochs"):
         result.add_column(column, justify="right")
     result.add_column("penalties")
-    for line in lines:
-        tau = "–" if line.tau is None or line.tau == float("inf") else f"{line.tau:.3g}"
-        said = ", ".join(_describe(name, classifier) for name in line.penalties) or "–"
-        share = f"{line.invariant:.0%}" if line.kind == "weights" else "–"
-        decay = f"{line.decay:g}" if line.decay else "–"
-        result.add_row(line.kind, str(len(line.names)), f"{line.numbers:,}", share, decay, tau, said)
+    for row in rows:
+        tau = "–" if row.tau is None or row.tau == float("inf") else f"{row.tau:.3g}"
+        penalties = ", ".join(_describe_penalty(name, classifier) for name in row.penalties) or "–"
+        invariant = f"{row.invariant:.0%}" if row.kind == "weights" else "–"
+        decay = f"{row.decay:g}" if row.decay else "–"
+        result.add_row(row.kind, str(len(row.names)), f"{row.elements:,}", invariant, decay, tau, penalties)
     return result
 
 
-def warnings_of(lines: list[ReportRow], classifier: ImageClassifier, planned: float | None) -> list[str]:
-    """What is likely not meant, one sentence each.
+def misuse_warnings(rows: list[ReportRow], classifier: ImageClassifier, length: float | None) -> list[str]:
+    """What was likely not intended, one sentence each.
 
     Args:
-        lines: The audit's.
-        classifier: For its penalties.
-        planned: Σηλ/(1−μ) over the whole run, that is its length over τ; None without a formula.
+        rows: The rows of the report.
+        classifier: The network, with its penalties.
+        length: The length of the whole run over τ, Σηλ/(1−μ); None for an optimizer without a formula.
     """
-    found = []
-    if any(line.decay and line.kind != "weights" for line in lines):
-        found.append("weight decay also acts on biases and the scales of norm layers; model.decay: weights spares them")
+    messages = []
+    if any(row.decay and row.kind != "weights" for row in rows):
+        messages.append(
+            "weight decay also acts on biases and on the scales of normalization layers; "
+            "model.decay: weights leaves them out"
+        )
     penalties = classifier.regularizer.penalties
-    if any(line.decay and isinstance(penalties[name], L2) for line in lines for name in line.penalties):
-        found.append("an L2 penalty and weight_decay act on the same parameters: their λ add up")
+    if any(row.decay and isinstance(penalties[name], L2) for row in rows for name in row.penalties):
+        messages.append("an L2 penalty and weight_decay act on the same parameters: their λ add up")
     for name, penalty in penalties.items():
-        shares = [line.invariant for line in lines if name in line.penalties and line.kind == "weights"]
-        if isinstance(penalty, GroupLasso) and any(share > 0.5 for share in shares):
-            found.append(
-                f"penalty {name}: most of its filters are scale-invariant, shrinking them changes nothing and "
-                "gives no zeros; penalize the norm layers' scales (parameters: scales) instead"
+        invariant = [row.invariant for row in rows if name in row.penalties and row.kind == "weights"]
+        if isinstance(penalty, GroupLasso) and any(fraction > 0.5 for fraction in invariant):
+            messages.append(
+                f"penalty {name}: most of its filters are scale-invariant, so shrinking them changes nothing and "
+                "gives no zeros; penalize the scales of the normalization layers (parameters: scales) instead"
             )
-    if planned is not None and 0 < planned < 1:
-        found.append(f"the run is {planned:.2g} τ long: weight decay can hardly act in it")
-    return found
+    if length is not None and 0 < length < 1:
+        messages.append(f"the run is {length:.2g} τ long: weight decay can hardly act in that time")
+    return messages
 
 
-def _measure(trainer: Trainer, classifier: ImageClassifier) -> dict[str, Tensor]:
+def _measure_invariance(trainer: Trainer, classifier: ImageClassifier) -> dict[str, Tensor]:
+    """Which filters are scale-invariant, by parameter; none if there are too few images to tell."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    # Not the training batches: in a run that is continued, few of the epoch's may be left.
-    first: Batch = next(iter(data.clean_dataloader()))
-    few = Batch(first.images[:SAMPLE], first.labels[:SAMPLE], first.indices[:SAMPLE], 1.0)
-    images, labels, *_ = trainer.strategy.batch_to_device(few, dataloader_idx=0)
-    return scale_invariant(classifier.network, images.to(classifier.dtype), labels) if len(labels) >= 8 else {}
+    # Not the training batches, of which few may be left in the epoch of a resumed run.
+    batch: Batch = next(iter(data.clean_dataloader()))
+    sample = Batch(batch.images[:SAMPLE], batch.labels[:SAMPLE], batch.indices[:SAMPLE], 1.0)
+    images, labels, *_ = trainer.strategy.batch_to_device(sample, dataloader_idx=0)
+    if len(labels) < SMALLEST_SAMPLE:
+        return {}
+    return scale_invariant(classifier.network, images.to(classifier.dtype), labels)
 
 
-def _describe(name: str, classifier: ImageClassifier) -> str:
+def _describe_penalty(name: str, classifier: ImageClassifier) -> str:
     penalty = classifier.regularizer.penalties[name]
     if isinstance(penalty, MaxNorm):
         return f"{name} ≤ {penalty.limit:g}"
-    how = "proximal" if penalty.proximal else "gradient"
+    mode = "proximal" if penalty.proximal else "gradient"
     if penalty.proximal and not isinstance(classifier.trainer.optimizers[0], SGD):
-        how += ", decoupled"
-    return f"{name} {penalty.strength:g} ({how})"
+        mode += ", decoupled"
+    return f"{name} {penalty.strength:g} ({mode})"

@@ -1,4 +1,4 @@
-"""The progress bar of an epoch: with its time left on a terminal, silent elsewhere."""
+"""The progress bar of an epoch, on a terminal only."""
 
 import sys
 
@@ -9,9 +9,9 @@ from regularization.callbacks.running_metrics import RunningMetrics
 
 
 class ProgressBar(RichProgressBar):
-    """rich's bar, taken away after each epoch so that the history's lines remain.
+    """Lightning's bar, which is removed after each epoch, so that the lines of the history remain.
 
-    In a file or a pipe it shows nothing.
+    If the output is not a terminal, it shows nothing.
     """
 
     def __init__(self) -> None:
@@ -22,8 +22,8 @@ class ProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Loss and accuracy of the last steps. No version number: the run's folder tells it already."""
-        shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        """The running metrics. The version number is left out, since the run folder is printed at the start."""
+        metrics = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            shown |= callback.means if isinstance(callback, RunningMetrics) else {}
-        return shown
+            metrics |= callback.means if isinstance(callback, RunningMetrics) else {}
+        return metrics

@@ -1,4 +1,4 @@
-"""The running loss: how training goes within an epoch, for the bar and the loggers."""
+"""Training metrics within an epoch, for the progress bar and the loggers."""
 
 from typing import Any
 
@@ -9,10 +9,13 @@ from regularization.models.classifier import ImageClassifier
 
 
 class RunningMetrics(Callback):
-    """Every ``log_every_n_steps``: means of loss and accuracy over the images trained on since the last time.
+    """Every ``log_every_n_steps`` steps, the mean loss and accuracy over the images since the last time.
 
-    Loggers get ``running/train_loss`` and ``running/train_accuracy``. They start anew with each epoch. Within one,
-    nothing else is fetched from the device but whether it diverged.
+    Loggers get them as ``running/train_loss`` and ``running/train_accuracy``. The means start anew in each epoch.
+    Apart from the check for values that are not finite, nothing else makes a step wait for the device.
+
+    Attributes:
+        means: The newest means, by name.
     """
 
     def __init__(self) -> None:
@@ -20,15 +23,15 @@ class RunningMetrics(Callback):
         self._step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts the steps from here on."""
+        """Notes the step that training starts from."""
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Fetches and logs them after every so many optimizer steps."""
-        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        """Computes and logs the means, if the batch has ended a step at which they are due."""
+        step, interval = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
         previous, self._step = self._step, step
-        # A step may take several batches, of which only the last one makes it.
-        if step == previous or not every or step % every:
+        # With gradient accumulation, only the last batch of a step takes it.
+        if step == previous or not interval or step % interval:
             return
         assert isinstance(pl_module, ImageClassifier)
         means = pl_module.train_metrics.running_means(trainer)

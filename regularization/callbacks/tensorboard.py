@@ -19,38 +19,36 @@ class TensorBoard(TensorBoardLogger):
         folder: The run folder, ``root/name/version_N``.
 
     Raises:
-        UserError: When there is no room, or no folder, to write to.
+        UserError: When the files can't be written, because the disk is full or the folder is gone for instance.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder.parent.parent, folder.parent.name, folder.name)
         self._folder = folder
-        # The writer's thread hands its errors on to whoever writes next, and would print a traceback besides.
-        threading.excepthook = _without_file_errors
 
     @property
     def experiment(self) -> Any:
-        """The writer, made when it is first asked for."""
+        """The writer, which is created on first use."""
         try:
             return super().experiment
         except OSError as error:
-            raise UserError(f"can't write into the run folder {self._folder}: {error.strerror or error}") from error
+            raise UserError(f"can't write to the run folder {self._folder}: {error.strerror or error}") from error
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Hands the metrics to the writer."""
+        """Passes the metrics to the writer."""
         try:
             super().log_metrics(metrics, step)
         except (OSError, ValueError) as error:
-            # Lightning blames the value that was logged for whatever went wrong.
-            reason = error if isinstance(error, OSError) else error.__cause__
-            if not isinstance(reason, OSError):
+            # Whatever goes wrong, Lightning raises a ValueError about the value that was logged.
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
                 raise
-            said = "it is gone" if isinstance(reason, FileNotFoundError) else reason.strerror or reason
-            raise UserError(f"can't write TensorBoard's events to {self._folder}: {said}") from error
+            reason = "the folder is gone" if isinstance(cause, FileNotFoundError) else cause.strerror or cause
+            raise UserError(f"can't write TensorBoard's event file to {self._folder}: {reason}") from error
 
     def save(self) -> None:
         """Writes what is buffered."""
-        # What can't be written now is reported by log_metrics, or by the files that matter more.
+        # An error appears again in log_metrics, or when one of the more important files is written.
         with suppress(OSError):
             FabricTensorBoardLogger.save(self)
 
@@ -60,6 +58,16 @@ class TensorBoard(TensorBoardLogger):
             super().finalize(status)
 
 
-def _without_file_errors(args: threading.ExceptHookArgs) -> None:
+def ignore_file_errors_in_threads() -> None:
+    """Keeps the writer's thread from printing a traceback when it can't write, for the whole process.
+
+    The thread passes the error on to the next call that logs something, where ``TensorBoard`` turns it into a
+    ``UserError``. To be called once by the command line; in a program that imports this package, it would hide the
+    errors of other threads as well.
+    """
+    threading.excepthook = _print_unless_file_error
+
+
+def _print_unless_file_error(args: threading.ExceptHookArgs) -> None:
     if not isinstance(args.exc_value, OSError):
         threading.__excepthook__(args)

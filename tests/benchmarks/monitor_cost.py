@@ -16,7 +16,7 @@ from regularization.callbacks.monitor import Monitor
 from regularization.cli.main import main
 
 CONFIG = Path(__file__).parents[2] / "configs" / "cifar10.yaml"
-HOOKS = ("on_before_optimizer_step", "_count", "on_validation_epoch_end", "on_train_epoch_end")
+HOOKS = ("on_before_optimizer_step", "_accumulate_decay", "on_validation_epoch_end", "on_train_epoch_end")
 
 
 def timed(hook: Callable[..., Any], name: str, seconds: dict[str, float]) -> Callable[..., Any]:

@@ -16,69 +16,70 @@ from regularization.models.classifier import ImageClassifier
 from tests.training.test_command import QUICK
 
 SHORT = (*QUICK, "--trainer.limit_train_batches", "6", "--trainer.max_epochs", "2", "--callbacks.slow", "Lookahead")
-FOUR = ("--callbacks.slow.decay", "0.8", "--callbacks.slow.every", "4")
+EVERY_FOUR = ("--callbacks.slow.decay", "0.8", "--callbacks.slow.every", "4")
 
 
-def numbers(module: LightningModule) -> NDArray[np.float64]:
+def averaged_values(module: LightningModule) -> NDArray[np.float64]:
     """All weights, and the statistics of batch norm."""
     assert isinstance(module, ImageClassifier)
     state = module.network.state_dict()
     return np.concatenate([state[name].double().flatten().numpy() for name in state if "num_batches" not in name])
 
 
-def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
-    """The step, and the weights before and after it was Lookahead's turn; begins with those of before training."""
-    seen = []
+def record_hooks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
+    """The step, and the weights before and after each hook of Lookahead; the first entry is the start of training."""
+    records = []
 
-    def watched(hook: Callable[..., None]) -> Callable[..., None]:
-        def around(callback: Lookahead, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
-            before = numbers(module)
+    def recorded(hook: Callable[..., None]) -> Callable[..., None]:
+        def wrapper(callback: Lookahead, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
+            before = averaged_values(module)
             hook(callback, trainer, module, *rest)
-            seen.append((trainer.global_step, before, numbers(module)))
+            records.append((trainer.global_step, before, averaged_values(module)))
 
-        return around
+        return wrapper
 
     for name in ("on_train_start", "on_train_batch_end"):
-        monkeypatch.setattr(Lookahead, name, watched(getattr(Lookahead, name)))
-    return seen
+        monkeypatch.setattr(Lookahead, name, recorded(getattr(Lookahead, name)))
+    return records
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_lookahead_is_its_recursion(accumulated: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = watch(monkeypatch)
-    main(["fit", *SHORT, *FOUR, f"--trainer.accumulate_grad_batches={accumulated}"])
+    records = record_hooks(monkeypatch)
+    main(["fit", *SHORT, *EVERY_FOUR, f"--trainer.accumulate_grad_batches={accumulated}"])
     steps = 12 // accumulated
-    assert [step for step, *_ in seen] == [place // accumulated for place in range(13)]
-    slow = seen[0][2]
-    moved = []
-    for (earlier, *_), (step, before, after) in itertools.pairwise(seen):
-        if step == earlier or (step % 4 and step != steps):
+    assert [step for step, *_ in records] == [batch // accumulated for batch in range(13)]
+    slow = records[0][2]
+    distances = []
+    for (previous_step, *_), (step, before, after) in itertools.pairwise(records):
+        if step == previous_step or (step % 4 and step != steps):
             np.testing.assert_array_equal(after, before)
             continue
         beta = 0.8**4 * (step / steps) ** 3
-        moved.append(np.abs(before - slow).max())
+        distances.append(np.abs(before - slow).max())
         slow = np.where(before == 0, 0, beta * slow + (1 - beta) * before)
         np.testing.assert_allclose(after, slow, rtol=1e-6, atol=1e-7)
         slow = after
-    assert len(moved) == (3 if accumulated == 1 else 2)
-    assert min(moved) > 1e-3
+    assert len(distances) == (3 if accumulated == 1 else 2)
+    assert min(distances) > 1e-3
 
 
-def test_lookahead_is_refused_what_can_not_be(capsys: pytest.CaptureFixture[str]) -> None:
-    for wrong in ({"decay": 1.0}, {"decay": -0.1}, {"every": 0}):
+def test_lookahead_refuses_impossible_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for options in ({"decay": 1.0}, {"decay": -0.1}, {"every": 0}):
         with pytest.raises(UserError, match="Lookahead: "):
-            Lookahead(**wrong)
+            Lookahead(**options)
     with pytest.raises(SystemExit):
         main(["fit", *SHORT, "--trainer.max_epochs=-1", "--trainer.max_steps=-1", "--model.lr_scheduler=null"])
-    assert "Lookahead needs to know the end" in capsys.readouterr().err
+    assert "Lookahead needs the length of the training" in capsys.readouterr().err
 
 
-def test_lookahead_ends_with_its_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checkpoint that is kept is the average, also when the last step is no multiple of ``every``."""
-    seen = watch(monkeypatch)
+def test_the_last_checkpoint_of_lookahead_is_its_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the last step is not a multiple of ``every``."""
+    records = record_hooks(monkeypatch)
     main(["fit", *SHORT])
-    kept = torch.load("runs/quickstart/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    weights = [kept[name].double().flatten().numpy() for name in kept if "num_batches" not in name]
-    np.testing.assert_array_equal(np.concatenate(weights), seen[-1][2])
-    assert seen[-1][0] == 12
-    assert not np.array_equal(seen[-1][1], seen[-1][2])
+    state = torch.load("runs/quickstart/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    weights = [state[name].double().flatten().numpy() for name in state if "num_batches" not in name]
+    last_step, before, after = records[-1]
+    np.testing.assert_array_equal(np.concatenate(weights), after)
+    assert last_step == 12
+    assert not np.array_equal(before, after)

@@ -11,7 +11,7 @@ ROWS = [
 ]
 
 
-def test_shows_the_rows() -> None:
+def test_the_rows_are_drawn() -> None:
     loss, accuracy = draw(ROWS, "title").axes
     training, validation = loss.get_lines()
     assert np.array_equal(training.get_xydata(), [(0, 2), (1, 1), (2, 2 / 3)])
@@ -24,13 +24,13 @@ def test_shows_the_rows() -> None:
     assert [axes.get_ylabel() for axes in (loss, accuracy)] == ["cross-entropy (nats)", "accuracy"]
 
 
-def test_without_validation() -> None:
+def test_without_validation_only_training_is_drawn() -> None:
     rows = [{name: value for name, value in row.items() if "val" not in name} for row in ROWS]
     assert [len(axes.get_lines()) for axes in draw(rows, "title").axes] == [1, 1]
 
 
-def test_saves_a_picture(tmp_path: Path) -> None:
+def test_the_plot_is_saved(tmp_path: Path) -> None:
     save(draw(ROWS[:1], "one epoch"), tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.size == (1500, 600)
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.size == (1500, 600)
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]

@@ -14,38 +14,38 @@ from tests.training.test_command import QUICK
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01)
 
 
-def audited(
+def reported(
     capsys: pytest.CaptureFixture[str], optimizer: Any = SGD, **options: Any
 ) -> tuple[ParameterReport, str, list[str]]:
-    audit = ParameterReport()
-    fitted = trainer(2, limit_train_batches=5, limit_val_batches=1, callbacks=[audit])
+    report = ParameterReport()
+    fitted = trainer(2, limit_train_batches=5, limit_val_batches=1, callbacks=[report])
     torch.manual_seed(0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fitted.fit(ImageClassifier(SmallResNet(width=4), optimizer, **options), Digits())
-    ours = [str(warning.message) for warning in caught if "parameter_report.py" in warning.filename]
-    return audit, capsys.readouterr().out, ours
+    messages = [str(warning.message) for warning in caught if "parameter_report.py" in warning.filename]
+    return report, capsys.readouterr().out, messages
 
 
-def test_every_number_is_listed_once_with_what_acts_on_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_element_is_listed_once_with_its_regularization(capsys: pytest.CaptureFixture[str]) -> None:
     penalties: dict[str, Penalty | None] = {"l1": L1(1e-3, ["head.weight"]), "cap": MaxNorm(2.0)}
-    audit, shown, _ = audited(capsys, decay="weights", penalties=penalties)
+    report, output, _ = reported(capsys, decay="weights", penalties=penalties)
     network = SmallResNet(width=4)
-    assert sorted(name for line in audit.rows for name in line.names) == sorted(dict(network.named_parameters()))
-    assert sum(line.numbers for line in audit.rows) == sum(w.numel() for w in network.parameters())
-    by_kind = {(line.kind, *line.penalties): line for line in audit.rows}
+    assert sorted(name for row in report.rows for name in row.names) == sorted(dict(network.named_parameters()))
+    assert sum(row.elements for row in report.rows) == sum(w.numel() for w in network.parameters())
+    by_kind = {(row.kind, *row.penalties): row for row in report.rows}
     head, kernels = by_kind["weights", "l1", "cap"], by_kind["weights", "cap"]
     assert head.names == ["head.weight"]
     assert head.invariant == 0
     branches = sum(w.numel() for name, w in network.named_parameters() if name.endswith("branch.0.weight"))
-    assert kernels.invariant == pytest.approx(branches / kernels.numbers)
+    assert kernels.invariant == pytest.approx(branches / kernels.elements)
     assert by_kind["scales",].decay == by_kind["biases",].decay == 0
-    # 5 steps an epoch: τ = (1 − 0.9)/(0.1 · 0.01 · 5) epochs.
+    # 5 steps per epoch: τ = (1 − 0.9)/(0.1 · 0.01 · 5) epochs.
     assert head.tau == pytest.approx(0.1 / (0.1 * 0.01 * 5))
     assert by_kind["scales",].tau == float("inf")
-    assert "l1 0.001 (proximal)" in shown
-    assert "cap ≤ 2" in shown
-    assert " 20 " in shown
+    assert "l1 0.001 (proximal)" in output
+    assert "cap ≤ 2" in output
+    assert " 20 " in output
 
 
 @pytest.mark.parametrize(
@@ -57,30 +57,35 @@ def test_every_number_is_listed_once_with_what_acts_on_it(capsys: pytest.Capture
     ],
 )
 def test_tau_of_other_optimizers(capsys: pytest.CaptureFixture[str], optimizer: Any, tau: float | None) -> None:
-    audit, shown, _ = audited(capsys, optimizer, penalties={"l1": L1(1e-3)})
-    assert audit.rows[0].tau == (tau and pytest.approx(tau))
-    assert ("decoupled" in shown) == (optimizer.func is not SGDW)
+    report, output, _ = reported(capsys, optimizer, penalties={"l1": L1(1e-3)})
+    assert report.rows[0].tau == (tau and pytest.approx(tau))
+    assert ("decoupled" in output) == (optimizer.func is not SGDW)
 
 
 @pytest.mark.parametrize(
     ("options", "warning"),
     [
-        ({}, "model.decay: weights spares them"),
+        ({}, "scales of normalization layers; model.decay: weights leaves them out"),
         ({"decay": "weights", "penalties": {"l2": L2(0.1)}}, "their λ add up"),
-        ({"decay": "weights"}, r"the run is 0.1 τ long: weight decay can hardly act in it"),
-        ({"penalties": {"g": GroupLasso(0.1, ["*branch.0.weight"])}}, "most of its filters are scale-invariant"),
+        ({"decay": "weights"}, r"the run is 0.1 τ long: weight decay can hardly act in that time"),
+        (
+            {"penalties": {"g": GroupLasso(0.1, ["*branch.0.weight"])}},
+            "most of its filters are scale-invariant, so shrinking them",
+        ),
     ],
 )
-def test_warns(capsys: pytest.CaptureFixture[str], options: dict[str, Any], warning: str) -> None:
-    _, _, said = audited(capsys, **options)
-    assert sum(warning in text for text in said) == 1
+def test_each_misuse_is_warned_about_once(
+    capsys: pytest.CaptureFixture[str], options: dict[str, Any], warning: str
+) -> None:
+    _, _, messages = reported(capsys, **options)
+    assert sum(warning in message for message in messages) == 1
 
 
-def test_warns_of_a_lambda_kept_for_another_optimizer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lambda_that_was_chosen_for_another_optimizer_is_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
     short = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1")
     main(["fit", *QUICK, *short, "--model.optimizer", "AdamW"])
-    kept = "weight_decay 0.0005 was chosen for SGD in quickstart.yaml; AdamW uses it otherwise"
-    assert kept in capsys.readouterr().err
+    message = "weight_decay 0.0005 was chosen for SGD in quickstart.yaml; AdamW uses it otherwise"
+    assert message in capsys.readouterr().err
     main(["fit", *QUICK, *short, "--model.optimizer", "AdamW", "--model.optimizer.weight_decay", "0.01"])
     assert "was chosen for" not in capsys.readouterr().err
     main(["fit", *QUICK, *short])
