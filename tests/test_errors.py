@@ -1,9 +1,6 @@
-from pathlib import Path
-
 import pytest
 
 from regularization.errors import UserError, closest_matches, did_you_mean, find_user_error, translate_error
-from regularization.training.parser import config_paths
 
 
 @pytest.mark.parametrize(
@@ -58,8 +55,3 @@ def test_find_user_error() -> None:
     assert find_user_error(error) is mistake
     assert find_user_error(ValueError()) is None
     assert find_user_error(None) is None
-
-
-def test_config_paths() -> None:
-    args = ["fit", "--config", "a.yaml", "--config=b.yaml", "-c", "c.yaml", "--x", "1", "--config"]
-    assert config_paths(args) == [Path("a.yaml"), Path("b.yaml"), Path("c.yaml")]
