@@ -58,6 +58,7 @@ def translate_error(message: str, names: Sequence[str]) -> str:
     text = " ".join(message.replace("- Expected a <class 'NoneType'>", "").split())
     text = re.sub(r"- Expected a path but \S+ either not accessible or invalid", "", text)
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = re.sub(r"Group '([\w.]+)' does not accept option '", r"Group does not accept option '\1.", text)
     key = re.search(r'Parser key "(.+?)":', text)
     prefix = f"{key[1]}: " if key else ""
     for pattern, template in _TRANSLATIONS.items():

@@ -11,6 +11,7 @@ from hypothesis import strategies as some
 
 from regularization.cli.main import main
 from regularization.training import command
+from regularization.training.training_cli import TrainingCLI
 
 Config = dict[str, Any]
 
@@ -22,15 +23,10 @@ CASES = 50
 pytestmark = pytest.mark.slow
 
 
-class Parsed(command.TrainingCLI):
+def parsed(args: list[str], *_: Any) -> Path:
     """Everything up to the trainer, without a run folder and without training."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        config = self._get(self.config_init, "trainer")
-        return self._trainer({**config, "logger": False, "enable_checkpointing": False}, [])
-
-    def fit(self, **kwargs: Any) -> None:
-        pass
+    TrainingCLI("fit", args).instantiate_trainer(logger=False, enable_checkpointing=False)
+    return Path()
 
 
 def made(class_path: str, **init_args: some.SearchStrategy[Any]) -> some.SearchStrategy[Config]:
@@ -116,7 +112,7 @@ def run(config: Config, folder: Path) -> None:
 @settings(max_examples=3 * CASES, suppress_health_check=list(HealthCheck))
 @given(config=VALID)
 def test_valid_configs_are_instantiated(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "TrainingCLI", Parsed)
+    monkeypatch.setattr(command, "run_fit", parsed)
     run(config, tmp_path)
 
 
@@ -124,7 +120,7 @@ def test_valid_configs_are_instantiated(config: Config, tmp_path: Path, monkeypa
 def test_mistakes_get_a_line(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "TrainingCLI", Parsed)
+    monkeypatch.setattr(command, "run_fit", parsed)
 
     @settings(max_examples=CASES, suppress_health_check=list(HealthCheck))
     @given(config=VALID, mistake=MISTAKES[kind])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from regularization.cli.main import main
-from regularization.training.parser import config_names, find_config, with_found
+from regularization.training.configs import config_names, find_config, split_args
 from tests.conftest import CONFIGS
 
 CHECKOUT = CONFIGS.parent
@@ -34,8 +34,7 @@ def test_each_way_to_name_a_config() -> None:
     Path("own.yaml").write_text("seed_everything: 1\n")
     args = ["fit", "--config", "quickstart", "--config=with/l1", "-c", "own.yaml", "--trainer.max_epochs", "1"]
     quickstart, l1 = CONFIGS / "quickstart.yaml", CONFIGS / "with" / "l1.yaml"
-    found = ["fit", "--config", str(quickstart), f"--config={l1}", "-c", "own.yaml", "--trainer.max_epochs", "1"]
-    assert with_found(args) == found
+    assert split_args(args) == ([quickstart, l1, Path("own.yaml")], ["fit", "--trainer.max_epochs", "1"])
 
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart.yaml", "configs/quickstart.yaml"])

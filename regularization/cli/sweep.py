@@ -18,8 +18,10 @@ from regularization.study.conclusion import Conclusion
 from regularization.study.config import Study
 from regularization.study.pipeline import STUDY, run
 from regularization.study.plan import Plan
-from regularization.training.command import parser_of
-from regularization.training.parser import Parser, config_paths, find_config, read_config, with_found
+from regularization.training import arguments
+from regularization.training.configs import find_config, read_config, split_args
+from regularization.training.help import actions_of
+from regularization.training.parser import Parser
 
 
 def sweep(args: list[str]) -> Conclusion | None:
@@ -83,18 +85,18 @@ def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:
     """The study; the options of the command; those of ``fit``, as they were typed; and the study's config."""
     parser = make_parser()
     fields = [one.name for one in dataclasses.fields(Study)]
-    known = {*fields, *(action.dest for action in parser._actions), "config", "c", "h"}
+    known = {*fields, *(action.dest for action in actions_of(parser)), "config", "c", "h"}
     ours, common = _shared_out(args, known)
     _check_names(common, sorted(known))
-    if len(config_paths(ours)) > 1:
+    paths, ours = split_args(ours)
+    if len(paths) > 1:
         raise UserError("sweep takes one --config, the study's; what trials share belongs into its base")
-    paths = config_paths(with_found(ours))
     place = next(iter(paths), Path())
     content = read_config(place) if paths else {}
     if unknown := [key for key in content if key not in fields]:
         raise UserError(f"{place}: a study has no option {unknown[0]}{did_you_mean(unknown[0], fields)}")
     typed = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in content.items()]
-    asked = parser.parse_args([*typed, *_without_config(ours)])
+    asked = parser.parse_args([*typed, *ours])
     return Study(**{name: asked[name] for name in fields}), asked, common, place
 
 
@@ -114,16 +116,10 @@ def _check_names(common: list[str], known: list[str]) -> None:
     """What neither ``fit`` has nor the sweep was more likely meant for the sweep: its options have no dots."""
     names = [arg.split("=")[0] for arg in common if arg.startswith("--")]
     if undotted := [name for name in names if "." not in name]:
-        options = {option for action in parser_of("fit")._actions for option in action.option_strings}
+        options = {option for action in actions_of(arguments.make_parser("fit")) for option in action.option_strings}
         for name in undotted:
             if name not in options:
                 raise UserError(f"unknown argument {name[2:]}{did_you_mean(name[2:], known)}")
-
-
-def _without_config(args: list[str]) -> list[str]:
-    named = {place for place, arg in enumerate(args) if arg in ("-c", "--config")}
-    both = named | {place + 1 for place in named}
-    return [arg for place, arg in enumerate(args) if place not in both and not arg.startswith("--config=")]
 
 
 def _folder(plan: Plan, root: Path, name: str, fresh: bool) -> Path:

@@ -1,9 +1,10 @@
-"""jsonargparse's parsing settings, which hold for the whole process."""
+"""Private parts of jsonargparse: its parsing settings, which hold for the whole process, and the text of a type."""
 
+from argparse import Action
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jsonargparse import _common, _optionals
+from jsonargparse import DefaultHelpFormatter, _common, _optionals
 
 
 @contextmanager
@@ -20,3 +21,12 @@ def preserve_parsing_settings() -> Iterator[None]:
         _common.parsing_settings.clear()
         _common.parsing_settings.update(settings)
         _optionals._config_read_mode = read_mode
+
+
+def type_name(action: Action) -> str:
+    """The type of an option as jsonargparse's help writes it, ``int | float | null``; empty for other options.
+
+    The type itself is a private attribute of the option too.
+    """
+    formatter = DefaultHelpFormatter("")  # type: ignore[no-untyped-call]
+    return formatter._get_type_str(action) or ""

@@ -43,12 +43,12 @@ class ImageClassifier(RegularizedModule):
         decay_schedule: Schedule of λ for the optimizer's weight decay; null keeps λ constant.
         timescale_epochs: The timescale τ: the number of epochs after which weights have decayed to 1/e. Sets λ.
         label_smoothing: Fraction of each training target that is spread evenly over all classes (arXiv:1512.00567).
-        mixing: Mixes the images and labels of a training batch: torchvision's ``v2.MixUp`` or ``v2.CutMix``.
+        mixing: Mixes the images and labels of a batch: torchvision's ``v2.MixUp`` or ``v2.CutMix``.
         memory_format: Memory layout of images and kernels. channels_last is faster for convolutions; it is used if all
             convolutions have at least 16 filters.
         weights: File with the weights to start from, for instance from torchvision or timm. The last layer may have
             another number of classes.
-        compile: Whether to compile the network with PyTorch, which takes a minute at the start and pays off on a GPU.
+        compile: Whether PyTorch compiles the network. It takes a minute and pays off on a GPU.
 
     Raises:
         UserError: If a value is invalid, for instance a negative λ, or the pattern of a penalty matches no parameter.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from regularization.errors import UserError
 from regularization.runs import directory
-from regularization.training.parser import find_config
+from regularization.training.configs import find_config
 
 Values = dict[str, Any]
 # Files in a trial's folder: what it is, that a search stopped it early, why it failed.

@@ -1,37 +1,33 @@
 """A trial before it is run: parsed, its network and data made, its cost estimated."""
 
 import time
+from collections.abc import Sequence
 from itertools import islice
-from typing import Any
 
 import torch
 
 from regularization.data.sampling import Batch
 from regularization.errors import UserError
-from regularization.training.command import TrainingCLI
+from regularization.training.training_cli import TrainingCLI
 
 
 class DryRun(TrainingCLI):
     """A trial up to its trainer, without a folder and without training."""
 
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """A trainer that writes nothing.
+    def __init__(self, args: Sequence[str]) -> None:
+        """Parses the options of ``fit`` and creates a trainer that writes nothing.
 
         Raises:
             UserError: When it would take several devices: what a sweep has of these is shared out among its trials.
         """
-        config = self._get(self.config_init, "trainer")
-        trainer = self._trainer({**config, "logger": False, "enable_checkpointing": False}, [])
-        if trainer.world_size > 1:
+        super().__init__("fit", args)
+        self.trainer = self.instantiate_trainer(logger=False, enable_checkpointing=False)
+        if self.trainer.world_size > 1:
             raise UserError(
-                f"a sweep runs each trial on one device, not {trainer.world_size}: start it once, and leave "
+                f"a sweep runs each trial on one device, not {self.trainer.world_size}: start it once, and leave "
                 "--trainer.devices and --trainer.num_nodes at 1.\n"
                 "--workers runs several trials at a time on this machine, --ray on many."
             )
-        return trainer
-
-    def fit(self, **kwargs: Any) -> None:
-        """Nothing."""
 
     def cost(self) -> tuple[int, float, int]:
         """Optimizer steps, seconds and bytes of the trial, estimated from a few batches with this machine as it is."""

@@ -21,7 +21,7 @@ from regularization.study.live_table import LiveTable
 from regularization.study.plan import Plan
 from regularization.study.report.page import write_report
 from regularization.study.samplers import Halving, Proposals
-from regularization.training.command import TrainingCLI
+from regularization.training.command import run_scoring
 
 STUDY = "study.yaml"
 REFIT = "refit"
@@ -163,8 +163,8 @@ def _test(found: Conclusion, plan: Plan, trials: list[Trial], folder: Path) -> N
         result = results.read(trial.folder, plan.study.score)
         if trial.arm.name in named and result is not None and result.test_accuracy is None:
             with contextlib.redirect_stdout(io.StringIO()):
-                args = ["test", f"--ckpt_path={plan.study.score}", *trial.args[1:], "--threads=null"]
-                TrainingCLI(args, run=trial.folder)
+                args = [f"--ckpt_path={plan.study.score}", *trial.args[1:], "--threads=null"]
+                run_scoring("test", args, trial.folder)
 
 
 def _refit(plan: Plan, arm: Arm, folder: Path) -> None:
@@ -177,7 +177,7 @@ def _refit(plan: Plan, arm: Arm, folder: Path) -> None:
     kept = json.loads((trial.folder / directory.RESULT).read_text())
     if "test" not in kept:
         with contextlib.redirect_stdout(io.StringIO()):
-            TrainingCLI(["test", "--ckpt_path=last", *trial.args[1:], "--threads=null"], run=trial.folder)
+            run_scoring("test", ["--ckpt_path=last", *trial.args[1:], "--threads=null"], trial.folder)
         kept = json.loads((trial.folder / directory.RESULT).read_text())
     print(f"refit on all training images: test accuracy {kept['test']['test_accuracy']:.4f}\n{trial.folder}")
 

@@ -21,7 +21,7 @@ from regularization.study.config import Arm, Study, Trial
 from regularization.study.dry_run import DryRun
 from regularization.study.execution.crew import Crew, Processes
 from regularization.study.execution.storage import Storage
-from regularization.training.parser import config_paths
+from regularization.training.configs import split_args
 
 # Seconds that a coordinator waits for another one, which may be scoring the test images or training the choice again.
 PATIENCE = 7 * 86400.0
@@ -76,7 +76,7 @@ class Plan:
         # Seeds are in the outer loop, and differ by nothing that could be refused.
         for trial in self.trials(self.stage(), self.arms, Path())[: len(self.arms)]:
             try:
-                planned = DryRun(list(trial.args))
+                planned = DryRun(trial.args[1:])
             except UserError as mistake:
                 raise UserError(f"arm {trial.arm.name}: {mistake}") from None
             if not planned.datamodule.val_size:
@@ -110,7 +110,7 @@ class Plan:
         """What makes the study what it is, as YAML."""
         about = {"study": dataclasses.asdict(self.study), "options": self.common, "threads": self.threads}
         words = [word for arm in self.arms for word in arm.args]
-        configs = {path: path.read_bytes() for path in config_paths([*self.common, *words])}
+        configs = {path: path.read_bytes() for path in split_args([*self.common, *words])[0]}
         about["configs"] = {str(path): hashlib.sha256(text).hexdigest()[:16] for path, text in configs.items()}
         named = {"baseline": None if self.baseline is None else self.baseline.name, "command": command}
         return yaml.safe_dump(about | named, sort_keys=False, allow_unicode=True)

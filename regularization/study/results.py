@@ -119,7 +119,7 @@ def _about(folder: Path) -> dict[str, Any]:
         kept.setdefault("unregularized", unregularized(kept["values"]))
         return {name: kept[name] for name in ("arm", "group", "values", "seed", "stage", "unregularized")}
     # A run by ``fit``: its config's name is its arm.
-    from regularization.training.parser import read_config
+    from regularization.training.configs import read_config
 
     seed = read_config(folder / directory.CONFIG).get("seed_everything")
     name = folder.parent.name
@@ -162,7 +162,7 @@ def _disambiguate_arms(results: list[Result]) -> list[Result]:
 
 
 def _without_seeds(folder: Path) -> str:
-    from regularization.training.parser import read_config
+    from regularization.training.configs import read_config
 
     config = read_config(folder / directory.CONFIG)
     config.pop("seed_everything", None)

@@ -1,14 +1,20 @@
-"""What ``--help`` prints: a word for each type, and our own classes in place of all that are known."""
+"""What ``--help`` prints: one word for each type, and only the classes of this program among those that are known.
+
+argparse's formatter can only be changed by overriding its private methods, and its parsers list their options in a
+private attribute; both are touched in this module alone.
+"""
 
 import re
-from argparse import SUPPRESS, Action
-from collections.abc import Iterable
+from argparse import SUPPRESS, Action, ArgumentParser
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter, Namespace
 
-# The first pattern that is found in an option's type tells what to call its value.
-_KINDS = {
+from regularization.internals.jsonargparse import type_name
+
+# The first pattern that matches an option's type gives the word for its value.
+_VALUE_NAMES = {
     r"^dict\b": "DICT",
     r"^(tuple|list)\b": "LIST",
     r"^Union\[str, (?!Path)[A-Z]": "NAME",
@@ -18,41 +24,38 @@ _KINDS = {
     r"[fF]loat": "NUMBER",
     r"[iI]nt": "INT",
 }
-# In place of what our libraries say, by option.
-_INSTEAD = {
-    "help": "Show this and end.",
-    "config": "A file of options, or the name of a config that comes with the program; of several the later ones win.",
-    "print_config": "Print every option with its value, as a config, and end.",
+# Replaces the help texts of jsonargparse, by option.
+_HELP_TEXTS = {
+    "help": "Show this message and exit.",
+    "config": "A YAML file, or the name of a config that comes with the program. Later ones override earlier ones, and "
+    "the command line all of them.",
+    "print_config": "Print the config with all options, and exit.",
 }
-# Options that take a file for a whole group: --config is enough.
+# Options that read a file for a whole group: --config does the same.
 HIDDEN = ("model", "trainer")
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """jsonargparse's help without whole types and lists of hundreds of classes."""
+    """jsonargparse's help without the full types and without lists of hundreds of classes."""
 
     def __init__(self, prog: str, **layout: Any) -> None:
         super().__init__(prog, **layout)  # type: ignore[no-untyped-call]
 
     def add_usage(self, usage: str | None, actions: Iterable[Action], *args: Any, **kwargs: Any) -> None:
-        """With what can't be left out; all the options would fill pages, and follow anyway."""
-        needed = [self._needed(action) for action in actions if action.required]
-        super().add_usage(usage or " ".join(["%(prog)s", *needed, "[options]"]), actions, *args, **kwargs)
+        """The required options only; all of them follow below."""
+        required = [self._required_option(action) for action in actions if action.required]
+        super().add_usage(usage or " ".join(["%(prog)s", *required, "[options]"]), actions, *args, **kwargs)
 
     def add_text(self, text: str | None) -> None:
         """A description, which may be a docstring."""
         super().add_text(plain_text(text) if text and text != SUPPRESS else text)
 
     def add_argument(self, action: Action) -> None:
-        """Leaves out what the description of a group tells once."""
+        """Omits what the description of a group says once."""
         if action.dest not in HIDDEN and not action.dest.endswith(".help"):
             super().add_argument(action)
 
-    def kind_of(self, action: Action) -> str:
-        """A word for the values of an option."""
-        return "FILE" if action.dest == "config" else value_name(self._get_type_str(action) or "")
-
-    def _needed(self, action: Action) -> str:
+    def _required_option(self, action: Action) -> str:
         if action.option_strings:
             return self._format_action_invocation(action)
         return self._format_args(action, self._get_default_metavar_for_positional(action))
@@ -60,53 +63,64 @@ class HelpFormatter(DefaultHelpFormatter):
     def _format_action_invocation(self, action: Action) -> str:
         if not action.option_strings:
             return super()._format_action_invocation(action)
-        # With + behind its name an option adds to a list, in every way that a config can say better.
+        # An option with + behind its name extends a list, which a config says more clearly.
         names = ", ".join(name for name in action.option_strings if not name.endswith("+"))
         value = "" if action.nargs == 0 else self._format_args(action, self._get_default_metavar_for_optional(action))
         return f"{names} {value}".rstrip()
 
     def _get_default_metavar_for_optional(self, action: Action) -> str:
-        return self.kind_of(action)
+        return value_name(action)
 
     def _expand_help(self, action: Action) -> str:
-        text = plain_text(_INSTEAD.get(action.dest) or action.help or "")
-        parts = [f"ours: {', '.join(known)}"] if (known := ours(classes(action))) else []
-        takes = action.option_strings and action.nargs != 0 and action.dest != "config"
-        if takes and action.required and action.default is None:
-            parts.append("required")
-        elif takes and action.default not in (SUPPRESS, ""):
-            parts.append(f"default: {brief(action.default)}")
-        return f"{text} ({'; '.join(parts)})" if parts else text
+        text = plain_text(_HELP_TEXTS.get(action.dest) or action.help or "")
+        own = own_names(class_paths(action))
+        notes = [f"ours: {', '.join(own)}"] if own else []
+        takes_value = action.option_strings and action.nargs != 0 and action.dest != "config"
+        if takes_value and action.required and action.default is None:
+            notes.append("required")
+        elif takes_value and action.default not in (SUPPRESS, ""):
+            notes.append(f"default: {format_default(action.default)}")
+        return f"{text} ({'; '.join(notes)})" if notes else text
 
 
-def value_name(type_name: str) -> str:
-    """One word for the values of a type, given as jsonargparse writes it."""
-    bare = re.sub(r"'[^']*'", "", re.sub(r"<class '(\w+)'>", r"\1", type_name))
-    return next((word for pattern, word in _KINDS.items() if re.search(pattern, bare)), "VALUE")
+def actions_of(parser: ArgumentParser) -> Sequence[Action]:
+    """The options of a parser; argparse has no public list of them."""
+    return parser._actions
 
 
-def classes(action: Action) -> list[str]:
-    """The classes that an option takes, by their paths; none where it takes any part of a network."""
+def value_name(action: Action) -> str:
+    """One word for the values of an option."""
+    return "FILE" if action.dest == "config" else name_of_type(type_name(action))
+
+
+def name_of_type(type_text: str) -> str:
+    """One word for the values of a type, which is given as jsonargparse writes it."""
+    bare = re.sub(r"'[^']*'", "", re.sub(r"<class '(\w+)'>", r"\1", type_text))
+    return next((word for pattern, word in _VALUE_NAMES.items() if re.search(pattern, bare)), "VALUE")
+
+
+def class_paths(action: Action) -> list[str]:
+    """The class paths that an option accepts; none where it accepts any ``torch.nn`` module."""
     known: str = action.extra_help() if hasattr(action, "extra_help") else ""
     return [] if "torch.nn." in known else known.removeprefix(", known subclasses: ").split(", ")
 
 
-def ours(paths: list[str]) -> list[str]:
-    """The names of those classes that this program offers."""
+def own_names(paths: Iterable[str]) -> list[str]:
+    """The public names of this program among ``paths``."""
     return [path.removeprefix("regularization.") for path in paths if re.fullmatch(r"regularization\.\w+", path)]
 
 
-def brief(value: Any) -> str:
-    """A default as one would type it; a class with its arguments in short."""
+def format_default(value: Any) -> str:
+    """A default as one would type it; a class with its arguments in short form."""
     value = value.as_dict() if isinstance(value, Namespace) else value
     if isinstance(value, dict) and "class_path" in value:
-        arguments = ", ".join(f"{name}={brief(given)}" for name, given in value.get("init_args", {}).items())
+        arguments = [f"{name}={format_default(item)}" for name, item in value.get("init_args", {}).items()]
         name = str(value["class_path"]).rpartition(".")[2]
-        return f"{name}({arguments})" if arguments else name
+        return f"{name}({', '.join(arguments)})" if arguments else name
     return str(value) if isinstance(value, str | dict | list) else {"None": "null"}.get(str(value), str(value).lower())
 
 
 def plain_text(text: str) -> str:
-    """Docstrings are written for Sphinx: references lose their path, code a quote, defaults are told anyway."""
+    """A docstring without Sphinx's markup: references lose their path, and defaults are shown elsewhere."""
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", " ".join(text.split())).replace("``", "`")
     return re.sub(r" Default: \S+\.(?= |$)| \(default: [^()]*\)", "", text)

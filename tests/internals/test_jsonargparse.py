@@ -6,7 +6,7 @@ import fsspec
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from regularization.internals.jsonargparse import preserve_parsing_settings
+from regularization.internals.jsonargparse import preserve_parsing_settings, type_name
 
 
 @pytest.fixture
@@ -35,3 +35,10 @@ def test_modes_of_reading_are_restored_after_an_error(parser: ArgumentParser) ->
             set_parsing_settings(config_read_mode_fsspec_enabled=False)
             parser.parse_args(args)
         assert parser.parse_args(args).function is os.path.join
+
+
+def test_the_text_of_a_type() -> None:
+    parser = ArgumentParser()
+    number = parser.add_argument("--number", type=int | float | None)
+    switch = parser.add_argument("--switch", action="store_true")
+    assert (type_name(number), type_name(switch)) == ("int | float | null", "")

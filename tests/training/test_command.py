@@ -63,7 +63,7 @@ def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str
     assert [row["step"] for row in rows] == [18, 36]
     assert set(rows[0]) >= {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"}
     assert out[0].startswith("SmallResNet with ")
-    assert out[1] == "Digits: 1,149 images to train, 288 to validate"
+    assert out[1] == "Digits: 1,149 training images, 288 validation images"
     assert out[3].startswith("regularization of the parameters")
     assert sum(line.startswith("epoch   ") for line in out) == 2
     assert out[-3].startswith("λ hardly acted: the run was 0.0")
@@ -248,7 +248,7 @@ def test_bad_configs(refused: Refused) -> None:
         (["fit", *QUICK, "--model.optimizer.lr", "-1"], "Invalid learning rate: -1.0"),
         (["fit", *QUICK, "--model.optimizer.weight_decay", "-1e-4"], "Invalid weight_decay value: -0.0001"),
         (["fit", *QUICK, "--model.network", "torch.nn.Flatten"], "torch.nn.Flatten has no argument num_classes"),
-        (["fit", *QUICK, "--data.val_size", "5000"], "can't hold 5000 of 1437 images out"),
+        (["fit", *QUICK, "--data.val_size", "5000"], "cannot hold out 5000 of 1437 images"),
         (
             ["fit", *QUICK, "--test", "best", "--data.val_size", "null"],
             "without validation there is no best checkpoint",
@@ -257,10 +257,10 @@ def test_bad_configs(refused: Refused) -> None:
             ["fit", *QUICK, "--test", "best", "--trainer.limit_val_batches", "0"],
             "there is no best checkpoint: --test last",
         ),
-        (["fit", *QUICK, "--data.val_size", "-1"], "--data.val_size must not be negative"),
+        (["fit", *QUICK, "--data.val_size", "-1"], "--data.val_size must be at least 0, not -1"),
         (["fit", *QUICK, "--data.batch_size", "0"], "--data.batch_size must be at least 1"),
         (["fit", *QUICK, "--data.mean", "[0,0,0]", "--data.std", "[1,0,1]"], "--data.std must be positive"),
-        (["fit", *QUICK, "--trainer.default_root_dir", "/proc/nowhere"], "can't create a run folder in /proc/nowhere"),
+        (["fit", *QUICK, "--trainer.default_root_dir", "/proc/nowhere"], "cannot create a run folder in /proc/nowhere"),
         (["test", *QUICK], "test needs a trained network: --ckpt_path best, last, or a file"),
         (["test", *QUICK, "--ckpt_path", "best"], "no run in runs/quickstart has a checkpoint"),
         (["fit", *QUICK, "--ckpt_path", "last"], "no run in runs/quickstart has a checkpoint to continue from"),
@@ -284,7 +284,7 @@ def test_bad_configs(refused: Refused) -> None:
         (["fit", *QUICK, "--model.decay_schedule", "Linear", "--model.decay_schedule.end", "-1"], "at least 0, not -1"),
         (["fit", *QUICK, "--model.timescale_epochs", "0"], "timescale_epochs must be above 0"),
         (["fit", *QUICK, "--model.network.dropout", "2"], "dropout probability has to be between 0 and 1"),
-        (["fit", *QUICK, "--trainer.devices", "3"], "64 can't be shared evenly by 3 processes: 63 or 66 can"),
+        (["fit", *QUICK, "--trainer.devices", "3"], "64 cannot be split evenly across 3 processes: 63 or 66 can"),
         (["fit", *QUICK, "--trainer.devices", "2", "--trainer.strategy", "fsdp"], "--trainer"),
         (["fit", *QUICK, "--trainer.devices", "-7"], "should be an int > 0"),
     ],
@@ -296,7 +296,7 @@ def test_bad_arguments(args: list[str], message: str, refused: Refused) -> None:
 def test_an_output_folder_that_cannot_be_written(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     message = refused("fit", *QUICK, "--trainer.default_root_dir", "file")
-    assert "can't create a run folder in file/quickstart: Not a directory" in message
+    assert "cannot create a run folder in file/quickstart: Not a directory" in message
     assert "--trainer.default_root_dir" in message
 
 
@@ -316,9 +316,8 @@ def test_cifar_absent_without_network(refused: Refused, monkeypatch: pytest.Monk
 
 def test_warns_that_the_test_set_is_no_test(capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", *QUICK, "--data.val_size", "0", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"])
-    assert (
-        "warning: val_size is 0: validating on the test set, which is then no longer a test" in capsys.readouterr().err
-    )
+    warning = "warning: val_size is 0: validating on the test set, which is then no longer independent"
+    assert warning in capsys.readouterr().err
     main(["test", "--ckpt_path", str(RUN / "checkpoints" / "last.ckpt")])
     scored = json.loads((RUN / "result.json").read_text())
     assert scored["test"]["test_accuracy"] == pytest.approx(scored["last"]["val_accuracy"])
@@ -328,7 +327,7 @@ def test_fit_ends_with_the_test_where_asked(capsys: pytest.CaptureFixture[str], 
     short = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--data.val_size", "null"]
     main(["fit", *QUICK, *short, "--test", "last"])
     said = capsys.readouterr()
-    assert "of 1,437 images to train, none to validate" in said.out.replace("Digits:", "of")
+    assert "of 1,437 training images, 0 validation images" in said.out.replace("Digits:", "of")
     assert "trained without validation" in said.out
     assert "over 360 test images" in said.out
     assert "could not find the monitored key" not in said.err
@@ -372,7 +371,7 @@ def test_a_batch_of_one_image_is_said(size: str, better: str, capsys: pytest.Cap
         main(["fit", "--config", str(CONFIGS / "quickstart.yaml"), "--trainer.accelerator", "cpu", *args])
     assert exit_.value.code == 2
     said = capsys.readouterr().err
-    assert f"error: batch norm can't learn from an image alone: --data.batch_size {better} leaves none" in said
+    assert f"error: the last batch has only one image, too few for batch norm; use --data.batch_size {better}\n" in said
     assert 1149 % int(better) > 1 or 1149 % int(better) == 0
 
 

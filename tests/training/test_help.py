@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from regularization.cli.main import main
-from regularization.training.command import parser_of
-from regularization.training.help import brief, plain_text, value_name
+from regularization.training.arguments import make_parser
+from regularization.training.help import actions_of, format_default, name_of_type, plain_text
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_ours_comes_first_and_fits_on_two_screens(command: str, shown: Callable[
 
 def test_no_option_and_no_default_is_lost(shown: Callable[..., str]) -> None:
     text = " ".join(shown("fit", "--help").split())
-    for action in parser_of("fit")._actions:
+    for action in actions_of(make_parser("fit")):
         if not action.dest.endswith(".help") and action.dest not in ("model", "trainer"):
             assert action.option_strings[-1].rstrip("+") in text
     assert "(ours: SGDW; default: SGD(lr=0.01, weight_decay=0.0001))" in text
@@ -64,7 +64,7 @@ def test_the_other_commands(shown: Callable[..., str]) -> None:
     assert "--search {grid,halving,tpe}" in text
     text = shown("predict", "--help")
     assert text.startswith("usage: regularization predict --ckpt_path PATH --images PATH [PATH ...] [options]\n")
-    assert "A checkpoint of a run, or the run's folder. (required)" in " ".join(text.split())
+    assert "A checkpoint, or a run folder, which stands for its best checkpoint. (required)" in " ".join(text.split())
     assert shown("report", "--help").startswith("usage: regularization report FOLDER [FOLDER ...] [options]\n")
 
 
@@ -85,7 +85,7 @@ def test_the_other_commands(shown: Callable[..., str]) -> None:
     ],
 )
 def test_a_word_for_a_type(type_name: str, word: str) -> None:
-    assert value_name(type_name) == word
+    assert name_of_type(type_name) == word
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_word_for_a_type(type_name: str, word: str) -> None:
     [(None, "null"), (True, "true"), (1e-4, "0.0001"), ("runs", "runs"), ({}, "{}"), ({"class_path": "a.B"}, "B")],
 )
 def test_a_default_in_short(value: Any, said: str) -> None:
-    assert brief(value) == said
+    assert format_default(value) == said
 
 
 def test_docstrings_without_sphinx() -> None:

@@ -113,12 +113,14 @@ def execute(trial: Trial, connection: Duplex, waits: bool) -> None:
     Raises:
         UserError: When its config can't be run, or its training fails.
     """
-    from regularization.training.command import TrainingCLI
+    from regularization.training.command import run_fit
+    from regularization.training.memory import retain_freed_memory
 
     last = trial.folder / directory.CHECKPOINTS / "last.ckpt"
     # The test set is for the study's end, and the cores are shared out already, whatever a config says.
-    args = [*trial.args, "--test=null", "--threads=null", *(["--ckpt_path=last"] if last.is_file() else [])]
-    TrainingCLI(args, run=trial.folder, callbacks=[Report(connection, waits, trial.folder)])
+    retain_freed_memory()
+    args = [*trial.args[1:], "--test=null", "--threads=null", *(["--ckpt_path=last"] if last.is_file() else [])]
+    run_fit(args, trial.folder, callbacks=[Report(connection, waits, trial.folder)])
 
 
 @contextlib.contextmanager

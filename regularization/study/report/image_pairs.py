@@ -102,7 +102,7 @@ def load_data(result: Result) -> ImageData | None:
     from regularization.study.dry_run import DryRun
 
     try:
-        trial = DryRun(["fit", "--config", str(result.folder / directory.CONFIG)])
+        trial = DryRun(["--config", str(result.folder / directory.CONFIG)])
         trial.datamodule.setup("fit")
     except (UserError, OSError):
         return None

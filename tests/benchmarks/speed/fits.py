@@ -11,7 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from regularization.cli.console import configure_logging
-from regularization.training.command import TrainingCLI
+from regularization.training.command import run_fit
 from tests.benchmarks.speed.loops import now
 
 
@@ -47,7 +47,7 @@ def seconds_a_step(args: list[str], steps: int, warm: int) -> float:
     clock = Clock(steps, warm)
     limits = ["--trainer.limit_train_batches", str(warm + steps), "--trainer.limit_val_batches", "0"]
     with TemporaryDirectory() as folder, suppress(Finished):
-        TrainingCLI(["fit", *args, *limits, "--trainer.default_root_dir", folder], callbacks=[clock])
+        run_fit([*args, *limits, "--trainer.default_root_dir", folder], callbacks=[clock])
     assert clock.seconds, "the epoch was over before the measurement"
     return clock.seconds
 
@@ -56,7 +56,7 @@ def peak_memory(args: list[str]) -> float:
     """MiB of main memory that a ``fit`` with these options holds at most, its process as a whole (Linux)."""
     configure_logging()
     with TemporaryDirectory() as folder:
-        TrainingCLI(["fit", *args, "--trainer.default_root_dir", folder])
+        run_fit([*args, "--trainer.default_root_dir", folder])
     # Not getrusage: what it tells of a process goes back to the one that started it.
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None

@@ -20,7 +20,7 @@ from torch.nn import functional
 from regularization import Digits
 from regularization.cli.console import configure_logging
 from regularization.data.readers import Images
-from regularization.training.command import TrainingCLI
+from regularization.training.command import run_fit
 from tests.benchmarks.speed.fits import options
 from tests.benchmarks.speed.loops import now
 from tests.benchmarks.speed.process import elsewhere, on_terminal
@@ -117,7 +117,7 @@ def ours(steps: int, accelerator: str) -> Taken:
     limits = {"trainer.max_epochs": 2, "trainer.limit_train_batches": steps, "trainer.accelerator": accelerator}
     with TemporaryDirectory() as folder:
         args = options({**here, **limits, "trainer.default_root_dir": folder})
-        TrainingCLI(["fit", *args], callbacks=[times])
+        run_fit([*args], callbacks=[times])
     return times.taken()
 
 

@@ -1,0 +1,229 @@
+"""TrainingCLI: from a command line to the data, the model and the trainer of a run."""
+
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from regularization.data.datamodules import ImageData
+from regularization.data.sampling import check_divisible
+from regularization.errors import UserError, find_user_error, translate_error
+from regularization.models.classifier import ImageClassifier
+from regularization.models.pretrained import published_normalization
+from regularization.optim import hyperparameters
+from regularization.runs import checkpoint_io, directory, distributed, safe_loading
+from regularization.training.arguments import (
+    DESCRIPTIONS,
+    TrainingParser,
+    add_experiment_arguments,
+    add_run_arguments,
+    usage,
+)
+from regularization.training.configs import Config, merge_configs, read_config, split_args, to_text
+
+# Options of one start of a command: config.yaml does not repeat them.
+_OF_ONE_START = ("ckpt_path", "config", "test", "threads", "trust")
+
+
+class TrainingCLI(LightningCLI):
+    """Parses the options of a command and creates its data and model. It trains nothing and writes nothing.
+
+    Of the sources of an option, the last one wins: the program's default, the checkpoint, the config files in their
+    order, the command line.
+
+    Args:
+        command: ``fit``, ``validate`` or ``test``.
+        args: The options of the command.
+        run_dir: The run folder, if it is known.
+
+    Attributes:
+        config: All options, parsed.
+        datamodule: The data.
+        model: The ImageClassifier.
+        checkpoint: The file to continue from or to score, or None.
+        restored: What the checkpoint holds.
+        run_dir: The run folder, or None.
+        run_name: The name that the configs give to their runs.
+        warnings: What may not have been intended.
+
+    Raises:
+        UserError: When the options can't be used.
+    """
+
+    def __init__(self, command: str, args: Sequence[str], run_dir: Path | None = None) -> None:
+        self.command = command
+        self.run_dir = run_dir
+        self.checkpoint: Path | None = None
+        self.restored: dict[str, Any] = {}
+        with ExitStack() as self._import_guard:
+            super().__init__(
+                ImageClassifier,
+                ImageData,
+                subclass_mode_data=True,
+                parser_class=TrainingParser,
+                parser_kwargs={"usage": usage(command), "description": DESCRIPTIONS[command]},
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                run=False,
+                args=list(args),
+            )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the options of one start, and the seed."""
+        add_run_arguments(parser)
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds all other options."""
+        add_experiment_arguments(parser)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Merges the configs and parses them with the command line; again with the checkpoint's config below them."""
+        assert isinstance(args, list)
+        paths, options = split_args(args)
+        configs = [read_config(path) for path in paths]
+        self.run_name = directory.run_name(paths)
+        self.config = _parse(parser, configs, options)
+        if self.config.ckpt_path is not None:
+            self._find_checkpoint()
+            self.config = _parse(parser, [self.restored["config"], *configs], options)
+            self.config.ckpt_path = str(self.checkpoint)
+        elif self.command != "fit":
+            raise UserError(f"{self.command} needs a trained network: --ckpt_path best, last, or a file")
+        self.warnings = list(_inherited_weight_decay(self.config.model.optimizer, paths, configs, options))
+
+    def before_instantiate_classes(self) -> None:
+        """Sets what follows from the data and the weights: the number of classes, mean and std."""
+        model, data = self.config.model, self.config.data
+        num_classes = _imported(data.class_path).count_classes(data.init_args)
+        _set_num_classes(model.network, num_classes)
+        if model.mixing is not None:
+            _set_num_classes(model.mixing, num_classes)
+        if model.weights is not None and data.init_args.get("mean") is None and data.init_args.get("std") is None:
+            if (normalization := published_normalization(model.network)) is None:
+                raise UserError("--model.weights: give --data.mean and --data.std that the weights were trained with")
+            data.init_args.mean, data.init_args.std = normalization
+
+    def instantiate_classes(self) -> None:
+        """Creates the data and the model. A value that one of the classes rejects is the user's mistake."""
+        try:
+            self.config_init = self.parser.instantiate(self._instantiable_config())
+        except (TypeError, ValueError) as error:
+            raise find_user_error(error) or UserError(translate_error(str(error), [])) from error
+        self.datamodule, self.model = self.config_init.data, self.config_init.model
+        if self.checkpoint is not None:
+            checkpoint_io.check_fits(self.restored, self.model, self.checkpoint)
+            if self.command == "fit":
+                hyperparameters.check_continues(self.restored["settings"], self.model.optimization.hyperparameters)
+
+    def instantiate_trainer(self, callbacks: Sequence[Callback] = (), **kwargs: Any) -> Trainer:
+        """Creates the Trainer.
+
+        Args:
+            callbacks: Added to those of ``trainer.callbacks``.
+            kwargs: Arguments of the Trainer, in place of those in the config.
+
+        Raises:
+            UserError: When Lightning rejects the options, or they can't be used with several devices.
+        """
+        config = {**self.config_init.trainer, **kwargs}
+        configured = config.pop("callbacks") or []
+        configured = configured if isinstance(configured, list) else [configured]
+        try:
+            # Our sampler splits the batches between processes.
+            ours = {**distributed.launcher_devices(), "use_distributed_sampler": False}
+            trainer = Trainer(**{**config, **ours, "callbacks": [*configured, *callbacks]})
+            distributed.check_strategy(trainer)
+            if self.command == "fit":
+                check_divisible(self.datamodule.batch_size, trainer.world_size)
+            trainer.strategy.checkpoint_io = checkpoint_io.AtomicCheckpointIO()
+        except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+            raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
+        return trainer
+
+    def resolved_yaml(self) -> str:
+        """All options of the run as YAML, without those of one start."""
+        config = self.config.clone()
+        for name in _OF_ONE_START:
+            config.pop(name, None)
+        text: str = self.parser.dump(config, skip_none=False)
+        return text
+
+    def _find_checkpoint(self) -> None:
+        """Finds and reads the checkpoint; from here on, its config can't have anything else imported."""
+
+        def latest_with(file: str) -> Path:
+            root = Path(self.config.trainer.default_root_dir or ".")
+            return self.run_dir or directory.latest_with(root, self.run_name, file)
+
+        self.checkpoint, self.restored = checkpoint_io.find(self.config.ckpt_path, latest_with)
+        self.run_dir = self.run_dir or directory.run_of(self.checkpoint)
+        if not self.config.trust:
+            # What users name themselves, in configs or on the command line, has been parsed before.
+            named_by_user = safe_loading.class_paths_in(self.config)
+            self._import_guard.enter_context(safe_loading.restrict_imports(named_by_user))
+            self.restored["config"] = safe_loading.strip_download_options(self.restored["config"])
+
+    def _instantiable_config(self) -> Namespace:
+        """The config without the file of weights where a checkpoint has newer ones."""
+        config: Namespace = self.config.clone()
+        if self.checkpoint is not None:
+            config.model.weights = None
+        return config
+
+
+def _parse(parser: LightningArgumentParser, configs: Sequence[Config], options: Sequence[str]) -> Namespace:
+    """All configs as one, and the command line on top of it."""
+    config = merge_configs(configs)
+    optimizer = (config.get("model") or {}).get("optimizer")
+    if isinstance(optimizer, str) or "class_path" in (optimizer or {}):
+        # Otherwise another class would take over lr and weight_decay from the default optimizer.
+        parser.set_defaults({"model.optimizer": optimizer})
+    return parser.parse_args([*(["--config", to_text(config)] if config else []), *options])
+
+
+def _inherited_weight_decay(
+    optimizer: Namespace, paths: Sequence[Path], configs: Sequence[Config], options: Sequence[str]
+) -> Iterator[str]:
+    """Warnings: the λ of one optimizer is seldom right for another one that the command line names."""
+    if any(word.split("=")[0].endswith("optimizer.weight_decay") for word in options):
+        return
+    for path, config in zip(paths, configs, strict=True):
+        value = (config.get("model") or {}).get("optimizer") or {}
+        value = {"class_path": value} if isinstance(value, str) else value
+        names = [str(name).rpartition(".")[2] for name in (value.get("class_path", ""), optimizer.class_path)]
+        strength = (value.get("init_args") or {}).get("weight_decay")
+        if names[0] and strength and names[0] != names[1] and strength == optimizer.init_args.get("weight_decay"):
+            yield (
+                f"weight_decay {strength} was chosen for {names[0]} in {path.name}; {names[1]} applies it differently, "
+                "so set it explicitly"
+            )
+
+
+def _imported(class_path: str) -> Any:
+    """The class or function at ``class_path``, which the parser has imported."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(sys.modules[module], name)
+
+
+def _set_num_classes(config: Namespace, num_classes: int) -> None:
+    """Sets the argument ``num_classes`` of a network or a mixing.
+
+    Raises:
+        UserError: When it has no such argument.
+    """
+    parameters = inspect.signature(_imported(config.class_path)).parameters
+    if "num_classes" in config.init_args:
+        config.init_args.num_classes = num_classes
+    elif any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        config.dict_kwargs = {**config.get("dict_kwargs", {}), "num_classes": num_classes}
+    else:
+        raise UserError(f"{config.class_path} has no argument num_classes, so it can't fit the data")
