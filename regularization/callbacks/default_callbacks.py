@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 
@@ -118,29 +117,3 @@ def _config_writer(path: Path, config: str) -> Callback:
             directory.write_text(path, config)
 
     return LambdaCallback(on_train_start=write)
-
-
-class Fitting:
-    """TEMPORARY: the interface that training/command.py uses until it is rewritten for the functions above."""
-
-    def __init__(self, run: Path, asked: str, every: Namespace) -> None:
-        self._run, self._config, self._every = run, asked, every
-
-    def around(self, named: Sequence[Callback], last: Sequence[Callback]) -> list[Callback]:
-        """See ``default_callbacks``."""
-        callbacks = default_callbacks(self._run, self._config, self._every.minutes, self._every.steps, named, last)
-        self.history, self.monitor, self.consensus = callbacks.history, callbacks.monitor, callbacks.consensus
-        return callbacks.ordered
-
-    def finish(self, trainer: Trainer, classifier: LightningModule) -> None:
-        """See ``complete_run``."""
-        complete_run(self.history, trainer, classifier)
-
-    def outcome(self) -> str:
-        """See ``summary``."""
-        return summary(self.history)
-
-    def kept(self) -> str:
-        """See ``last_checkpoint``."""
-        path = last_checkpoint(self._run)
-        return "" if path is None else f"kept: {path}"
