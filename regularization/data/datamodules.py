@@ -1,4 +1,4 @@
-"""LightningDataModules: they hold uint8 images in memory and hand out batches that are ready for the network."""
+"""LightningDataModules: they keep uint8 images in memory and yield batches that are ready for the network."""
 
 import os
 import warnings
@@ -20,36 +20,36 @@ from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images, download_cifar, read_cifar, read_digits, stratified_split
 from regularization.data.sampling import Batch, EpochSampler, make_loader
 from regularization.errors import UserError
+from regularization.internals import lightning as internals
 
 RGB = tuple[float, float, float]
-# Images, and those of them that are meant, int64 ``(N,)``.
+# A set of images and the indices of those that belong to this part, int64 ``(N,)``.
 Part = tuple[Images | ImageFiles, Tensor]
 
 
 class ImageData(LightningDataModule, ABC):
-    """What every data set here shares: the split, the order of batches, augmentation and preprocessing.
+    """Base class of the data sets: the split, the order of batches, augmentation and preprocessing.
 
     Args:
-        batch_size: Images a training batch, over all devices together.
-        eval_batch_size: Images a batch in validation and test.
-        val_size: Images of the training set held out for validation, as a number or a fraction, every class in
-            proportion. 0 validates on the test set, as the seed did; the test set is then no longer a test. null
-            holds nothing out and does not validate.
-        split_seed: Seed of that split, apart from all other seeds, so that runs can be compared.
-        image_size: Height and width the images are resized to, in pixels; null keeps their own.
-        mean: Mean of the channels that is subtracted, on the scale 0 to 1; null for 0.5, or what the weights were
-            trained with that ``model.weights`` names.
-        std: Standard deviation of the channels that is divided by, likewise.
-        early_size: Height and width that training images are resized to at first, in pixels, which takes less time;
-            null for image_size throughout.
-        early_share: Share of the training's steps with early_size.
-        flip: Mirror training images left to right with probability 1/2; ``alternating`` mirrors a half of them in even
-            epochs, the other half in odd ones.
-        crop_padding: Shift training images by up to this many pixels; 0 does not.
-        padding_mode: What is shifted in: ``constant`` is black, ``reflect`` the image mirrored at its edge.
-        cutout: Side in pixels of a square that is blackened in each training image; 0 does not.
-        on_device: Keep the images of memory on the device that trains, so that the processor has no work with them.
-        seed: Seed of order and augmentation; null takes the one of ``seed_everything``.
+        batch_size: Training images per batch, over all devices together.
+        eval_batch_size: Images per batch in validation and test.
+        val_size: Images of the training set that are held out for validation, as a number or a fraction; every class
+            has the same share. 0 validates on the test set, as the seed experiment did; it is then no longer an
+            independent test. null holds out none and does not validate.
+        split_seed: Seed of that split, independent of all other seeds, so that runs can be compared.
+        image_size: Height and width that images are resized to, in pixels; null keeps their size.
+        mean: Mean of each channel, which is subtracted, on the scale 0 to 1; null for 0.5, or for the mean that the
+            weights in ``model.weights`` were trained with.
+        std: Standard deviation of each channel, which is divided by; null as for ``mean``.
+        early_size: Height and width of training images in the first steps, in pixels, to save time; null for none.
+        early_share: Share of the training steps that use early_size instead of image_size.
+        flip: Flip training images horizontally with probability 1/2; ``alternating`` flips one half of them in even
+            epochs and the other half in odd epochs.
+        crop_padding: Shift training images by up to this many pixels; 0 does not shift them.
+        padding_mode: What is shifted in: ``constant`` for black, ``reflect`` for the image mirrored at its edge.
+        cutout: Side in pixels of a square that is set to black in each training image; 0 for none.
+        on_device: Keep the images on the device that trains, so that the CPU has no work with them.
+        seed: Seed of the order and the augmentation; null takes the one of ``seed_everything``.
     """
 
     num_classes: int
@@ -73,14 +73,10 @@ class ImageData(LightningDataModule, ABC):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        _check(batch_size > 0, f"--data.batch_size must be at least 1, not {batch_size}")
-        _check(eval_batch_size > 0, f"--data.eval_batch_size must be at least 1, not {eval_batch_size}")
-        _check(val_size is None or val_size >= 0, f"--data.val_size must not be negative, not {val_size}")
-        _check(crop_padding >= 0, f"--data.crop_padding must not be negative, not {crop_padding}")
-        _check(cutout >= 0, f"--data.cutout must not be negative, not {cutout}")
-        for name, size in (("image_size", image_size), ("early_size", early_size)):
-            _check(size is None or size > 0, f"--data.{name} must be at least 1, not {size}")
-        _check(0 <= early_share <= 1, f"--data.early_share must lie in 0 to 1, not {early_share}")
+        _check_minimum(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        _check_minimum(1, image_size=image_size, early_size=early_size)
+        _check_minimum(0, val_size=val_size, crop_padding=crop_padding, cutout=cutout)
+        _check(0 <= early_share <= 1, f"--data.early_share must be between 0 and 1, not {early_share}")
         _check((mean is None) == (std is None), "--data.mean and --data.std go together: give both, or neither")
         mean, std = mean or (0.5, 0.5, 0.5), std or (0.5, 0.5, 0.5)
         _check(min(std) > 0, f"--data.std must be positive, not {std}")
@@ -92,18 +88,18 @@ class ImageData(LightningDataModule, ABC):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = Augment(flip, crop_padding, cutout, self.seed, padding_mode=padding_mode)
         self.preprocess = self.train_preprocess = Preprocess(image_size, mean, std)
-        self._early = None if early_size is None else Preprocess(early_size, mean, std)
+        self._early_preprocess = None if early_size is None else Preprocess(early_size, mean, std)
         self.early_share = early_share
         self.on_device = on_device
-        self._moved: dict[int, Images] = {}
+        self._device_images: dict[int, Images] = {}
         self.train_set: Part | None = None
         self.val_set: Part | None = None
         self.test_set: Part | None = None
-        self._done = (0, 0)
+        self._progress = (0, 0)
 
     @classmethod
     def count_classes(cls, options: Namespace) -> int:
-        """How many classes the data with these ``options`` has, before any of it is read."""
+        """The number of classes of the data set with these ``options``, before it is read."""
         return cls.num_classes
 
     @abstractmethod
@@ -111,7 +107,7 @@ class ImageData(LightningDataModule, ABC):
         """The whole training or test set."""
 
     def inference_config(self) -> dict[str, Any]:
-        """What must be known to use a network that was trained on this: names of classes, arguments of Preprocess."""
+        """What the use of a trained network needs: the names of the classes and the arguments of Preprocess."""
         part = self.train_set or self.test_set
         assert part is not None, "setup() comes first"
         height, width = part[0].shape
@@ -121,7 +117,7 @@ class ImageData(LightningDataModule, ABC):
         }
 
     def setup(self, stage: str) -> None:
-        """Reads what ``stage`` (fit, validate, test, predict) needs and has not been read, and splits it."""
+        """Reads and splits the images that ``stage`` (fit, validate, test, predict) needs, if not done before."""
         needs_test = stage in ("test", "predict") or self.val_size == 0
         if needs_test and self.test_set is None:
             images = self.read(train=False)
@@ -130,47 +126,45 @@ class ImageData(LightningDataModule, ABC):
             self.train_set, self.val_set = self._split(self.read(train=True))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled batches of the training images; after a restore in mid-epoch, first those that were left."""
-        return self._loader(self.train_set, self.batch_size, self.seed, self._done)
+        """Shuffled batches of the training images; a resumed epoch has the remaining ones only."""
+        return self._loader(self.train_set, self.batch_size, self.seed, self._progress)
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch, and how many of its images were gone through, 0 at its end."""
+        """The epoch and how many of its images were used, 0 between two epochs; and which images are trained on."""
         assert self.trainer is not None
         assert self.train_set is not None
         epochs: Any = self.trainer.fit_loop.epoch_progress.current
-        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        in_epoch = epochs.processed < epochs.started
-        done = batches.processed * self.batch_size if in_epoch else 0
-        if in_epoch and epochs.processed == self._done[0]:
-            # What was gone through before may have been counted in batches of another size.
-            done = self._done[1] + (batches.processed - self.batches_done()) * self.batch_size
-        done = min(done, len(self.train_set[1]))
-        return {"epoch": epochs.processed, "images_done": done, "fingerprint": self._fingerprint()}
+        batches = internals.batches_of_epoch(self.trainer)
+        in_epoch = not internals.is_between_epochs(self.trainer)
+        images_done = batches * self.batch_size if in_epoch else 0
+        if in_epoch and epochs.processed == self._progress[0]:
+            # The images before the resume may have been counted in batches of another size.
+            images_done = self._progress[1] + (batches - self.batches_done()) * self.batch_size
+        images_done = min(images_done, len(self.train_set[1]))
+        return {"epoch": epochs.processed, "images_done": images_done, "fingerprint": self._fingerprint()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on behind these images."""
-        self._done = (state_dict["epoch"], state_dict["images_done"])
-        then = state_dict.get("fingerprint")
-        if then is not None and self.train_set is not None and then != self._fingerprint():
-            warnings.warn(
-                "the training images are not the checkpoint's: some that are held out now may have been trained on",
-                stacklevel=2,
-            )
+        """Continues after the images that were used; warns if the training images are others than before."""
+        self._progress = (state_dict["epoch"], state_dict["images_done"])
+        fingerprint = state_dict.get("fingerprint")
+        if fingerprint is not None and self.train_set is not None and fingerprint != self._fingerprint():
+            # Images that are now held out may have been trained on.
+            warnings.warn("the training images are not those that the checkpoint was trained on", stacklevel=2)
 
     def _fingerprint(self) -> int:
-        """Of which images are trained on, by their classes and places."""
+        """A checksum of the indices and labels of the training images."""
         assert self.train_set is not None
         images, subset = self.train_set
         return zlib.crc32(torch.stack([subset, images.labels[subset]]).numpy().tobytes())
 
     def batches_done(self) -> int:
-        """The batches that the restored images make up, at the batch size of now: all but those that are left."""
+        """The batches of a resumed epoch that are done, in the current batch size: all but the remaining ones."""
         assert self.train_set is not None
         size = len(self.train_set[1])
-        return -(-size // self.batch_size) - -(-(size - min(self._done[1], size)) // self.batch_size)
+        return -(-size // self.batch_size) - -(-(size - min(self._progress[1], size)) // self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Batches of the validation images in order; nothing where none are held out."""
+        """Batches of the validation images in order; empty if none are held out."""
         return [] if self.val_size is None else self._loader(self.val_set, self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Any]:
@@ -178,13 +172,13 @@ class ImageData(LightningDataModule, ABC):
         return self._loader(self.test_set, self.eval_batch_size)
 
     def clean_dataloader(self) -> DataLoader[Any]:
-        """Batches of a fixed part of the training images, a fiftieth and at least 256, in order and unaugmented."""
+        """Batches of a fixed, unaugmented subset of the training images: 2%, and at least 256."""
         assert self.train_set is not None, "setup() comes first"
         images, subset = self.train_set
         return self._loader((images, self._shuffled(subset)[: max(256, len(subset) // 50)]), self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """On the device: uint8 pixels to the network's input, float32 ``(B, 3, H, W)``, in training augmented."""
+        """Turns uint8 pixels into the network's input on the device, float32 ``(B, 3, H, W)``; augments in training."""
         pixels, preprocess = batch.images, self.preprocess
         if self.trainer is not None and self.trainer.training:
             pixels = self.augment(pixels, batch.indices, self.trainer.current_epoch)
@@ -195,61 +189,64 @@ class ImageData(LightningDataModule, ABC):
         return subset[torch.randperm(len(subset), generator=torch.Generator().manual_seed(self.split_seed))]
 
     def calibration_sample(self) -> Tensor:
-        """Up to 1,000 training images at the size that training begins with, unaugmented, float32 ``(N, 3, H, W)``."""
+        """Up to 1,000 unaugmented training images in the size of the first step, float32 ``(N, 3, H, W)``."""
         assert self.train_set is not None, "setup() comes first"
         images, subset = self.train_set
-        # In one process or several: each sees the whole sample, so that all begin with the same weights.
-        chosen = self._on_device(images)
-        order = EpochSampler(self._shuffled(subset)[:1000], self.eval_batch_size, device=chosen.labels.device)
-        pixels = torch.cat([batch.images for batch in make_loader(chosen, order)])
-        sample: Tensor = (self._early or self.preprocess).to(pixels.device)(pixels)
+        # Each process takes the whole sample, so that all of them begin with the same weights.
+        images = self._on_device(images)
+        sampler = EpochSampler(self._shuffled(subset)[:1000], self.eval_batch_size, device=images.labels.device)
+        pixels = torch.cat([batch.images for batch in make_loader(images, sampler)])
+        sample: Tensor = (self._early_preprocess or self.preprocess).to(pixels.device)(pixels)
         return sample
 
     def _training_preprocess(self, trainer: Trainer) -> Preprocess:
-        if self._early is None:
+        if self._early_preprocess is None:
             return self.train_preprocess
         steps = trainer.estimated_stepping_batches
-        _check(steps < float("inf"), "--data.early_size needs to know the end: give --trainer.max_epochs or max_steps")
-        return self._early if trainer.global_step < self.early_share * steps else self.train_preprocess
+        _check(steps < float("inf"), "--data.early_size requires --trainer.max_epochs or --trainer.max_steps")
+        return self._early_preprocess if trainer.global_step < self.early_share * steps else self.train_preprocess
 
     def describe(self) -> str:
-        """One line for people: the data set's name and how many images are for what."""
-        val = "the test set" if self.val_size == 0 else "none" if self.val_size is None else f"{_count(self.val_set):,}"
-        return f"{type(self).__name__}: {_count(self.train_set):,} images to train, {val} to validate"
+        """One line for users: the name of the data set and the numbers of images."""
+        val = "validation on the test set" if self.val_size == 0 else f"{_count(self.val_set):,} validation images"
+        return f"{type(self).__name__}: {_count(self.train_set):,} training images, {val}"
 
     def _loader(
-        self, part: Part | None, batch_size: int, seed: int | None = None, done: tuple[int, int] = (0, 0)
+        self, part: Part | None, batch_size: int, seed: int | None = None, progress: tuple[int, int] = (0, 0)
     ) -> DataLoader[Any]:
         assert part is not None, "setup() comes first"
         images, subset = self._on_device(part[0]), part[1]
-        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        return make_loader(images, EpochSampler(subset, batch_size, seed, done, images.labels.device), rank, world)
+        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        sampler = EpochSampler(subset, batch_size, seed, progress, images.labels.device)
+        return make_loader(images, sampler, rank, world_size)
 
     def _on_device(self, images: Images | ImageFiles) -> Images | ImageFiles:
         if not self.on_device or self.trainer is None or isinstance(images, ImageFiles):
             return images
         device = self.trainer.strategy.root_device
-        # Training and validation images are parts of one set: it is moved once.
-        if id(images) not in self._moved:
-            self._moved[id(images)] = images.to(device)
-        return self._moved[id(images)]
+        # Training and validation images are parts of one set, which is moved once.
+        if id(images) not in self._device_images:
+            self._device_images[id(images)] = images.to(device)
+        return self._device_images[id(images)]
 
     def _split(self, images: Images | ImageFiles) -> tuple[Part, Part | None]:
         if self.val_size is None:
             return (images, torch.arange(len(images))), None
         if self.val_size == 0:
             assert self.test_set is not None
-            warnings.warn("val_size is 0: validating on the test set, which is then no longer a test", stacklevel=2)
+            warnings.warn(
+                "val_size is 0: validating on the test set, which is then no longer independent", stacklevel=2
+            )
             return (images, torch.arange(len(images))), self.test_set
         kept, held_out = stratified_split(images.labels, self.val_size, self.split_seed)
         return (images, kept), (images, held_out)
 
 
 class CIFAR10(ImageData):
-    """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images of 10 classes, 32×32, downloaded when absent.
+    """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images of 10 classes, 32×32, downloaded if absent.
 
     Args:
-        root: Folder that has or gets ``cifar-10-batches-py``; null takes the environment's CIFAR10_ROOT, else ``data``.
+        root: Folder of ``cifar-10-batches-py``, for downloads too; null takes $CIFAR10_ROOT, or ``data`` if unset.
     """
 
     num_classes = 10
@@ -260,11 +257,11 @@ class CIFAR10(ImageData):
         self.root = Path(root or os.environ.get(f"{self.source.__name__}_ROOT", "data")).expanduser()
 
     def prepare_data(self) -> None:
-        """Downloads the archive unless its files are there."""
+        """Downloads the archive unless its files are there already."""
         download_cifar(self.source, self.root)
 
     def read(self, train: bool) -> Images:
-        """50,000 training or 10,000 test images, uint8 ``(N, 3, 32, 32)``, after a check of their MD5."""
+        """50,000 training or 10,000 test images, uint8 ``(N, 3, 32, 32)``; their MD5 is checked."""
         return read_cifar(self.source, self.root, train)
 
 
@@ -272,7 +269,7 @@ class CIFAR100(CIFAR10):
     """CIFAR-100 (Krizhevsky 2009): like CIFAR-10 with 100 classes.
 
     Args:
-        root: Folder that has or gets ``cifar-100-python``; null takes the environment's CIFAR100_ROOT, else ``data``.
+        root: Folder of ``cifar-100-python``, for downloads too; null takes $CIFAR100_ROOT, or ``data`` if unset.
     """
 
     num_classes = 100
@@ -280,7 +277,7 @@ class CIFAR100(CIFAR10):
 
 
 class Digits(ImageData):
-    """scikit-learn's 1,797 handwritten digits, 8×8: 1,437 to train and validate, 360 to test; nothing to download."""
+    """scikit-learn's 1,797 handwritten digits, 8×8: 1,437 for training and validation, 360 for test; no download."""
 
     num_classes = 10
 
@@ -293,6 +290,11 @@ def _count(part: Part | None) -> int:
     return 0 if part is None else len(part[1])
 
 
-def _check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise UserError(otherwise)
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _check_minimum(minimum: int, **options: float | None) -> None:
+    for name, value in options.items():
+        _check(value is None or value >= minimum, f"--data.{name} must be at least {minimum}, not {value}")

@@ -1,4 +1,4 @@
-"""Picture files of any kind: found in folders, decoded to RGB, brought to one size; or refused with a reason."""
+"""Image files of any format: found in folders, decoded to RGB and resized, or rejected with a reason."""
 
 import os
 import sys
@@ -21,16 +21,18 @@ from torch import Tensor
 from regularization.data.readers import Sample
 from regularization.errors import UserError
 
-# Pixels by themselves: Pillow would also run Ghostscript for EPS, and take a page of a PDF for a picture.
+# Formats of pixels only: Pillow would also run Ghostscript for EPS, and read a page of a PDF as an image.
 FORMATS = {"AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
-_LARGE = Lock()
-# Pillow refuses pictures of more than twice MAX_IMAGE_PIXELS, and warns of those above it, which we take.
+# Held while an image is decoded that takes gigabytes of memory by itself.
+_LARGE_IMAGE_LOCK = Lock()
+_LARGE_IMAGE_PIXELS = 2e7
+# Pillow refuses images of more than twice MAX_IMAGE_PIXELS. Those between are accepted, without its warning.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
 class DecodeError:
-    """A file that is no picture, and why; ``str`` gives both."""
+    """A file that cannot be decoded as an image, and the reason; ``str`` gives both."""
 
     path: Path
     reason: str
@@ -40,77 +42,80 @@ class DecodeError:
 
 
 def printable(name: Path | str) -> str:
-    """A file's name for people and for other files, also where it is no valid text."""
+    """A file name as valid text: bytes that are not UTF-8 become escape sequences."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def find(place: Path) -> list[Path]:
-    """The picture files in a folder and the folders inside it, by their suffix and in the order of their names."""
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
-    inside = (path for path in place.rglob("*") if path.suffix.lower() in suffixes)
-    return sorted(path for path in inside if path.is_file() and not _hidden(path.relative_to(place)))
+def find(folder: Path) -> list[Path]:
+    """The files in ``folder`` and its subfolders that have the suffix of an image format, sorted; no hidden ones."""
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+    candidates = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    return sorted(path for path in candidates if path.is_file() and not _is_hidden(path.relative_to(folder)))
 
 
-def _hidden(path: Path) -> bool:
+def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
 def read(path: Path, side: int) -> Tensor | DecodeError:
-    """The picture at ``path``: the centre of it, its short side resized to ``side`` pixels.
+    """Reads an image: its short side is resized to ``side`` pixels, and the central square is cropped.
 
-    As ``preprocess.square`` does it, but in the decoder's memory: a photo is never a tensor of its full size. Turned as
-    its EXIF says; an animation's first frame; 16 bits a channel to 8; what is transparent on white.
+    The result is that of ``preprocess.square``, but the full-size image is never a tensor. The image is rotated as its
+    EXIF data says; of an animation the first frame is taken; 16 bits per channel are reduced to 8; transparent pixels
+    are placed on white.
 
     Returns:
-        uint8 ``(3, side, side)``, or why the file can't be read.
+        uint8 ``(3, side, side)``, or why the file cannot be read.
     """
     try:
-        with Image.open(path, formats=_formats()) as image, _one_at_a_time(image):
-            pixels = np.asarray(_on_white(_square(_upright(image), side)))
+        with Image.open(path, formats=_formats()) as image, _limit_memory(image):
+            pixels = np.asarray(_on_white(_square(_to_upright_rgb(image), side)))
     except UnidentifiedImageError:
-        return DecodeError(path, "not a picture, whatever its name says")
+        return DecodeError(path, "not an image, or of an unsupported format")
     except Image.DecompressionBombError:
         return DecodeError(path, f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels")
     except MemoryError:
-        return DecodeError(path, "too large for the memory")
-    except Exception as error:  # Pillow's decoders raise whatever they like: a picture that is damaged is no bug
-        return DecodeError(
-            path, " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
-        )
+        return DecodeError(path, "not enough memory to decode it")
+    except Exception as error:  # Pillow's decoders raise exceptions of any type for a damaged file
+        reason = str(getattr(error, "strerror", None) or error or type(error).__name__)
+        return DecodeError(path, " ".join(reason.split()))
     return torch.from_numpy(pixels.copy()).movedim(-1, 0)
 
 
-def read_all(paths: Sequence[Path], side: int, what: str) -> Iterator[Tensor | DecodeError]:
-    """``read`` of every path, in their order, by as many threads as PyTorch has; on a terminal with a bar ``what``."""
-    threads = torch.get_num_threads()  # a sweep shares the cores out by them
-    # Decoding and resizing leave Python's lock to others. Submitted in parts: results wait in memory.
+def read_all(paths: Sequence[Path], side: int, description: str) -> Iterator[Tensor | DecodeError]:
+    """Calls ``read`` for each path, in order, in as many threads as PyTorch uses.
+
+    On a terminal it shows a progress bar with the ``description``.
+    """
+    threads = torch.get_num_threads()  # a sweep divides the CPU cores among its trials by this number
+    # Decoding and resizing release Python's lock. Submitted in parts, because results wait in memory.
     with ThreadPoolExecutor(threads) as pool:
         parts = (paths[start : start + 16 * threads] for start in range(0, len(paths), 16 * threads))
-        pictures = (picture for part in parts for picture in pool.map(read, part, [side] * len(part)))
-        yield from track(pictures, what, total=len(paths), transient=True, disable=not sys.stdout.isatty())
+        images = (image for part in parts for image in pool.map(read, part, [side] * len(part)))
+        yield from track(images, description, total=len(paths), transient=True, disable=not sys.stdout.isatty())
 
 
 @cache
 def _formats() -> list[str]:
-    """Those of FORMATS that this Pillow can open."""
+    """Those of FORMATS that the installed Pillow can open."""
     Image.init()
     return sorted(FORMATS & Image.OPEN.keys())
 
 
-def _one_at_a_time(image: Image.Image) -> AbstractContextManager[Any]:
-    """Holds up other threads while a picture is decoded of which a single one fills gigabytes."""
-    return _LARGE if image.width * image.height > 2e7 else nullcontext()
+def _limit_memory(image: Image.Image) -> AbstractContextManager[Any]:
+    """Makes other threads wait that want to decode another large image at the same time."""
+    return _LARGE_IMAGE_LOCK if image.width * image.height > _LARGE_IMAGE_PIXELS else nullcontext()
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """RGB, or RGBA where parts of it are transparent, turned as its EXIF says."""
+def _to_upright_rgb(image: Image.Image) -> Image.Image:
+    """Converts to RGB, or to RGBA if parts are transparent, and rotates as the EXIF data says."""
     if image.mode in ("F", "I"):
-        raise ValueError("its grey values have 32 bits, and nothing says which of them is white")
+        raise ValueError("grey values of 32 bits are not supported: the value of white is not defined")
     if image.mode.startswith("I;16"):
-        image = _eight_bits(image)
+        image = _to_eight_bits(image)
     image = ImageOps.exif_transpose(image)
-    clear = "A" in image.mode or "a" in image.mode or "transparency" in image.info
-    return image.convert("RGBA" if clear else "RGB")
+    has_transparency = "A" in image.mode or "a" in image.mode or "transparency" in image.info
+    return image.convert("RGBA" if has_transparency else "RGB")
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -119,20 +124,19 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits in 8."""
-    values = np.asarray(image)
-    made = Image.fromarray((values >> 8).astype(np.uint8))
-    made.info = {key: value for key, value in image.info.items() if key != "transparency"}
-    return made
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Reduces grey values of 16 bits to 8."""
+    reduced = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    reduced.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return reduced
 
 
 def _square(image: Image.Image, side: int) -> Image.Image:
     width, height = image.size
     short = min(width, height)
     size = (side * width // short, side * height // short)
-    if size[0] * size[1] > (most := Image.MAX_IMAGE_PIXELS or 0):
-        raise ValueError(f"too long for its width: resized it would have more than {most / 1e6:.0f} million pixels")
+    if size[0] * size[1] > (limit := Image.MAX_IMAGE_PIXELS or 0):
+        raise ValueError(f"too long for its width: resized it would have more than {limit / 1e6:.0f} million pixels")
     left, top = ((length - side) // 2 for length in size)
     resized = image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
     return resized.crop((left, top, left + side, top + side))
@@ -140,14 +144,14 @@ def _square(image: Image.Image, side: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """A labelled set of picture files, to be used as ``Images`` are.
+    """A labelled set of image files with the interface of ``Images``: files are read when they are indexed.
 
     Attributes:
         paths: The N files.
-        side: Height and width they are brought to, in pixels.
+        side: Height and width of the images after ``read``, in pixels.
         labels: int64 ``(N,)``.
         classes: Name of each class.
-        workers: Processes that decode them.
+        workers: Number of processes that read batches.
     """
 
     paths: Sequence[Path]
@@ -168,10 +172,12 @@ class ImageFiles:
         """Reads the files at ``index``: pixels uint8 ``(B, 3, side, side)``, labels ``(B,)``, and ``index``.
 
         Raises:
-            UserError: When one can't be read any more.
+            UserError: When a file can no longer be read.
         """
-        read = [read(self.paths[place], self.side) for place in index.tolist()]
-        for picture in read:
-            if isinstance(picture, DecodeError):
-                raise UserError(f"a picture can't be read any more: {picture}")
-        return torch.stack([picture for picture in read if isinstance(picture, Tensor)]), self.labels[index], index
+        images = []
+        for position in index.tolist():
+            image = read(self.paths[position], self.side)
+            if isinstance(image, DecodeError):
+                raise UserError(f"an image can no longer be read: {image}")
+            images.append(image)
+        return torch.stack(images), self.labels[index], index

@@ -1,4 +1,4 @@
-"""ImageFolder: one's own pictures, a folder a class."""
+"""ImageFolder: the user's own images, with one folder per class."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,25 +17,26 @@ from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images
 from regularization.errors import UserError
 
-SHOWN = 10  # files that can't be read, named in an error
+# How many unreadable files an error names.
+MAX_ERRORS_SHOWN = 10
 
 
 class ImageFolder(ImageData):
-    """One's own pictures, of any size: ``root/<class>/…``, or ``root/train/<class>/…`` with ``val`` or ``test`` beside.
+    """Images of any size: ``root/<class>/…``, or ``root/train/<class>/…``, with optional folders ``val`` and ``test``.
 
-    A picture's short side is resized to ``resize`` pixels and its centre kept; training takes a random square of
-    ``image_size`` out of that, everything else the one in the middle. What there is no folder for is held out of the
-    others, every class in proportion.
+    The short side of an image is resized to ``resize`` pixels, and the central square is cropped. Training takes a
+    random square of ``image_size`` pixels from it, evaluation the central one. Without a folder ``val`` or ``test``,
+    those images are held out of the others, the same share of every class.
 
     Args:
-        root: The folder; it has to be named.
-        image_size: Height and width of what the network sees, in pixels.
-        resize: Pixels that the short side is resized to; null for 8/7 of ``image_size``.
-        test_size: Share of each class that is held out for the test where there is no folder ``test``; by the names of
-            the files, so that a picture stays on its side whatever others come and go.
-        memory_gb: Pictures are decoded once and kept; when the training, validation or test pictures need more than
+        root: The folder; required.
+        image_size: Height and width of the network's input, in pixels.
+        resize: Length in pixels that the short side is resized to; null for 8/7 of ``image_size``.
+        test_size: Share of each class that is held out for the test if there is no folder ``test``. The choice depends
+            on the file names, so that an image stays in its part when files are added or removed.
+        memory_gb: Images are decoded once and kept in memory. If the training, validation or test images need more than
             this, worker processes decode them for every batch instead.
-        workers: How many; 0 decodes in the process itself, null takes one for each thread of PyTorch.
+        workers: Number of worker processes; 0 decodes in the main process, null takes one per thread of PyTorch.
     """
 
     def __init__(
@@ -58,57 +59,57 @@ class ImageFolder(ImageData):
         if not 0 <= test_size < 1:
             raise UserError(f"--data.test_size must be at least 0 and below 1, not {test_size}")
         if workers is not None and workers < 0:
-            raise UserError(f"--data.workers must not be negative, not {workers}")
-        # A sweep shares the cores out by threads.
+            raise UserError(f"--data.workers must be at least 0, not {workers}")
+        # A sweep divides the CPU cores among its trials by the number of threads.
         self.workers = torch.get_num_threads() if workers is None else workers
-        # Training cuts at random, and what is cut has its size already.
+        # In training the random crop gives the size, so that no resize follows.
         self.augment.crop = image_size
         self.preprocess = Preprocess(**self.train_preprocess.settings(None) | {"resize": self.side})
         self.num_classes = len(classes_in(self._folder("train")))
 
     @classmethod
     def count_classes(cls, options: Namespace) -> int:
-        """The number of folders in ``root``, or in ``root/train``."""
+        """The number of class folders."""
         return len(classes_in(_folder(Path(options.root).expanduser(), "train")))
 
     def read(self, train: bool) -> Images | ImageFiles:
-        """The training or the test pictures, at ``resize`` pixels.
+        """The training or the test images, with a short side of ``resize`` pixels.
 
         Raises:
-            UserError: Naming the files that can't be read.
+            UserError: Naming the files that cannot be read.
         """
-        classes = classes_in(self._folder("train"))
-        whole = self._folder("train")
-        if not train and (folder := self._folder("test")) != whole:
-            return self._read(*files_in(folder, classes), classes, "test pictures")
-        paths, labels = files_in(whole, classes)
-        if train and not self.val_size and (val := self._folder("val")) != whole:
-            # Nothing is to be held out: a sweep's refit, for instance.
-            more, of_more = files_in(val, classes)
-            paths, labels = [*paths, *more], torch.cat([labels, of_more])
-        if self._folder("test") == whole and not self.test_size and not train:
-            raise UserError(f"{self.root} has no folder test, and --data.test_size is 0: there is nothing to test on")
-        if self._folder("test") == whole and self.test_size:
-            held = held_out([str(path.relative_to(whole)) for path in paths], labels, self.test_size)
-            chosen = (~held if train else held).nonzero().flatten()
-            paths, labels = [paths[place] for place in chosen.tolist()], labels[chosen]
-        return self._read(paths, labels, classes, "pictures" if train else "test pictures")
+        train_folder, test_folder = self._folder("train"), self._folder("test")
+        classes = classes_in(train_folder)
+        if not train and test_folder != train_folder:
+            return self._read(*files_in(test_folder, classes), classes, "test images")
+        paths, labels = files_in(train_folder, classes)
+        if train and not self.val_size and (val_folder := self._folder("val")) != train_folder:
+            # Nothing is to be held out, as in the refit of a sweep: the validation images are trained on.
+            val_paths, val_labels = files_in(val_folder, classes)
+            paths, labels = [*paths, *val_paths], torch.cat([labels, val_labels])
+        if test_folder == train_folder and not self.test_size and not train:
+            raise UserError(
+                f"{self.root} has no folder test, and --data.test_size is 0: there are no images to test on"
+            )
+        if test_folder == train_folder and self.test_size:
+            held = held_out([str(path.relative_to(train_folder)) for path in paths], labels, self.test_size)
+            indices = (~held if train else held).nonzero().flatten()
+            paths, labels = [paths[index] for index in indices.tolist()], labels[indices]
+        return self._read(paths, labels, classes, "images" if train else "test images")
 
     def setup(self, stage: str) -> None:
-        """Also looks at the test pictures before training: nobody wants to hear of a damaged one when all is done."""
+        """Reads and splits the images; before training also the test images, so that damaged files are found early."""
         super().setup(stage)
-        if (
-            stage == "fit"
-            and self.test_set is None
-            and (self.test_size or self._folder("test") != self._folder("train"))
-        ):
+        has_test = self.test_size or self._folder("test") != self._folder("train")
+        if stage == "fit" and self.test_set is None and has_test:
             self.read(train=False)
 
     def describe(self) -> str:
-        """Also says how the pictures are kept."""
+        """One line for users: the number of images and classes, and whether images are kept in memory."""
         assert self.train_set is not None
-        kept = "in memory" if isinstance(self.train_set[0], Images) else f"decoded for every batch by {self.workers}"
-        return f"{super().describe()}, of {self.num_classes} classes, {kept}"
+        in_memory = isinstance(self.train_set[0], Images)
+        where = "in memory" if in_memory else f"decoded for every batch by {self.workers} workers"
+        return f"{super().describe()}, {self.num_classes} classes, {where}"
 
     def _folder(self, part: str) -> Path:
         return _folder(self.root, part)
@@ -117,97 +118,112 @@ class ImageFolder(ImageData):
         if (folder := self._folder("val")) == self._folder("train") or not self.val_size:
             return super()._split(images)
         classes = classes_in(self._folder("train"))
-        val = self._read(*files_in(folder, classes), classes, "validation pictures")
+        val = self._read(*files_in(folder, classes), classes, "validation images")
         return (images, torch.arange(len(images))), (val, torch.arange(len(val)))
 
-    def _read(self, paths: list[Path], labels: Tensor, classes: Sequence[str], what: str) -> Images | ImageFiles:
-        fits = len(paths) * 3 * self.side**2 <= self.memory_gb * 1e9
-        # What a file was when it was read: a sweep's worker reads it once for all of its trials.
+    def _read(self, paths: list[Path], labels: Tensor, classes: Sequence[str], name: str) -> Images | ImageFiles:
+        fits_memory = len(paths) * 3 * self.side**2 <= self.memory_gb * 1e9
+        # The cache holds for unchanged files: a sweep's worker reads them once for all of its trials.
         stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
-        pixels = _decoded(stamps, self.side, fits, f"reading {what}")
+        pixels = _decode(stamps, self.side, fits_memory, f"reading {name}")
+        names = tuple(map(image_files.printable, classes))
         if pixels is not None:
-            return Images(pixels, labels, tuple(map(image_files.printable, classes)))
-        return ImageFiles(paths, self.side, labels, tuple(map(image_files.printable, classes)), self.workers)
+            return Images(pixels, labels, names)
+        return ImageFiles(paths, self.side, labels, names, self.workers)
 
 
 def classes_in(folder: Path) -> list[str]:
-    """The names of the classes, which are those of the folders in ``folder``, in their order.
+    """The names of the classes: the names of the folders in ``folder``, sorted.
 
     Raises:
-        UserError: When there are not at least two.
+        UserError: When there are fewer than two.
     """
     if not folder.is_dir():
         raise UserError(f"--data.root: there is no folder {folder}")
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(found) < 2:
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(names) < 2:
         raise UserError(
-            f"--data.root: {folder} must hold a folder for each class, with its pictures in it; "
-            f"it holds {f'only {found[0]}' if found else 'none'}"
+            f"--data.root: {folder} must contain one folder per class with its images; "
+            f"it contains {f'only {names[0]}' if names else 'none'}"
         )
-    if wrong := {"training", "validation", "valid", "testing"} & {name.lower() for name in found}:
+    if wrong := {"training", "validation", "valid", "testing"} & {name.lower() for name in names}:
         raise UserError(
-            f"--data.root: {folder} has a folder {min(wrong)}: parts of the data are called train, val and test"
+            f"--data.root: {folder} has a folder {min(wrong)}: the parts of the data must be named train, val and test"
         )
-    return found
+    return names
 
 
 def held_out(names: Sequence[str], labels: Tensor, share: float) -> Tensor:
-    """Which of N files to hold out, bool ``(N,)``: those whose name, hashed to a number in 0 … 1, is below ``share``.
+    """Which of N files are held out, bool ``(N,)``: those whose name, hashed to a number in [0, 1), is below ``share``.
 
-    So it is a function of each name alone; but of every class at least one is held out, and one is not.
+    So the choice for a file depends on its name only, with one exception: at least one file of each class is held out,
+    and at least one is not.
     """
     hashes = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:7] for name in names]
-    number = torch.tensor([int.from_bytes(one) / 2**56 for one in hashes], dtype=torch.float64)
-    held = number < share
+    numbers = torch.tensor([int.from_bytes(digest) / 2**56 for digest in hashes], dtype=torch.float64)
+    held = numbers < share
     for label in set(labels.tolist()):
-        own = (labels == label).nonzero().flatten()
-        order = own[number[own].argsort()]
+        members = (labels == label).nonzero().flatten()
+        order = members[numbers[members].argsort()]
         held[order[0]] = True
         held[order[-1]] = False
     return held
 
 
 def files_in(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
-    """The pictures of all ``classes`` in ``folder``, and their labels, int64 ``(N,)``.
+    """The image files of all ``classes`` in ``folder``, and their labels, int64 ``(N,)``.
 
     Raises:
-        UserError: When a class has none, or ``folder`` has a class that is not among ``classes``.
+        UserError: When a class folder has no images, or its name is not among ``classes``.
     """
     present = classes_in(folder)
     if unknown := sorted(set(present) - set(classes)):
-        raise UserError(f"{folder / unknown[0]}: there is no class {unknown[0]} among the training pictures")
-    found = [(path, label) for label, name in enumerate(classes) for path in image_files.find(folder / name)]
-    labels = torch.tensor([label for _, label in found], dtype=torch.int64)
+        raise UserError(f"{folder / unknown[0]}: there is no class {unknown[0]} among the training images")
+    files = [(path, label) for label, name in enumerate(classes) for path in image_files.find(folder / name)]
+    labels = torch.tensor([label for _, label in files], dtype=torch.int64)
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
     if empty := [name for name, count in zip(classes, counts, strict=True) if name in present and not count]:
-        raise UserError(f"{folder / empty[0]} has no pictures in it")
-    return [path for path, _ in found], labels
+        raise UserError(f"{folder / empty[0]} contains no images")
+    return [path for path, _ in files], labels
 
 
 def _folder(root: Path, part: str) -> Path:
-    """Where the pictures of ``part`` (train, val, test) are; where it has no folder of its own, that of all."""
+    """The folder with the images of ``part`` (train, val, test), or the one of train if that part has no folder."""
     if root == Path():
-        raise UserError("--data.root: name the folder that has your pictures, a folder for each class inside")
-    # A class may be called train: then it holds pictures, no folders.
+        raise UserError("--data.root: give the folder that contains one folder of images per class")
+    # A class may be named train: then that folder contains images and no folders.
     train = root / "train"
-    whole = train if train.is_dir() and any(path.is_dir() for path in train.iterdir()) else root
-    return root / part if whole != root and (root / part).is_dir() else whole
+    train_folder = train if train.is_dir() and any(path.is_dir() for path in train.iterdir()) else root
+    return root / part if train_folder != root and (root / part).is_dir() else train_folder
 
 
 @lru_cache(3)
-def _decoded(stamps: Sequence[tuple[Path, int, int]], side: int, keep: bool, what: str) -> Tensor | None:
-    """All pictures, uint8 ``(N, 3, side, side)``; None where they are not kept, but every one can be read."""
+def _decode(stamps: Sequence[tuple[Path, int, int]], side: int, keep: bool, description: str) -> Tensor | None:
+    """Decodes all files once.
+
+    Args:
+        stamps: Path, modification time and size of each file.
+        side: Height and width of the images, in pixels.
+        keep: Whether to return the images, or only to check that all can be read.
+        description: The text of the progress bar.
+
+    Returns:
+        uint8 ``(N, 3, side, side)``, or None.
+
+    Raises:
+        UserError: Naming the files that cannot be read.
+    """
     pixels = torch.empty((len(stamps) if keep else 0, 3, side, side), dtype=torch.uint8)
-    refused = []
-    for place, picture in enumerate(image_files.read_all([path for path, _, _ in stamps], side, what)):
-        if isinstance(picture, DecodeError):
-            refused.append(picture)
+    errors = []
+    for index, image in enumerate(image_files.read_all([path for path, _, _ in stamps], side, description)):
+        if isinstance(image, DecodeError):
+            errors.append(image)
         elif keep:
-            pixels[place] = picture
-    if refused:
-        named = "; ".join(str(one) for one in refused[:SHOWN])
-        more = f"; and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
+            pixels[index] = image
+    if errors:
+        shown = "; ".join(map(str, errors[:MAX_ERRORS_SHOWN]))
+        more = f"; and {len(errors) - MAX_ERRORS_SHOWN} more" if len(errors) > MAX_ERRORS_SHOWN else ""
         raise UserError(
-            f"{len(refused)} of {len(stamps)} pictures can't be read.\nMend or remove them to train: {named}{more}"
+            f"{len(errors)} of {len(stamps)} images cannot be read.\nRepair or remove them to train: {shown}{more}"
         )
     return pixels if keep else None

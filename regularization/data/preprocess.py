@@ -1,4 +1,4 @@
-"""Resize, crop and normalize whole batches on any device: the same module for training, evaluation and serving."""
+"""Resizes, crops and normalizes batches on any device: one module for training, evaluation and inference."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -7,23 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_CACHED = 2**17  # pixels of the output, 1.5 MB, that are made at a time on a CPU
-_PRECISION = 2**22  # PIL keeps its weights as integers over 2²².
+# Pixels of output that are computed at a time on a CPU: 1.5 MB of float32, which fit into its cache.
+_CHUNK = 2**17
+# PIL stores its weights as integer multiples of 2⁻²².
+_PRECISION = 2**22
 
 
 class Preprocess(nn.Module):
-    """From uint8 images ``(B, 3, H, W)`` to float32 ``(B, 3, size, size)``: (cut / 255 − mean) / std.
+    """Maps uint8 images ``(B, 3, H, W)`` to float32 ``(B, 3, size, size)``: (crop / 255 − mean) / std.
 
-    Of the image, its short side resized, the centre is cut out: first the square one of ``resize`` pixels, of that the
-    one of ``size``. Equal to torchvision's ``Resize``, ``CenterCrop``, ``ToTensor``, ``Normalize`` on PIL images to the
-    bit (where an odd number of pixels is left over, the smaller half is cut off first). Pillow 13 begins with the
-    vertical pass where it shrinks a tall image, of 2.5 to 1 and more: there some values differ by one.
+    The short side of an image is resized to ``resize`` pixels; then the central square of ``size`` pixels is cropped.
+    The result equals torchvision's ``Resize``, ``CenterCrop``, ``ToTensor`` and ``Normalize`` on PIL images to the bit
+    (where an odd number of pixels is cropped off, the smaller half comes first). Pillow 13 begins with the vertical
+    pass when it shrinks a tall image, of 2.5 to 1 or more; some values then differ by one.
 
     Args:
-        size: Height and width of what comes out, in pixels; ``None`` keeps the images' own.
+        size: Height and width of the output in pixels; ``None`` keeps those of the images.
         mean: Mean of each channel, on the scale 0 … 1.
-        std: Standard deviation of each channel, likewise.
-        resize: Pixels that the short side is resized to, at least ``size``; ``None`` for ``size``.
+        std: Standard deviation of each channel, on the same scale.
+        resize: Length in pixels that the short side is resized to, at least ``size``; ``None`` for ``size``.
     """
 
     mean: Tensor
@@ -39,84 +41,93 @@ class Preprocess(nn.Module):
         super().__init__()
         self.size = size
         self.resize = resize or size
-        self._said = {"mean": list(mean), "std": list(std)}
+        self._normalization = {"mean": list(mean), "std": list(std)}
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def settings(self, size: int | None) -> dict[str, Any]:
-        """The arguments that make this module again, for images of ``size`` where it keeps their own."""
-        return {"size": self.size or size, "resize": self.resize or size, **self._said}
+        """The arguments that create this module again; ``size`` replaces a size of ``None``."""
+        return {"size": self.size or size, "resize": self.resize or size, **self._normalization}
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The network's input, float32 ``(B, 3, size, size)``, from uint8 ``(B, 3, H, W)``."""
+        """The input of the network, float32 ``(B, 3, size, size)``, from uint8 ``(B, 3, H, W)``."""
         if pixels.device.type != "cpu" or torch.compiler.is_compiling():
-            return self._prepared(pixels)
-        # On a CPU a few images at a time: what lies between two steps then stays in its cache.
+            return self._transform(pixels)
+        # On a CPU a few images at a time, so that intermediate results stay in its cache.
         height, width = (self.size, self.size) if self.size else pixels.shape[-2:]
         result = torch.empty(*pixels.shape[:2], height, width)
-        few = max(1, _CACHED // (height * width))
-        for some, into in zip(torch.split(pixels, few), torch.split(result, few), strict=True):
-            self._prepared(some, into)
+        images = max(1, _CHUNK // (height * width))
+        for chunk, out in zip(torch.split(pixels, images), torch.split(result, images), strict=True):
+            self._transform(chunk, out)
         return result
 
-    def _prepared(self, pixels: Tensor, out: Tensor | None = None) -> Tensor:
+    def _transform(self, pixels: Tensor, out: Tensor | None = None) -> Tensor:
         if self.size is None or self.resize is None:
-            cut = pixels.float()
+            crop = pixels.float()
         else:
-            edge = (self.resize - self.size) // 2
-            cut = square(pixels, self.resize)[:, :, edge : edge + self.size, edge : edge + self.size]
+            margin = (self.resize - self.size) // 2
+            crop = square(pixels, self.resize)[:, :, margin : margin + self.size, margin : margin + self.size]
         if torch.compiler.is_compiling():
-            # Exporters of torch 2.6 can't write into a part of a tensor.
-            return cut.div(255).sub(self.mean).div(self.std)
-        # In this order, in place: it is what ToTensor and Normalize do, to the last bit.
-        return torch.div(cut.div_(255).sub_(self.mean), self.std, out=out)
+            # The exporters of torch 2.6 do not support writing into a view.
+            return crop.div(255).sub(self.mean).div(self.std)
+        # The operations of ToTensor and Normalize in their order, in place: the result has the same bits.
+        return torch.div(crop.div_(255).sub_(self.mean), self.std, out=out)
 
 
 def square(pixels: Tensor, side: int) -> Tensor:
-    """The centre of images whose short side is resized as PIL does it: whole numbers as float32 ``(B, C, side, side)``.
+    """Resizes the short side of images to ``side`` pixels as PIL does, and crops the central square.
 
-    Antialiased bilinear: two passes, horizontal then vertical, each a matrix product rounded half up to whole numbers,
-    with PIL's weights (Pillow's ``Resample.c``). Only what is inside the square is computed. uint8 ``(B, C, H, W)`` in,
-    any H and W; the long side becomes ⌊side · long / short⌋.
+    The resize is antialiased and bilinear: a horizontal and a vertical pass, each a matrix product with PIL's weights
+    (Pillow's ``Resample.c``), rounded half up to integers. Only what lies inside the square is computed. The long side
+    becomes ⌊side · long / short⌋.
+
+    Args:
+        pixels: uint8 ``(B, C, H, W)``, any H and W.
+        side: Height and width of the result in pixels.
+
+    Returns:
+        Integers as float32 ``(B, C, side, side)``.
     """
     height, width = pixels.shape[-2:]
     exporting = torch.compiler.is_compiling()
     if not exporting and height == width == side:
         return pixels.float()
     short = torch.sym_min(height, width)
-    sizes: list[Any] = [(old, side * old // short, side) for old in (height, width)]
-    # In an exported graph sizes are unknown, so weights are a part of it.
-    exact = not exporting and all(_single_is_exact(old, new) for old, new, _ in sizes)
+    # Along each axis: the old length, the length after the resize, and the part of that which the square takes.
+    lengths: list[Any] = [(old, side * old // short, side) for old in (height, width)]
+    # In an exported graph lengths are symbolic, and the weights are computed in the graph.
+    exact = not exporting and all(_is_exact_in_single(old, new) for old, new, _ in lengths)
     dtype = torch.float32 if exact else torch.float64
     if pixels.device.type == "mps":
-        dtype = torch.float32  # it has no float64: where PIL breaks a tie otherwise, a value differs by one
-    make: Callable[..., Tensor] = _weights_on if exporting else _cached
-    vertical, horizontal = (make(*one, pixels.device, dtype) for one in sizes)
+        dtype = torch.float32  # mps has no float64: a value differs by one where PIL breaks a tie the other way
+    make: Callable[..., Tensor] = _weights_on if exporting else _cached_weights
+    vertical, horizontal = (make(*axis, pixels.device, dtype) for axis in lengths)
     rows = (pixels.to(dtype) @ horizontal.T).add_(0.5).floor_()
     if not exporting and 1 < short <= side:
-        return _enlarged(rows, *_taps(*sizes[0], pixels.device, dtype)).add_(0.5).floor_().float()
+        return _enlarge_vertically(rows, *_taps(*lengths[0], pixels.device, dtype)).add_(0.5).floor_().float()
     return (vertical @ rows).add_(0.5).floor_().float()
 
 
-def _enlarged(rows: Tensor, first: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """``vertical @ rows`` where a row is made of two at most, in a third of the matrix product's time."""
-    return rows.index_select(-2, first).mul_(one).addcmul_(rows.index_select(-2, first + 1), other)
+def _enlarge_vertically(rows: Tensor, first: Tensor, weight: Tensor, next_weight: Tensor) -> Tensor:
+    """``vertical @ rows`` where each row mixes at most two, in a third of the time of the matrix product."""
+    return rows.index_select(-2, first).mul_(weight).addcmul_(rows.index_select(-2, first + 1), next_weight)
 
 
-def _single_is_exact(old: int, new: int) -> bool:
-    """Whether float32 can't change the rounding.
+def _is_exact_in_single(old: int, new: int) -> bool:
+    """Whether float32 gives the same rounding as float64.
 
-    Enlarged k times, a pixel is a whole number over 2k. For odd k that is never half-way between two numbers, for a
-    power of two it is exact. Elsewhere ties can occur, and PIL breaks them by its rounded weights.
+    When an axis is enlarged by the factor k, a pixel is an integer over 2k. For odd k that is never half-way between
+    two integers; for a power of two it is exact. For other factors there can be ties, which PIL breaks by its rounded
+    weights.
     """
-    factor, rest = divmod(new, old)
-    return rest == 0 and (factor % 2 == 1 or factor & (factor - 1) == 0)
+    factor, remainder = divmod(new, old)
+    return remainder == 0 and (factor % 2 == 1 or factor & (factor - 1) == 0)
 
 
 def weights(old: int, new: int, side: int) -> Tensor:
-    """PIL's bilinear weights for the middle ``side`` of ``new`` pixels made from ``old``, float64 ``(side, old)``.
+    """PIL's bilinear weights for the central ``side`` of ``new`` pixels from ``old`` pixels, float64 ``(side, old)``.
 
-    A triangle as wide as the coarser of the two pixel grids.
+    The filter is a triangle as wide as the coarser of the two pixel grids.
     """
     # As tensors: a quotient of sizes would become float32 in an exported graph.
     scale = torch.full((1,), old, dtype=torch.float64) / torch.full((1,), new, dtype=torch.float64)
@@ -127,25 +138,26 @@ def weights(old: int, new: int, side: int) -> Tensor:
     last = (centre + support + 0.5).int().clamp(max=old)
     triangle: Tensor = (1 - ((pixel - centre + 0.5) / support).abs()).clamp(min=0)
     triangle = triangle * ((pixel >= first) & (pixel < last))
-    shares = triangle / triangle.sum(dim=1, keepdim=True)
-    return (shares * _PRECISION + 0.5).floor() / _PRECISION
+    normalized = triangle / triangle.sum(dim=1, keepdim=True)
+    return (normalized * _PRECISION + 0.5).floor() / _PRECISION
 
 
 def _weights_on(old: int, new: int, side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     return weights(old, new, side).to(device, dtype)
 
 
+# Users' images come in any size: only the weights for the most recent ones are kept.
+_cached_weights = lru_cache(64)(_weights_on)
+
+
 @lru_cache(64)
 def _taps(old: int, new: int, side: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Where ``weights`` enlarges: the first of the two pixels that one is made of, ``(side,)``, then their weights.
+    """``weights`` of an enlargement in sparse form: for each output pixel the two input pixels that it mixes.
 
-    The other one is behind it; both weights are ``(side, 1)``.
+    Returns:
+        The index of the first one, ``(side,)``, its weight and that of the next pixel, both ``(side, 1)``.
     """
     dense = weights(old, new, side)
     first = (dense > 0).int().argmax(dim=1).clamp(max=old - 2)[:, None]
-    pair = (dense.gather(1, place).to(device, dtype) for place in (first, first + 1))
+    pair = (dense.gather(1, index).to(device, dtype) for index in (first, first + 1))
     return first.flatten().to(device), *pair
-
-
-# Pictures of one's own come in any size: the newest few are kept, not all.
-_cached = lru_cache(64)(_weights_on)

@@ -1,4 +1,4 @@
-"""Reads a whole data set into one uint8 tensor; CIFAR's pickles are opened only after their MD5 matched."""
+"""Reads a whole data set into one uint8 tensor; CIFAR's pickles are loaded only if their MD5 is the published one."""
 
 import hashlib
 import os
@@ -20,6 +20,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from regularization.errors import UserError
 
 LOCK = ".downloading"
+# Pixels, labels and indices of a batch.
 Sample = tuple[Tensor, Tensor, Tensor]
 
 
@@ -31,12 +32,13 @@ class Images:
         pixels: uint8 ``(N, 3, H, W)``.
         labels: int64 ``(N,)``, each in ``0 … len(classes) - 1``.
         classes: Name of each class.
+        workers: Processes that read batches: none are needed.
     """
 
     pixels: Tensor
     labels: Tensor
     classes: tuple[str, ...]
-    workers = 0  # processes that make batches: these need none
+    workers = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -56,34 +58,34 @@ class Images:
 
 
 def download_cifar(source: type[CIFAR10], root: Path) -> None:
-    """Fetches and unpacks torchvision's archive of ``source`` into ``root``, unless every file is there already.
+    """Downloads torchvision's archive of ``source`` and unpacks it into ``root``, unless all files are there already.
 
-    Of several processes and machines that share ``root`` one does it, and the others wait.
+    If several processes and machines share ``root``, one of them downloads and the others wait.
 
     Raises:
-        UserError: When it can't be downloaded or unpacked; says where it looked and which file to put there.
+        UserError: When the archive cannot be downloaded or unpacked; tells which file to put where.
     """
     folder = root / source.base_folder
     names = [name for name, _ in _files(source)]
 
-    def complete() -> bool:
+    def is_complete() -> bool:
         return all((folder / name).is_file() for name in names)
 
-    if complete() and not (root / LOCK).exists():
+    if is_complete() and not (root / LOCK).exists():
         return
-    existed = root.exists()
+    root_existed = root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _download_lock(root), progress_bars_on_terminals():
-            if not complete():
+            if not is_complete():
                 download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
     except (OSError, RuntimeError) as error:
-        if not existed and root.is_dir() and not any(root.iterdir()):
+        if not root_existed and root.is_dir() and not any(root.iterdir()):
             root.rmdir()
         raise UserError(
             f"{source.__name__} is not in {folder} and could not be downloaded ({error}).\n"
-            f"Put {source.filename} into {root} (it is at {source.url}), or name the folder that has it with "
-            "--data.root; configs/quickstart.yaml needs no download."
+            f"Put {source.filename} (from {source.url}) into {root}, or give the folder that has it with --data.root; "
+            "configs/quickstart.yaml needs no download."
         ) from error
 
 
@@ -100,11 +102,11 @@ def _download_lock(root: Path) -> Iterator[None]:
 
 @contextmanager
 def progress_bars_on_terminals() -> Iterator[None]:
-    """Keeps the progress bars that libraries draw on stderr out of files and pipes."""
+    """Hides the progress bars that libraries print to stderr, unless stderr is a terminal."""
     if sys.stderr.isatty():
         yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+    with open(os.devnull, "w") as devnull, redirect_stderr(devnull):
         yield
 
 
@@ -132,37 +134,41 @@ def read_cifar(source: type[CIFAR10], root: Path, train: bool) -> Images:
 def read_digits(train: bool) -> Images:
     """scikit-learn's 1,797 handwritten digits, 8×8 in 17 shades of grey, as three equal channels of 0 … 255.
 
-    scikit-learn names no test set, so a stratified fifth (360 images, always the same) is ours.
+    scikit-learn defines no test set. A stratified fifth (360 images, always the same ones) serves as the test set.
     """
-    # Imported here: scikit-learn takes most of a second, which training on CIFAR need not pay.
+    # Imported here: scikit-learn takes most of a second, which training on CIFAR does not need.
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     shades = torch.from_numpy(digits.images)
     pixels = (shades * (255 / 16)).round().to(torch.uint8)[:, None].repeat(1, 3, 1, 1)
     labels = torch.from_numpy(digits.target).long()
-    kept, held = stratified_split(labels, 360, seed=0)
-    chosen = kept if train else held
-    return Images(pixels[chosen], labels[chosen], tuple(str(name) for name in digits.target_names))
+    train_indices, test_indices = stratified_split(labels, 360, seed=0)
+    indices = train_indices if train else test_indices
+    return Images(pixels[indices], labels[indices], tuple(str(name) for name in digits.target_names))
 
 
 def stratified_split(labels: Tensor, held_out: int | float, seed: int) -> tuple[Tensor, Tensor]:
-    """Sorted indices (kept, held out) that leave every class its share.
+    """Splits a data set so that each class has the same share on both sides.
 
     Args:
         labels: int64 ``(N,)``.
-        held_out: How many to hold out, or which fraction.
-        seed: The split is a function of the labels and this alone.
+        held_out: The number of images to hold out, or their fraction.
+        seed: The split depends on the labels and this seed only.
+
+    Returns:
+        The sorted indices of the images that are kept, and of those that are held out.
 
     Raises:
         UserError: When there is no such split.
     """
     from sklearn.model_selection import train_test_split
 
+    indices = np.arange(len(labels))
     try:
-        kept, held = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=seed)
+        kept, held = train_test_split(indices, test_size=held_out, stratify=labels, random_state=seed)
     except ValueError as error:
-        raise UserError(f"can't hold {held_out} of {len(labels)} images out: {error}") from error
+        raise UserError(f"cannot hold out {held_out} of {len(labels)} images: {error}") from error
     return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(held))
 
 
@@ -176,13 +182,13 @@ def _read_pickle(path: Path, md5: str) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"can't read {path}: {error.strerror}") from error
-    # The bytes that were checked are the bytes that are unpickled: a pickle from elsewhere could run code.
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    # The bytes that are checked are the bytes that are unpickled: a pickle from elsewhere could run code.
+    actual = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if actual != md5:
         raise UserError(
-            f"{path} is damaged or not the published file (its MD5 is {found}, it should be {md5}).\n"
-            "Delete it and run again to download it afresh."
+            f"{path} is damaged or not the published file (its MD5 is {actual}, not {md5}).\n"
+            "Delete it and run the command again to download it."
         )
     batch: dict[str, Any] = pickle.loads(content, encoding="latin1")
     return batch

@@ -1,4 +1,4 @@
-"""Which images make up which batch, a pure function of (seed, epoch, step); and each process's part of it."""
+"""Which images make up each batch, a function of (seed, epoch, step) only; and the part of it for each process."""
 
 import signal
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from regularization.errors import UserError
 
 
 class EpochSampler(Sampler[Tensor]):
-    """Yields the batches of one epoch as index tensors, int64 ``(B,)``; the last one may be smaller.
+    """Yields the batches of one epoch as tensors of indices, int64 ``(B,)``; the last batch may be smaller.
 
-    Shuffled, epoch e is the permutation drawn by a generator seeded with (seed, e), so the batch at any step can
-    be computed without having gone through those before it. Every image comes exactly once an epoch.
+    With a seed, the order of an epoch is the permutation that a generator seeded with (seed, epoch) draws. So the batch
+    of any step can be computed without going through the earlier ones. Every image comes exactly once per epoch.
 
     Args:
-        subset: Indices of the images to go through, int64 ``(N,)``.
-        batch_size: Images a batch.
+        subset: Indices of the images to use, int64 ``(N,)``.
+        batch_size: Images per batch.
         seed: Seed of the shuffling; ``None`` keeps the order of ``subset``.
-        done: An epoch that is continued, and how many of its images were gone through before.
-        device: Where the index tensors are wanted; an epoch's are moved there at once.
+        progress: An epoch that is resumed, and how many of its images were already used.
+        device: The device of the index tensors; those of an epoch are moved there at once.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class EpochSampler(Sampler[Tensor]):
         subset: Tensor,
         batch_size: int,
         seed: int | None = None,
-        done: tuple[int, int] = (0, 0),
+        progress: tuple[int, int] = (0, 0),
         device: torch.device | None = None,
     ) -> None:
         self.subset = subset
         self.batch_size = batch_size
         self.seed = seed
-        self.done = done
+        self.progress = progress
         self.device = device
         self.epoch = 0
 
@@ -48,31 +48,32 @@ class EpochSampler(Sampler[Tensor]):
         self.epoch = epoch
 
     def permutation(self, epoch: int) -> Tensor:
-        """The images of ``epoch`` in their order, int64 ``(N,)``."""
+        """The indices of all images in the order of ``epoch``, int64 ``(N,)``."""
         if self.seed is None:
             return self.subset
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         return self.subset[torch.randperm(len(self.subset), generator=generator)]
 
     def __iter__(self) -> Iterator[Tensor]:
-        # Runs when the first batch is asked for, after the trainer has said which epoch it is.
-        continued, done = self.done
-        if len(left := self.permutation(self.epoch)[done if self.epoch == continued else 0 :]):
-            yield from torch.split(left.to(self.device), self.batch_size)
+        # This runs when the first batch is requested, after the trainer has set the epoch.
+        resumed_epoch, images_used = self.progress
+        remaining = self.permutation(self.epoch)[images_used if self.epoch == resumed_epoch else 0 :]
+        if len(remaining):
+            yield from torch.split(remaining.to(self.device), self.batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.subset) // self.batch_size)
 
 
 class Batch(NamedTuple):
-    """One process's part of a batch.
+    """The part of a batch that one process gets.
 
     Attributes:
-        images: uint8 ``(B, 3, H, W)`` as they are read; float32, augmented, resized and normalized for the network.
+        images: uint8 ``(B, 3, H, W)`` as read; after preprocessing float32, the input of the network.
         labels: int64 ``(B,)``.
-        indices: Which images of the whole set they are, int64 ``(B,)``.
-        weight: What a mean over this part counts for in the mean over all processes: 1 where all parts are of one
-            size, 0 where this one has images only so that there is something to compute with.
+        indices: Indices of the images in the whole set, int64 ``(B,)``.
+        weight: Weight of a mean over this part in the mean over all processes. It is 1 if all parts have the same size,
+            and 0 if the images of this part do not belong to the batch: they only keep the process in step.
     """
 
     images: Tensor
@@ -82,93 +83,98 @@ class Batch(NamedTuple):
 
     @property
     def counted(self) -> int:
-        """How many of the images count: all, or none."""
+        """How many of the images belong to the batch: all, or none."""
         return len(self.labels) if self.weight else 0
 
 
 class RankShard(Dataset[Batch]):
-    """A process's part of every batch of ``images``; all of it where there is one process.
+    """The part of each batch of ``images`` for one process; the whole batch if there is only one process.
 
-    The parts follow each other and differ by one image at most. So the mean over processes of weight × mean over the
-    part is the mean over the batch, and no image is taken twice or left out. Of a batch that is too small for all, some
-    get nothing and the others ``least`` images.
+    The parts are consecutive and differ in size by at most one image. The mean over processes of weight × mean over
+    the part equals the mean over the batch, and every image is used exactly once. If a batch is too small for all
+    processes, some get no image of it and the others at least ``min_size``.
 
     Args:
         images: The whole set.
-        rank: Which of the processes this is.
-        world: How many there are.
-        least: Images of a part that is not empty, at least: 2 where batch norm, which has no variance of one, trains.
+        rank: The number of this process.
+        world_size: The number of processes.
+        min_size: Minimum number of images in a part that is not empty: 2 for training with batch norm, which needs a
+            variance.
     """
 
-    def __init__(self, images: Images | ImageFiles, rank: int = 0, world: int = 1, least: int = 1) -> None:
+    def __init__(self, images: Images | ImageFiles, rank: int = 0, world_size: int = 1, min_size: int = 1) -> None:
         self._images = images
         self._rank = rank
-        self._world = world
-        self._least = least
+        self._world_size = world_size
+        self._min_size = min_size
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        """The part of the batch at ``index``, int64 ``(B,)``; where that is empty, the first images with weight 0."""
-        parts = min(self._world, max(1, len(index) // self._least))
-        own = index.tensor_split(parts)[self._rank] if self._rank < parts else index[:0]
-        weight = len(own) * self._world / len(index)
-        return Batch(*self._images[own if len(own) else index[: self._least]], weight)
+        """The part of the batch at ``index``, int64 ``(B,)``; the first images with weight 0 where it is empty."""
+        parts = min(self._world_size, max(1, len(index) // self._min_size))
+        part = index.tensor_split(parts)[self._rank] if self._rank < parts else index[:0]
+        weight = len(part) * self._world_size / len(index)
+        return Batch(*self._images[part if len(part) else index[: self._min_size]], weight)
 
 
 class LazyDataLoader(DataLoader[Any]):
-    """A DataLoader that begins when the first batch is asked for.
+    """A DataLoader that starts to read when the first batch is requested.
 
-    Lightning makes an iterator before it says which epoch it is, and worker processes would begin with it at once.
+    Lightning creates an iterator before it sets the epoch, and worker processes would start to read immediately.
     """
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
             yield from super().__iter__()
-        except UserError as mistake:
-            # From a worker process it comes with a traceback in its text.
-            raise UserError(str(mistake).rpartition("UserError: ")[2].strip()) from None
+        except UserError as error:
+            # The text of an error in a worker process includes a traceback.
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
-def make_loader(images: Images | ImageFiles, order: EpochSampler, rank: int = 0, world: int = 1) -> LazyDataLoader:
-    """The batches of ``images`` that ``order`` makes up, or the part of them that process ``rank`` of ``world`` has."""
-    # Who trains with one image a process does so knowingly.
-    least = 2 if order.batch_size >= 2 * world else 1
+def make_loader(
+    images: Images | ImageFiles, sampler: EpochSampler, rank: int = 0, world_size: int = 1
+) -> LazyDataLoader:
+    """A loader of the batches that ``sampler`` yields, or of the parts of them for one of several processes."""
+    # With a batch size of one image per process, parts of one image are what the user wants.
+    min_size = 2 if sampler.batch_size >= 2 * world_size else 1
     return LazyDataLoader(
-        RankShard(images, rank, world, least),
-        # batch_size=None: the order's index tensors go to the images whole; nothing is collated.
-        sampler=order,
+        RankShard(images, rank, world_size, min_size),
+        # batch_size=None: an index tensor of the sampler is passed on whole, and nothing is collated.
+        sampler=sampler,
         batch_size=None,
-        # Of its own: an iterator draws a number when it is made, and must not move the global stream.
+        # A separate generator: an iterator draws a number when it is created, which must not advance the global one.
         generator=torch.Generator(),
         num_workers=images.workers,
-        # The training's processes stay; those of an evaluation would only wait.
-        persistent_workers=images.workers > 0 and order.seed is not None,
+        # The workers of training are kept between epochs; those of an evaluation would only wait.
+        persistent_workers=images.workers > 0 and sampler.seed is not None,
         worker_init_fn=ignore_sigint,
     )
 
 
-def ignore_sigint(worker: int) -> None:
-    """Ctrl-C is for the main process, which ends its workers, by SIGTERM, when it has written what it must."""
+def ignore_sigint(worker_id: int) -> None:
+    """Ignores Ctrl-C in a worker process: the main process handles it and ends its workers after saving its state."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def check_divisible(batch_size: int, world: int) -> None:
-    """Checks that every process gets as many images of a batch as the others.
+def check_divisible(batch_size: int, world_size: int) -> None:
+    """Checks that all processes get the same number of images of a batch.
 
     Raises:
-        UserError: Naming the next sizes that can be shared.
+        UserError: Naming the nearest batch sizes that are divisible.
     """
-    if batch_size % world:
-        low, high = batch_size // world * world, -(-batch_size // world) * world
-        sizes = f"{low} or {high}" if low else str(high)
-        raise UserError(f"--data.batch_size {batch_size} can't be shared evenly by {world} processes: {sizes} can")
+    if batch_size % world_size:
+        lower, upper = batch_size // world_size * world_size, -(-batch_size // world_size) * world_size
+        sizes = f"{lower} or {upper}" if lower else str(upper)
+        raise UserError(
+            f"--data.batch_size {batch_size} cannot be split evenly across {world_size} processes: {sizes} can"
+        )
 
 
-def smallest_valid_batch(batch_size: int, images: int, world: int) -> int:
-    """The next batch size with which no process has one image alone, at the end of all ``images`` neither."""
-    size = max(batch_size // world + 1, 2) * world
+def smallest_valid_batch(batch_size: int, images: int, world_size: int) -> int:
+    """The next larger batch size with which no process gets a single image, not even in the last batch of an epoch."""
+    size = max(batch_size // world_size + 1, 2) * world_size
     while images % size == 1:
-        size += world
+        size += world_size
     return size

@@ -1,4 +1,4 @@
-"""The run folder, ``<root>/<config name>/version_N/``: named, claimed, found again, and its ``result.json``."""
+"""The run folder ``<root>/<config name>/version_N/``: created, found, locked; files in it are replaced in one step."""
 
 import csv
 import json
@@ -27,19 +27,19 @@ class AlreadyLocked(UserError):  # noqa: N818
 
 
 def run_name(configs: Sequence[Path]) -> str:
-    """The name of the runs that these config files make: their stems joined by ``+``.
+    """The name of the runs with these config files: the stems of the files, joined by ``+``.
 
-    A run folder's own ``config.yaml`` stands for the name of that run.
+    For the ``config.yaml`` in a run folder, it is the name of that run.
     """
     stems = [path.parent.parent.name if path.name == CONFIG else path.stem for path in configs]
     return "+".join(dict.fromkeys(stem for stem in stems if stem)) or "default"
 
 
 def create_run_dir(root: Path, name: str) -> Path:
-    """Creates and returns the next free ``root/name/version_N``; two processes never get the same one.
+    """Creates the next free ``root/name/version_N``; two processes never get the same folder.
 
     Raises:
-        UserError: When the folder can't be created.
+        UserError: When the folder cannot be created.
     """
     try:
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -53,13 +53,13 @@ def create_run_dir(root: Path, name: str) -> Path:
                 number += 1
     except OSError as error:
         raise UserError(
-            f"can't create a run folder in {root / name}: {error.strerror}. "
-            "Name one that can be written with --trainer.default_root_dir."
+            f"cannot create a run folder in {root / name}: {error.strerror}. "
+            "Give a writable folder with --trainer.default_root_dir."
         ) from error
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Takes a claim back: removes ``folder`` if it is empty, and those above it that are empty then."""
+    """Removes ``folder`` if it is empty, and then its parent and grandparent if they are empty too."""
     for path in (folder, folder.parent, folder.parent.parent):
         if path.exists() and any(path.iterdir()):
             return
@@ -68,7 +68,7 @@ def remove_if_empty(folder: Path) -> None:
 
 
 def latest_with(root: Path, name: str, checkpoint: str) -> Path:
-    """The newest run folder of ``name`` that has a ``checkpoint``, the name of a file.
+    """The newest run folder of ``name`` that contains a ``checkpoint`` with this file name.
 
     Raises:
         UserError: When there is none.
@@ -78,21 +78,21 @@ def latest_with(root: Path, name: str, checkpoint: str) -> Path:
             return folder
     raise UserError(
         f"--ckpt_path {Path(checkpoint).stem}: no run in {root / name} has a checkpoint to continue from. "
-        "Start one by leaving --ckpt_path out."
+        "To start a new run, leave out --ckpt_path."
     )
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run folder that ``checkpoint`` lies in, or None when it lies elsewhere."""
+    """The run folder that contains ``checkpoint``, or None if it is elsewhere."""
     folder = checkpoint.parent.parent
     return folder if checkpoint.parent.name == CHECKPOINTS and (folder / CONFIG).is_file() else None
 
 
 def add_result(folder: Path, values: dict[str, Any]) -> None:
-    """Adds ``values`` to the run's ``result.json``, keeping what other commands wrote there."""
+    """Adds ``values`` to the run's ``result.json``; other keys in it stay."""
     path = folder / RESULT
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    write_text(path, json.dumps({**known, **values}, indent=2) + "\n")
+    result = json.loads(path.read_text()) if path.is_file() else {}
+    write_text(path, json.dumps({**result, **values}, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -109,26 +109,26 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A path aside to write to, which takes the place of ``path`` at the end, in one step and flushed to the disk.
+    """Yields the path of a temporary file, which replaces ``path`` at the end, in one step and flushed to the disk.
 
-    Whenever the process or the machine dies, ``path`` is the old file or the new one, never a half.
+    If the process or the machine dies, ``path`` is the complete old file or the complete new one.
 
     Raises:
-        UserError: When it can't be written: no room, no permission, no folder.
+        UserError: When the file cannot be written: no space, no permission, no folder.
     """
-    aside = path.with_name(f".{path.stem}.new{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.new{path.suffix}")
     try:
-        yield aside
-        _flush(aside)
-        os.replace(aside, path)
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
         _flush(path.parent)
     except OSError as error:
         with suppress(OSError):
-            aside.unlink()
-        reason = "its folder is gone" if isinstance(error, FileNotFoundError) else error.strerror or error
+            temporary.unlink()
+        reason = "its folder was removed" if isinstance(error, FileNotFoundError) else error.strerror or error
         raise UserError(
-            f"can't write {path}: {reason}. What was written before stands;\n"
-            "once it can be written again, --ckpt_path last goes on from the last checkpoint."
+            f"cannot write {path}: {reason}. Files written before are intact;\n"
+            "once the cause is removed, --ckpt_path last continues from the last checkpoint."
         ) from error
 
 
@@ -156,7 +156,7 @@ def exclusive_lock(folder: Path, seconds: float = 20.0) -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
-    """Has the system write the file, or the folder's list of names, to the disk now."""
+    """Makes the system write a file, or the list of files of a folder, to the disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -165,6 +165,7 @@ def _flush(path: Path) -> None:
 
 
 def _versions(root: Path, name: str) -> list[tuple[int, Path]]:
+    """The run folders of ``name`` with their numbers."""
     folders = (root / name).glob("version_*")
     numbered = [(folder.name.removeprefix("version_"), folder) for folder in folders]
     return [(int(number), folder) for number, folder in numbered if number.isdigit()]

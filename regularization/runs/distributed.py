@@ -1,4 +1,4 @@
-"""Ranks: the processes that train one network together, each with its number; the first one speaks and writes."""
+"""Several processes train one network: which rank this process has, and how all of them act at the same step."""
 
 import atexit
 import os
@@ -20,8 +20,8 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from regularization.errors import UserError
 from regularization.internals.lightning import launcher_rank, reset_rank, set_sigterm_handler
 
-# What the libraries say in a process whose partner is gone: gloo, its sockets, NCCL.
-_LOST = (
+# Parts of the errors of gloo, its sockets and NCCL when another process has ended, in lower case.
+_LOST_PEER_ERRORS = (
     "connection closed by peer",
     "connection reset",
     "broken pipe",
@@ -30,9 +30,10 @@ _LOST = (
     "gloo",
     "tcpstore",
 )
-SECONDS = 5.0
-# What torchrun tells its processes, and Lightning those that it starts.
-_PLACE = (
+# Seconds until a barrier gives up: a process that has not come by then has ended or hangs.
+BARRIER_TIMEOUT = 5.0
+# Environment variables that torchrun sets for its processes, and Lightning for those that it starts.
+_LAUNCHER_VARIABLES = (
     "RANK",
     "LOCAL_RANK",
     "GROUP_RANK",
@@ -45,149 +46,154 @@ _PLACE = (
 
 
 def is_first_rank() -> bool:
-    """Whether this is the first process, as far as its environment tells before there is a trainer."""
+    """Whether this is the first process of the run, by the environment: it can be called before there is a trainer."""
     return launcher_rank() == 0 and LightningEnvironment().node_rank() == 0
 
 
 def is_first_rank_of_machine() -> bool:
-    """Whether this is the first process of its machine, likewise."""
+    """Whether this is the first process of its machine, by the environment."""
     return not any(int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "SLURM_LOCALID"))
 
 
 def launcher_devices() -> dict[str, int]:
-    """The trainer's ``devices`` and ``num_nodes`` that torchrun or srun has started processes for; nothing without.
+    """The trainer's ``devices`` and ``num_nodes`` for which torchrun or srun started processes; empty without those.
 
     Raises:
-        UserError: When SLURM's machines have different numbers of processes.
+        UserError: When SLURM started different numbers of processes on the machines.
     """
     if TorchElasticEnvironment.detect():
-        here = int(os.environ["LOCAL_WORLD_SIZE"])
-        return {"devices": here, "num_nodes": int(os.environ["WORLD_SIZE"]) // here}
-    tasks = _tasks()
+        local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
+        return {"devices": local_world_size, "num_nodes": int(os.environ["WORLD_SIZE"]) // local_world_size}
+    tasks = _srun_tasks()
     if tasks == 1 or not SLURMEnvironment.detect():
         return {}
     machines = int(os.environ["SLURM_STEP_NUM_NODES"])
     if tasks % machines:
         raise UserError(
-            f"SLURM started {tasks} processes on {machines} machines: give --ntasks-per-node, the same on each"
+            f"SLURM started {tasks} processes on {machines} machines: "
+            "give --ntasks-per-node, so that each machine has the same number"
         )
     return {"devices": tasks // machines, "num_nodes": machines}
 
 
 def silence() -> None:
-    """Keeps a process that is not the first of its run off the terminal: it would say everything once more.
+    """Suppresses the output and the warnings of a process that is not the first one, which would repeat them.
 
-    What it raises is still said.
+    Errors are still printed.
     """
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     warnings.showwarning = lambda *_: None
 
 
 def forget_launcher() -> None:
-    """Forgets what a launcher has told of this process: what it trains from here on, it trains by itself."""
-    told = [name for name in os.environ if name in _PLACE or name.startswith(("SLURM_", "TORCHELASTIC_"))]
-    for name in told:
-        del os.environ[name]
+    """Removes what a launcher has set in the environment, so that this process trains by itself from here on."""
+    for name in list(os.environ):
+        if name in _LAUNCHER_VARIABLES or name.startswith(("SLURM_", "TORCHELASTIC_")):
+            del os.environ[name]
     reset_rank()
 
 
-def _tasks() -> int:
-    """How many processes srun has started with this one; a script of sbatch is none of them."""
+def _srun_tasks() -> int:
+    """The number of processes that srun started together; 1 for a script of sbatch, which srun did not start."""
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
 
 
 def check_strategy(trainer: Trainer) -> None:
-    """Checks that several processes would train one network, and not each its own; they part before Python ends.
+    """Checks that several processes train one network together, and arranges how they end.
 
     Raises:
-        UserError: When the strategy isn't DDP, or SLURM is to start processes and wasn't told to.
+        UserError: When the strategy is not DDP, or the processes that SLURM should start were not started by srun.
     """
-    asked = trainer.num_devices * trainer.num_nodes
+    processes = trainer.num_devices * trainer.num_nodes
     slurm = isinstance(getattr(trainer.strategy, "cluster_environment", None), SLURMEnvironment)
-    if slurm and not asked == trainer.world_size == _tasks():
-        raise UserError(f"SLURM starts the {asked} processes: put srun in front of the command, with --ntasks={asked}")
+    if slurm and not processes == trainer.world_size == _srun_tasks():
+        raise UserError(
+            f"SLURM must start the {processes} processes: put srun in front of the command, with --ntasks={processes}"
+        )
     if trainer.world_size == 1:
         return
     if not isinstance(trainer.strategy, DDPStrategy):
         name = type(trainer.strategy).__name__
-        raise UserError(f"--trainer.strategy: on several devices it must be ddp, not {name}: weights must be whole")
-    set_sigterm_handler(trainer, _end)
-    atexit.register(_part)
+        raise UserError(
+            f"--trainer.strategy: with several devices it must be ddp, not {name}: each process needs all weights"
+        )
+    set_sigterm_handler(trainer, _die_by_signal)
+    atexit.register(_destroy_process_group)
 
 
-def _end(number: int, _: Any) -> None:
-    """Ends this process by the signal, as it would be without a handler; the others notice that it is gone."""
+def _die_by_signal(number: int, _: Any) -> None:
+    """Ends this process by the signal, as without a handler; the other processes notice that it is gone."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
-def _part() -> None:
-    """Ends the threads of torch.distributed: one that still frees a tensor while Python ends aborts the process."""
+def _destroy_process_group() -> None:
+    """Ends the threads of torch.distributed: one that frees a tensor while Python exits aborts the process."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def gather_rows(part: Tensor, trainer: Trainer) -> Tensor:
-    """The rows of all processes, in their order; each may have another number of them."""
+    """Concatenates the rows of all processes in the order of ranks; their numbers of rows may differ."""
     part = part.to(trainer.strategy.root_device)
     return part if trainer.world_size == 1 else torch.cat(gather_all_tensors(part))
 
 
 class RankConsensus:
-    """What any of the processes wants, so that all of them do it, at the same step.
+    """Makes all processes act on the request of any of them, at the same step.
 
-    Each says at every step what it wants, and learns with the next one what any of them wanted: the answer travels
-    while the network computes. One process alone has it at once.
+    At every step each process passes its requests and gets those of the step before, combined over all processes: the
+    communication overlaps with computation. A single process gets its own requests immediately.
     """
 
     def __init__(self) -> None:
         self._group: Any = None
-        self._asked: tuple[Tensor, torch.distributed.Work] | None = None
+        self._pending: tuple[Tensor, torch.distributed.Work] | None = None
 
     def start(self, trainer: Trainer) -> None:
-        """To be called by all processes, when they know each other."""
+        """Creates the process group; all processes must call it, after the trainer has connected them."""
         if trainer.world_size > 1 and self._group is None:
-            # Gloo works between processors: no GPU is waited for.
+            # Gloo communicates between CPUs, without waiting for a GPU.
             self._group = torch.distributed.new_group(backend="gloo")
 
-    def poll(self, *wishes: int) -> list[int]:
-        """The highest of each of the ``wishes`` of the call before; of this one where there is one process."""
-        answer = self._answer() if self._asked else [0] * len(wishes)
+    def poll(self, *requests: int) -> list[int]:
+        """The maximum over processes of each of the ``requests`` of the previous call; of this call for one process."""
+        result = self._wait() if self._pending else [0] * len(requests)
         if self._group is None:
-            return list(wishes)
-        asked = torch.tensor(wishes)
-        work = torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, self._group, async_op=True)
-        self._asked = asked, work
-        return answer
+            return list(requests)
+        values = torch.tensor(requests)
+        work = torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, self._group, async_op=True)
+        self._pending = values, work
+        return result
 
-    def sync(self, *wishes: int) -> list[int]:
-        """The highest of each of the ``wishes``, of this call and the one before; waits for it."""
-        before = self.poll(*wishes)
-        now = self._answer() if self._asked else list(wishes)
-        return [max(pair) for pair in zip(before, now, strict=True)]
+    def sync(self, *requests: int) -> list[int]:
+        """The maximum over processes of each of the ``requests`` of this call and the previous one; waits for them."""
+        previous = self.poll(*requests)
+        current = self._wait() if self._pending else list(requests)
+        return [max(pair) for pair in zip(previous, current, strict=True)]
 
     def barrier(self) -> bool:
-        """Whether all processes have come here, within five seconds."""
+        """Whether all processes have called it within ``BARRIER_TIMEOUT``; waits for them."""
         if self._group is None:
             return True
         try:
             work = torch.distributed.barrier(self._group, async_op=True)
-            work.wait(timedelta(seconds=SECONDS))
+            work.wait(timedelta(seconds=BARRIER_TIMEOUT))
         except RuntimeError:
             return False
         return True
 
-    def _answer(self) -> list[int]:
-        assert self._asked is not None
-        values, work = self._asked
-        self._asked = None
+    def _wait(self) -> list[int]:
+        assert self._pending is not None
+        values, work = self._pending
+        self._pending = None
         work.wait()
         return [int(value) for value in values]
 
 
 def is_lost_peer(error: BaseException, trainer: Trainer) -> bool:
-    """Whether ``error`` says that another process is gone."""
-    said = str(error).lower()
+    """Whether ``error`` says that another process of the run has ended."""
+    message = str(error).lower()
     return trainer.world_size > 1 and (
-        isinstance(error, torch.distributed.DistError) or any(sign in said for sign in _LOST)
+        isinstance(error, torch.distributed.DistError) or any(part in message for part in _LOST_PEER_ERRORS)
     )

@@ -139,7 +139,7 @@ def _with_definition(name: str) -> list[str]:
     if not _is_path(name):
         return []
     module, _, member = name.rpartition(".")
-    item = getattr(sys.modules.get(module), member, None)
+    item: Any = getattr(sys.modules.get(module), member, None)
     return [name, f"{item.__module__}.{item.__qualname__}"] if hasattr(item, "__qualname__") else [name]
 
 

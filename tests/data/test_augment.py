@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchvision.transforms import functional as theirs
+from torchvision.transforms import functional as torchvision_functional
 
 from regularization.data.augment import Augment, PaddingMode, mix, uniform
 from regularization.errors import UserError
@@ -20,7 +20,7 @@ def splitmix64(state: np.ndarray) -> np.ndarray:
 
 
 def test_splitmix64_reference_value() -> None:
-    # The first output for seed 1234567 that the algorithm's public implementations agree on.
+    # The first output for the seed 1234567, on which public implementations of the algorithm agree.
     assert splitmix64(np.array([1234567 + 0x9E3779B97F4A7C15], np.uint64))[0] == 6457827717110365317
 
 
@@ -47,7 +47,7 @@ def test_uniform_is_uniform_and_independent() -> None:
     assert torch.corrcoef(draws).triu(1).abs().max() < 0.015
 
 
-def test_an_image_gets_the_same_in_any_batch() -> None:
+def test_augmentation_of_an_image_does_not_depend_on_its_batch() -> None:
     augment = Augment(flip=True, crop_padding=4, seed=3)
     pixels = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8)
     index = torch.randperm(1000)[:40]
@@ -59,7 +59,7 @@ def test_an_image_gets_the_same_in_any_batch() -> None:
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect"])
-def test_flip_and_crop_are_torchvisions(mode: PaddingMode) -> None:
+def test_flip_and_crop_equal_torchvision(mode: PaddingMode) -> None:
     pixels = torch.randint(0, 256, (60, 3, 8, 10), dtype=torch.uint8)
     index = torch.arange(60)
     augment = Augment(flip=True, crop_padding=2, seed=1, padding_mode=mode)
@@ -67,17 +67,19 @@ def test_flip_and_crop_are_torchvisions(mode: PaddingMode) -> None:
     top = (uniform(index, 1, 0, 1) * 5).long()
     left = (uniform(index, 1, 0, 2) * 5).long()
     for image, flip, y, x, got in zip(pixels, mirrored, top, left, augment(pixels, index, 0), strict=True):
-        cut = theirs.crop(theirs.pad(image, [2, 2], padding_mode=mode), int(y), int(x), 8, 10)
-        expected = theirs.hflip(cut) if flip else cut
+        crop = torchvision_functional.crop(
+            torchvision_functional.pad(image, [2, 2], padding_mode=mode), int(y), int(x), 8, 10
+        )
+        expected = torchvision_functional.hflip(crop) if flip else crop
         assert torch.equal(got, expected)
     assert 15 < mirrored.sum() < 45
     assert set(top.tolist()) == set(left.tolist()) == {0, 1, 2, 3, 4}
 
 
-def test_an_image_is_not_reflected_beyond_itself() -> None:
+def test_reflection_needs_images_larger_than_the_padding() -> None:
     pixels = torch.randint(0, 256, (3, 3, 5, 8), dtype=torch.uint8)
     assert Augment(crop_padding=4, padding_mode="reflect")(pixels, torch.arange(3), 0).shape == pixels.shape
-    with pytest.raises(UserError, match="crop_padding 5 is too much to reflect images of 5×8"):
+    with pytest.raises(UserError, match="crop_padding 5 is too large to reflect images of 5×8"):
         Augment(crop_padding=5, padding_mode="reflect")(pixels, torch.arange(3), 0)
 
 
@@ -92,6 +94,6 @@ def test_alternating_flips_show_both_sides_in_two_epochs() -> None:
     assert 15 < mirrored.sum() < 45
 
 
-def test_nothing_asked_nothing_done() -> None:
+def test_without_options_the_images_are_returned_as_they_are() -> None:
     pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     assert Augment()(pixels, torch.arange(4), 0) is pixels

@@ -20,7 +20,7 @@ QUIET: dict[str, Any] = {
 
 
 class Recorder(LightningModule):
-    """Keeps the batches that it is trained and validated on."""
+    """Records the batches that it is trained on, and counts the images that it is validated on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ def test_images_are_small_for_the_first_part_of_the_steps() -> None:
     assert data.preprocess(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).shape[-1] == 8
 
 
-def test_small_images_need_an_end() -> None:
-    with pytest.raises(UserError, match="early_size needs to know the end"):
+def test_small_images_need_the_length_of_the_training() -> None:
+    with pytest.raises(UserError, match=r"--data\.early_size requires --trainer\.max_epochs or --trainer\.max_steps"):
         trained(Digits(early_size=5), max_epochs=-1)
 
 
@@ -63,28 +63,30 @@ def test_small_images_need_an_end() -> None:
     ("options", "message"),
     [
         ({"early_size": 0}, "--data.early_size must be at least 1, not 0"),
-        ({"early_size": 5, "early_share": 1.5}, "--data.early_share must lie in 0 to 1, not 1.5"),
+        ({"batch_size": 0}, "--data.batch_size must be at least 1, not 0"),
+        ({"crop_padding": -1}, "--data.crop_padding must be at least 0, not -1"),
+        ({"early_size": 5, "early_share": 1.5}, "--data.early_share must be between 0 and 1, not 1.5"),
     ],
 )
-def test_sizes_that_cannot_be(options: dict[str, Any], message: str) -> None:
+def test_invalid_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Digits(**options)
 
 
-def test_nothing_held_out_is_nothing_validated() -> None:
+def test_without_held_out_images_there_is_no_validation() -> None:
     data = Digits(batch_size=500, val_size=None)
     recorder = trained(data, max_epochs=1)
     assert sum(len(batch.labels) for batch in recorder.trained) == 1437
     assert recorder.validated == 0
     assert data.test_set is None
-    assert data.describe() == "Digits: 1,437 images to train, none to validate"
+    assert data.describe() == "Digits: 1,437 training images, 0 validation images"
 
 
-def test_batches_are_the_same_wherever_the_images_live() -> None:
+def test_batches_do_not_depend_on_where_the_images_are_kept() -> None:
     batches = [
         trained(Digits(on_device=on_device, flip=True, crop_padding=1), max_epochs=2).trained
         for on_device in (False, True)
     ]
-    for one, other in zip(*batches, strict=True):
-        assert torch.equal(one.images, other.images)
-        assert torch.equal(one.labels, other.labels)
+    for in_memory, on_device in zip(*batches, strict=True):
+        assert torch.equal(in_memory.images, on_device.images)
+        assert torch.equal(in_memory.labels, on_device.labels)

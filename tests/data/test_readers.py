@@ -69,7 +69,7 @@ def test_reads_every_image(tiny: Source, tmp_path: Path) -> None:
     assert len(read_cifar(tiny, tmp_path, train=False)) == 2
 
 
-def test_a_changed_file_is_refused_before_it_is_unpickled(
+def test_a_changed_file_is_rejected_before_it_is_unpickled(
     tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "tiny" / "two"
@@ -81,26 +81,26 @@ def test_a_changed_file_is_refused_before_it_is_unpickled(
         readers._read_pickle(path, dict(readers._files(tiny))["two"])
 
 
-def test_absent_and_no_network(tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absent_data_set_without_network(tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise URLError("no route to host")
 
     monkeypatch.setattr(readers, "download_and_extract_archive", unreachable)
-    download_cifar(tiny, tmp_path)  # everything is there: nothing to fetch
-    with pytest.raises(UserError, match="no route to host") as mistake:
+    download_cifar(tiny, tmp_path)  # all files are there: nothing is downloaded
+    with pytest.raises(UserError, match="no route to host") as error:
         download_cifar(tiny, tmp_path / "elsewhere")
-    assert str(tmp_path / "elsewhere" / "tiny") in str(mistake.value)
-    assert "cifar-10-python.tar.gz" in str(mistake.value)
-    assert "configs/quickstart.yaml" in str(mistake.value)
+    assert str(tmp_path / "elsewhere" / "tiny") in str(error.value)
+    assert "cifar-10-python.tar.gz" in str(error.value)
+    assert "configs/quickstart.yaml" in str(error.value)
 
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a server on this machine that hands out ``tmp_path``."""
+    """The address of a server on this machine that serves the files in ``tmp_path``."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
-            """Not on the stderr that is looked at."""
+            """Keeps requests off the stderr that the test checks."""
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
@@ -109,7 +109,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.shutdown()
 
 
-def test_several_download_once(tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_processes_one_downloads(tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     into = tmp_path / "shared" / "data"
     fetched = []
 
@@ -132,10 +132,10 @@ def test_several_download_once(tiny: Source, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("complete", [False, True])
-def test_without_locks_one_can_go_on(
+def test_a_download_without_locks(
     complete: bool, tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on some network's file systems; and where a download was killed."""
+    """As on some network file systems; the lock file is that of a download that was killed."""
 
     def no_lock(*_: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
@@ -157,7 +157,7 @@ def test_without_locks_one_can_go_on(
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_a_download_draws_its_bar_for_people_alone(
+def test_a_download_shows_its_progress_on_terminals_only(
     terminal: bool,
     tiny: Source,
     served: str,
@@ -181,8 +181,8 @@ def test_digits() -> None:
     assert (len(train), len(test)) == (1437, 360)
     assert train.pixels.shape[1:] == (3, 8, 8)
     everything = torch.cat([train.pixels, test.pixels])[:, 0].flatten(1)
-    theirs = (load_digits().data * 255 / 16).round().astype(np.uint8)
-    assert Counter(map(bytes, everything.numpy())) == Counter(map(bytes, theirs))
+    expected = (load_digits().data * 255 / 16).round().astype(np.uint8)
+    assert Counter(map(bytes, everything.numpy())) == Counter(map(bytes, expected))
     shares = torch.bincount(test.labels) / torch.bincount(torch.cat([train.labels, test.labels]))
     assert ((shares - 0.2).abs() < 0.01).all()
 
@@ -195,17 +195,17 @@ def test_split_keeps_every_class_in_proportion(sizes: list[int], fraction: float
     kept, held = stratified_split(labels, fraction, seed)
     assert sorted(torch.cat([kept, held]).tolist()) == list(range(len(labels)))
     counts = torch.bincount(labels[held], minlength=len(sizes))
-    # Of the images that are held out, whose number is rounded up, each class has its share but for one.
+    # The number of held-out images is rounded up; each class has its share of them, plus or minus one.
     share = len(held) / len(labels) * torch.tensor(sizes)
     assert ((counts - share).abs() <= 1 + 1e-6).all()
     again = stratified_split(labels, fraction, seed)
     assert torch.equal(held, again[1])
 
 
-def test_real_cifar_is_what_torchvision_reads(cifar_root: str) -> None:
+def test_cifar_equals_what_torchvision_reads(cifar_root: str) -> None:
     for train in (True, False):
-        ours = read_cifar(torchvision.datasets.CIFAR10, Path(cifar_root), train)
-        theirs = torchvision.datasets.CIFAR10(cifar_root, train=train)
-        assert np.array_equal(ours.pixels.numpy(), theirs.data.transpose(0, 3, 1, 2))
-        assert ours.labels.tolist() == theirs.targets
-        assert list(ours.classes) == theirs.classes
+        images = read_cifar(torchvision.datasets.CIFAR10, Path(cifar_root), train)
+        reference = torchvision.datasets.CIFAR10(cifar_root, train=train)
+        assert np.array_equal(images.pixels.numpy(), reference.data.transpose(0, 3, 1, 2))
+        assert images.labels.tolist() == reference.targets
+        assert list(images.classes) == reference.classes

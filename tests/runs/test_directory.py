@@ -27,13 +27,13 @@ def test_run_name(configs: list[str], name: str) -> None:
     assert directory.run_name([Path(config) for config in configs]) == name
 
 
-def test_no_two_claims_are_the_same(tmp_path: Path) -> None:
+def test_each_caller_gets_its_own_folder(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        claimed = list(pool.map(lambda _: directory.create_run_dir(tmp_path, "x"), range(40)))
-    assert sorted(folder.name for folder in claimed) == sorted(f"version_{number}" for number in range(40))
+        folders = list(pool.map(lambda _: directory.create_run_dir(tmp_path, "x"), range(40)))
+    assert sorted(folder.name for folder in folders) == sorted(f"version_{number}" for number in range(40))
 
 
-def test_versions_are_counted_not_sorted_as_text(tmp_path: Path) -> None:
+def test_versions_are_sorted_as_numbers(tmp_path: Path) -> None:
     for number in (2, 10, 9):
         checkpoint = tmp_path / "x" / f"version_{number}" / "checkpoints" / "last.ckpt"
         checkpoint.parent.mkdir(parents=True)
@@ -46,7 +46,7 @@ def test_versions_are_counted_not_sorted_as_text(tmp_path: Path) -> None:
         directory.latest_with(tmp_path, "x", "best.ckpt")
 
 
-def test_a_checkpoint_belongs_to_a_run_or_to_none(tmp_path: Path) -> None:
+def test_the_run_of_a_checkpoint(tmp_path: Path) -> None:
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert directory.run_of(checkpoint) is None
     checkpoint.parent.mkdir(parents=True)
@@ -62,7 +62,7 @@ def test_results_are_added_to(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_release_removes_only_what_is_empty(tmp_path: Path) -> None:
+def test_only_empty_folders_are_removed(tmp_path: Path) -> None:
     (tmp_path / "kept").touch()
     directory.remove_if_empty(directory.create_run_dir(tmp_path / "runs", "x"))
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]

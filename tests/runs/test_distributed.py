@@ -1,4 +1,4 @@
-"""Several real processes train one network: the same numbers as one, and a plain end when one is lost."""
+"""Several real processes train one network: the same numbers as with one, and a clean end when one is lost."""
 
 import csv
 import os
@@ -17,24 +17,21 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from lightning import Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from regularization.data.readers import Images
-from regularization.data.sampling import RankShard, check_divisible
-from regularization.errors import UserError
 from regularization.runs import distributed
 from tests.conftest import CONFIGS, rows_of
 from tests.processes import frozen
 
 QUICK = [f"--config={CONFIGS / 'quickstart.yaml'}", "--model.network.width=8", "--threads=1", "--trainer.max_epochs=2"]
-# Of 1,149 images 41 batches and one image are made: of the last one most processes get nothing.
+# 1,149 images are 41 batches and one image: most processes get nothing of the last batch.
 EXACT = ["--model.network=tests.frozen.Frozen", "--trainer.precision=64-true", "--model.optimizer.lr=0.03"]
 EXACT += ["--data.flip=true", "--data.crop_padding=1", "--data.cutout=2", "--data.batch_size=28"]
-EXACT += ["--data.eval_batch_size=7"]  # 288 to validate, 360 to test: fewer are left than there are processes
-HERE = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+EXACT += [
+    "--data.eval_batch_size=7"
+]  # 288 validation and 360 test images: the last batch is smaller than the number of processes
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 PROGRAM = ["-m", "regularization"]
 DDP = f"--config={CONFIGS / 'with' / 'ddp.yaml'}"
@@ -45,24 +42,24 @@ STARTED: list["subprocess.Popen[str]"] = []
 
 
 def by_torchrun(processes: int, *args: str) -> "subprocess.Popen[str]":
-    """Starts the command in so many processes."""
+    """Starts the command in this many processes by torchrun."""
     return start([*TORCHRUN, str(processes), *PROGRAM, *args, DDP])
 
 
 def by_lightning(processes: int, *args: str) -> "subprocess.Popen[str]":
-    """Starts the command, which starts the others."""
+    """Starts the command, which starts the other processes itself."""
     return start([*PROGRAM, *args, DDP, f"--trainer.devices={processes}"])
 
 
 def start(command: list[str]) -> "subprocess.Popen[str]":
-    """Python with this command, what it says in a pipe."""
+    """Starts Python with this command; its output goes to a pipe."""
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    STARTED.append(subprocess.Popen([sys.executable, *command], env=HERE, **pipe))  # type: ignore[call-overload]
+    STARTED.append(subprocess.Popen([sys.executable, *command], env=ENVIRONMENT, **pipe))  # type: ignore[call-overload]
     return STARTED[-1]
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left() -> Iterator[None]:
+def _kill_remaining_processes() -> Iterator[None]:
     yield
     for process in STARTED:
         for pid in [*children(process.pid), str(process.pid)] if process.poll() is None else []:
@@ -71,10 +68,10 @@ def _nothing_left() -> Iterator[None]:
 
 
 def done(process: "subprocess.Popen[str]") -> str:
-    """What it said; it must have ended well."""
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return said
+    """Waits for the process, which must succeed, and returns its output."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
 
 
 def run_of(root: str, version: int = 0) -> Path:
@@ -86,52 +83,30 @@ def weights(run: Path, name: str = LAST) -> dict[str, torch.Tensor]:
     return content
 
 
-@given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 2))
-def test_parts_make_up_the_batch_and_their_weighted_means_its_mean(size: int, world: int, least: int) -> None:
-    images = Images(torch.arange(100).reshape(100, 1, 1, 1), torch.arange(100), ("one",))
-    indices = torch.randperm(100, generator=torch.Generator().manual_seed(size))[:size]
-    parts = [RankShard(images, rank, world, least)[indices] for rank in range(world)]
-    counted = [part for part in parts if part.weight]
-    assert torch.equal(torch.cat([part.indices for part in counted][: len(counted)]), indices)
-    sizes = [len(part.labels) for part in counted]
-    assert max(sizes) - min(sizes) <= 1
-    assert min(len(part.labels) for part in parts) >= min(least, size)
-    means = [part.weight * part.labels.double().mean().item() for part in parts]
-    assert np.mean(means) == pytest.approx(indices.double().mean().item(), rel=1e-12)
-
-
-def test_a_batch_that_does_not_divide_names_those_that_do() -> None:
-    check_divisible(64, 4)
-    with pytest.raises(UserError, match="batch_size 62 can't be shared evenly by 4 processes: 60 or 64 can"):
-        check_divisible(62, 4)
-    with pytest.raises(UserError, match="processes: 8 can"):
-        check_divisible(3, 8)
-
-
-def test_one_process_alone_agrees_with_itself_at_once() -> None:
+def test_a_single_process_gets_its_own_requests_immediately() -> None:
     consensus = distributed.RankConsensus()
     consensus.start(Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False))
     assert consensus.poll(3, 0) == consensus.sync(3, 0) == [3, 0]
     assert consensus.barrier()
 
 
-def answers_of(rank: int, folder: Path) -> list[Any]:
-    """What a process of two learns, which wishes for its rank at the first step, and for nothing after that."""
+def results_of(rank: int, folder: Path) -> list[Any]:
+    """What one of two processes gets that requests its rank at the first step, and nothing at the second."""
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     consensus = distributed.RankConsensus()
     with mock.patch.object(Trainer, "world_size", 2):
         consensus.start(trainer)
-    heard = [consensus.poll(rank, 0), consensus.poll(0, 0), consensus.sync(0, 5 * rank), consensus.barrier()]
+    results = [consensus.poll(rank, 0), consensus.poll(0, 0), consensus.sync(0, 5 * rank), consensus.barrier()]
     torch.distributed.destroy_process_group()
-    return heard
+    return results
 
 
 @pytest.mark.slow
-def test_what_one_process_wishes_both_learn_with_the_next_step(tmp_path: Path) -> None:
+def test_both_processes_get_a_request_at_the_next_step(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        one, other = pool.map(answers_of, (0, 1), (tmp_path, tmp_path))
-    assert one == other == [[0, 0], [1, 0], [0, 5], True]
+        first, second = pool.map(results_of, (0, 1), (tmp_path, tmp_path))
+    assert first == second == [[0, 0], [1, 0], [0, 5], True]
 
 
 @pytest.mark.parametrize(
@@ -145,14 +120,14 @@ def test_what_one_process_wishes_both_learn_with_the_next_step(tmp_path: Path) -
         ({"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, False, False, {"devices": 2, "num_nodes": 3}),
     ],
 )
-def test_a_process_knows_its_place_from_what_torchrun_or_srun_tells_it(
+def test_the_rank_is_read_from_the_environment_of_torchrun_or_srun(
     environment: dict[str, str],
     first: bool,
     first_of_machine: bool,
     launched: dict[str, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK"):  # which a launch in this process leaves
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK"):  # a launch in this process leaves them behind
         monkeypatch.delenv(name, raising=False)
     launcher = SRUN if "SLURM_PROCID" in environment else AGENT if environment else {}
     for name, value in (environment | launcher).items():
@@ -164,11 +139,11 @@ def test_a_process_knows_its_place_from_what_torchrun_or_srun_tells_it(
     )
 
 
-def test_alone_it_knows_of_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = (
+def test_without_its_launcher_a_process_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = (
         AGENT | SRUN | {"RANK": "3", "LOCAL_RANK": "1", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "MASTER_PORT": "1"}
     )
-    for name, value in told.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert distributed.launcher_devices()
     monkeypatch.setattr(rank_zero_only, "rank", 3)  # as it is when Lightning is imported with these
@@ -179,22 +154,27 @@ def test_alone_it_knows_of_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         True,
         {},
     )
-    assert not set(told) & set(os.environ)
+    assert not set(variables) & set(os.environ)
 
 
-def test_what_slurm_was_not_told(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
+def test_slurm_must_start_the_processes(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
     args = ["fit", *QUICK, "--trainer.accelerator=cpu"]
     for name in ("SLURM_NODEID", "SLURM_PROCID", "SLURM_LOCALID"):
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("SLURM_NTASKS", "1")  # as in a script of sbatch
-    assert "put srun in front of the command, with --ntasks=2" in refused(*args, DDP, "--trainer.devices=2")
+    assert "SLURM must start the 2 processes: put srun in front of the command, with --ntasks=2" in refused(
+        *args, DDP, "--trainer.devices=2"
+    )
     monkeypatch.setenv("SLURM_NTASKS", "2")
     assert "Use `--ntasks-per-node=2` instead" in refused(*args, "--trainer.devices=2")
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
     assert "put srun in front of the command" in refused(*args, "--trainer.devices=2")
     for name, value in {**SRUN, "SLURM_STEP_NUM_TASKS": "5"}.items():
         monkeypatch.setenv(name, value)
-    assert "SLURM started 5 processes on 3 machines: give --ntasks-per-node" in refused(*args)
+    assert (
+        "SLURM started 5 processes on 3 machines: give --ntasks-per-node, so that each machine has the same number"
+        in refused(*args)
+    )
     assert not Path("runs").exists()
 
 
@@ -202,14 +182,14 @@ def test_what_slurm_was_not_told(monkeypatch: pytest.MonkeyPatch, refused: Calla
 def test_one_two_and_four_processes_train_the_same() -> None:
     args = ["fit", *QUICK, *EXACT, "--test=last"]
     done(by_torchrun(1, *args, "--trainer.default_root_dir=one"))
-    said = done(by_torchrun(2, *args, "--trainer.default_root_dir=two"))
-    assert "2 processes: of each batch of 28 images every one gets 14" in said
-    assert said.count("best validation accuracy") == said.count("over 360 test images") == 1
-    said = done(by_lightning(4, *args, "--trainer.default_root_dir=four"))
-    assert said.count("best validation accuracy") == said.count("over 360 test images") == 1
+    output = done(by_torchrun(2, *args, "--trainer.default_root_dir=two"))
+    assert "2 processes: of each batch of 28 images every one gets 14" in output
+    assert output.count("best validation accuracy") == output.count("over 360 test images") == 1
+    output = done(by_lightning(4, *args, "--trainer.default_root_dir=four"))
+    assert output.count("best validation accuracy") == output.count("over 360 test images") == 1
     alone = rows_of(run_of("one"))
-    assert alone[-1]["step"] == 84  # the figure is wanted after 50
-    assert alone[-1]["val_loss"] < 0.95 * alone[0]["val_loss"]  # it learns: the comparison means something
+    assert alone[-1]["step"] == 84  # more than the 50 steps after which the numbers must agree
+    assert alone[-1]["val_loss"] < 0.95 * alone[0]["val_loss"]  # it learns, so the comparison is meaningful
     for root in ("two", "four"):
         for name, value in weights(run_of(root)).items():
             torch.testing.assert_close(value, weights(run_of("one"))[name], rtol=0, atol=1e-10)
@@ -226,7 +206,7 @@ def test_one_two_and_four_processes_train_the_same() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_the_same_bits(processes: int) -> None:
+def test_a_lost_process_ends_the_others_and_the_run_continues_exactly(processes: int) -> None:
     args = ["fit", *QUICK, "--checkpoint.minutes=null", "--checkpoint.steps=5", "--model.network.dropout=0.2"]
     args += ["--trainer.max_epochs=12"]
     running = by_torchrun(processes, *args, "--trainer.default_root_dir=killed")
@@ -234,15 +214,14 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_the_same_bits(p
     while not metrics.is_file() or not rows_of(run_of("killed")):
         assert running.poll() is None
         time.sleep(0.05)
-    trained_by = [int(pid) for pid in children(running.pid)]
-    assert len(trained_by) == processes
-    assert frozen(trained_by[-1], lambda: len(rows_of(run_of("killed"))) < 8)
-    os.kill(trained_by[-1], signal.SIGKILL)
-    said, _ = running.communicate(timeout=60)
-    assert f"another of the {processes} processes ended: --ckpt_path last goes on" in said
+    ranks = [int(pid) for pid in children(running.pid)]
+    assert len(ranks) == processes
+    assert frozen(ranks[-1], lambda: len(rows_of(run_of("killed"))) < 8)
+    os.kill(ranks[-1], signal.SIGKILL)
+    output, _ = running.communicate(timeout=60)
+    assert f"another of the {processes} processes ended: --ckpt_path last goes on" in output
     assert running.returncode != 0
-    begun = len(rows_of(run_of("killed")))
-    assert begun < 10
+    assert len(rows_of(run_of("killed"))) < 10
     done(by_torchrun(processes, *args, "--trainer.default_root_dir=killed", "--ckpt_path=last"))
     done(by_torchrun(processes, *args, "--trainer.default_root_dir=whole"))
     for name, value in weights(run_of("whole")).items():
@@ -252,12 +231,12 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_the_same_bits(p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["Lost", "Ended"])
-def test_a_process_that_is_lost_while_scoring_ends_the_other(network: str) -> None:
+def test_a_process_that_is_lost_in_an_evaluation_ends_the_other(network: str) -> None:
     done(start([*PROGRAM, "fit", *QUICK[:1], f"--model.network=tests.frozen.{network}", "--trainer.max_epochs=1"]))
-    kept = Path("runs/quickstart/version_0") / LAST
-    running = by_torchrun(2, "validate", "--trust", f"--ckpt_path={kept}")
-    said, _ = running.communicate(timeout=60)
-    assert "error: another of the 2 processes ended, or never came" in said
+    checkpoint = Path("runs/quickstart/version_0") / LAST
+    running = by_torchrun(2, "validate", "--trust", f"--ckpt_path={checkpoint}")
+    output, _ = running.communicate(timeout=60)
+    assert "error: another of the 2 processes ended, or never came" in output
     assert running.returncode != 0
 
 
@@ -271,35 +250,35 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(launch: Any) -> N
         time.sleep(0.05)
     other = children(running.pid)[-1]
     os.kill(int(other), signal.SIGTERM)
-    said, _ = running.communicate(timeout=60)
-    assert said.count("stopped by SIGTERM") == 1
-    assert "continue: --ckpt_path last" in said
-    assert running.returncode == (1 if launch is by_torchrun else 143)  # torchrun has a code of its own
-    kept = torch.load(run_of("stopped") / LAST, weights_only=True)
-    assert f"step {kept['global_step']};" in said
+    output, _ = running.communicate(timeout=60)
+    assert output.count("stopped by SIGTERM") == 1
+    assert "continue: --ckpt_path last" in output
+    assert running.returncode == (1 if launch is by_torchrun else 143)  # torchrun has its own exit code
+    checkpoint = torch.load(run_of("stopped") / LAST, weights_only=True)
+    assert f"step {checkpoint['global_step']};" in output
 
 
 @pytest.mark.slow
-def test_a_diverging_run_says_so_once() -> None:
+def test_divergence_is_reported_once() -> None:
     args = ["fit", *QUICK, "--model.optimizer.lr=1e12", "--trainer.default_root_dir=diverged"]
     running = by_lightning(2, *args)
-    said, _ = running.communicate(timeout=120)
-    assert said.count("error: training diverged: the") == 1, said
+    output, _ = running.communicate(timeout=120)
+    assert output.count("error: training diverged: the") == 1, output
     assert running.returncode == 2
 
 
 def children(pid: int) -> list[str]:
-    """The processes that ``pid`` has started and that train, by their command."""
-    found = []
+    """The training processes that ``pid`` started, recognized by their command."""
+    pids = []
     for entry in Path("/proc").iterdir():
-        with suppress(OSError):  # most of them are not ours, and come and go
-            after = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(after[1]) == pid and b"regularization" in (entry / "cmdline").read_bytes():
-                found.append(entry.name)
-    return sorted(found, key=int)
+        with suppress(OSError):  # other processes may end at any time
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid and b"regularization" in (entry / "cmdline").read_bytes():
+                pids.append(entry.name)
+    return sorted(pids, key=int)
 
 
 def table(run: Path) -> list[dict[str, str]]:
-    """``metrics.csv`` as it is written, without the clock."""
+    """The texts in ``metrics.csv``, without the times."""
     with (run / "metrics.csv").open(newline="") as file:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]

@@ -1,16 +1,16 @@
-"""The fault table: each fault is done to a run for real.
+"""The fault table: each fault really happens to a run.
 
-| fault | what the user sees | what is kept |
+| fault | what the user sees | what remains |
 | --- | --- | --- |
-| disk full, or read-only | can't write FILE: reason (exit 2) | last.ckpt, rows so far; continued when there is room |
-| run folder gone | can't write FILE: its folder is gone (exit 2) | nothing: it is gone, and not made again |
-| SIGINT, SIGTERM | stopped by SIGINT in epoch E, step S (130, 143) | that step: continued to the same bits |
-| a second signal | nothing, at once | the last checkpoint |
-| SIGKILL (test_soak.py) | nothing | the last checkpoint: continued to the same bits |
-| last.ckpt cut short, or a bit flipped | warning: damaged; continuing from best.ckpt, epoch E | an epoch before |
+| disk full or read-only | cannot write FILE: reason (exit 2) | last.ckpt and all rows; the run can be continued |
+| run folder removed | cannot write FILE: its folder was removed (exit 2) | nothing; the folder is not created again |
+| SIGINT, SIGTERM | stopped by SIGINT in epoch E, step S (130, 143) | that step: continued with the same bits |
+| a second signal | nothing: the run ends at once | the last checkpoint |
+| SIGKILL (test_soak.py) | nothing | the last checkpoint: continued with the same bits |
+| last.ckpt cut short, or a bit flipped | warning: damaged; continuing from best.ckpt, epoch E | an earlier epoch |
 | every checkpoint damaged | not a complete checkpoint, or the checksum of its part P is wrong (exit 2) | – |
-| NaN in loss, gradient, weights, validation | training diverged: what, step, lr, λ, advice (exit 2) | last good one |
-| killed after the last epoch | nothing left to train | result.json and curves are completed |
+| NaN in loss, gradient, weights, validation | training diverged: what, step, lr, λ, advice (exit 2) | last finite one |
+| killed after the last epoch | nothing left to train | result.json and curves, written on continuing |
 """
 
 import os
@@ -44,7 +44,7 @@ BEST = RUN / "checkpoints" / "best.ckpt"
 
 
 def do_at(step: int, fault: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
-    """Has the fault happen once, in that optimizer step."""
+    """Makes ``fault`` happen once, in this optimizer step."""
     train = ImageClassifier.training_step
     pending = [fault]
 
@@ -58,7 +58,7 @@ def do_at(step: int, fault: Callable[[], None], patch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 600 kB; current folder."""
+    """A separate file system of 600 kB, which is the current folder."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", folder], capture_output=True)
@@ -72,7 +72,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def stopped(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    """The lines on stderr of a run that ends with exit code 2; warnings of before are left out."""
+    """The text on stderr of a run that ends with exit code 2, without the warnings before it."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_:
         main(["fit", *SHORT, *args])
@@ -83,29 +83,29 @@ def stopped(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return " ".join(lines)
 
 
-def remount(folder: Path, how: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{how}", folder], check=True)
+def remount(folder: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", folder], check=True)
 
 
 @pytest.mark.parametrize("fault", ["full disk", "read-only"])
-def test_a_disk_that_takes_nothing_more(fault: str, disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_that_is_full_or_read_only(fault: str, disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     filler = disk / "filler"
 
-    def strike() -> None:
-        kept.append(LAST.read_bytes())
+    def fail() -> None:
+        before.append(LAST.read_bytes())
         if fault == "read-only":
             return remount(disk, "ro")
         with suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(1024))
 
-    kept: list[bytes] = []
+    before: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
-        do_at(9, strike, patch)
-        said = stopped(capsys)
-    assert f"can't write {RUN}/" in said
-    assert ("No space left on device" if fault == "full disk" else "Read-only file system") in said
-    assert LAST.read_bytes() == kept[0]
+        do_at(9, fail, patch)
+        message = stopped(capsys)
+    assert f"cannot write {RUN}/" in message
+    assert ("No space left on device" if fault == "full disk" else "Read-only file system") in message
+    assert LAST.read_bytes() == before[0]
     assert len(rows_of(RUN)) == 2
     assert not list(disk.rglob(".*.new*"))
 
@@ -115,7 +115,7 @@ def test_a_disk_that_takes_nothing_more(fault: str, disk: Path, capsys: pytest.C
     assert [row["epoch"] for row in rows_of(RUN)] == [0, 1, 2, 3]
 
 
-def test_a_folder_that_may_not_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_write_permission(capsys: pytest.CaptureFixture[str]) -> None:
     if os.geteuid() == 0:
         pytest.skip("permissions do not stop root; a read-only file system does, see above")
     with pytest.MonkeyPatch.context() as patch:
@@ -125,15 +125,15 @@ def test_a_folder_that_may_not_be_written(capsys: pytest.CaptureFixture[str]) ->
     main(["fit", *SHORT, "--ckpt_path", "last"])
 
 
-def test_a_run_folder_that_vanishes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_folder_that_is_removed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         do_at(9, lambda: shutil.rmtree(RUN), patch)
-        assert " is gone" in stopped(capsys)
+        assert "its folder was removed" in stopped(capsys)
     assert not [path for path in RUN.rglob("*") if path.is_file() and "tfevents" not in path.name]
 
 
-def test_signals_end_a_run_that_goes_on_exactly(two_threads: None, capsys: pytest.CaptureFixture[str]) -> None:
-    """In the middle of an epoch, in its last batch, and in the validation after it; averaged weights are swapped."""
+def test_a_run_stopped_by_a_signal_continues_exactly(two_threads: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Within an epoch, in its last batch, and in the validation after it, while averaged weights are in use."""
     noisy = (*SHORT, "--callbacks.ema", "EMA", "--callbacks.ema.decay", "0.5", "--model.network.dropout", "0.3")
     main(["fit", *noisy])
     expected = plain([checkpoint_io.read(LAST), checkpoint_io.read(BEST), rows_of(RUN)], RUN.parent)
@@ -152,10 +152,10 @@ def test_signals_end_a_run_that_goes_on_exactly(two_threads: None, capsys: pytes
             out = capsys.readouterr().out
             assert f"stopped by {signal.Signals(number).name} in epoch 2, step {10 if step == 9 else 12}" in out
             assert (RUN / "curves.png").is_file()
-            assert len(rows_of(RUN)) == 2, "there was no extra validation"
+            assert len(rows_of(RUN)) == 2, "there was an extra validation"
             main(["fit", *noisy, "--ckpt_path", "last"])
-            found = plain([checkpoint_io.read(LAST), checkpoint_io.read(BEST), rows_of(RUN)], RUN.parent)
-            assert differences(found, expected) == []
+            result = plain([checkpoint_io.read(LAST), checkpoint_io.read(BEST), rows_of(RUN)], RUN.parent)
+            assert differences(result, expected) == []
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -171,11 +171,11 @@ FULL = ["--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "2"]
 @pytest.mark.parametrize(
     ("where", "options"),
     [
-        (17, []),  # the last batch of the first epoch: nothing of it is left
+        (17, []),  # the last batch of the first epoch
         (16, []),
         (20, ["--trainer.val_check_interval", "7"]),
         (25, ["--trainer.val_check_interval", "7"]),
-        (34, ["--trainer.val_check_interval", "7"]),  # the newest validation was in the middle of this epoch
+        (34, ["--trainer.val_check_interval", "7"]),  # the latest validation was in the middle of this epoch
         (4, ["--trainer.accumulate_grad_batches", "4"]),
         (10, ["--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "3"]),
         ("validation", ["--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "3"]),
@@ -194,11 +194,11 @@ FULL = ["--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "2"]
         (20, ["--trainer.limit_val_batches", "0"]),
     ],
 )
-def test_stopped_anywhere_goes_on_exactly(where: int | str, options: list[str], two_threads: None) -> None:
+def test_a_run_stopped_at_any_step_continues_exactly(where: int | str, options: list[str], two_threads: None) -> None:
     args = [*SHORT, *FULL, *options]
     main(["fit", *args])
-    kept = [path for path in (LAST, BEST) if path.exists()]
-    expected = plain([*map(checkpoint_io.read, kept), rows_of(RUN)], RUN.parent)
+    checkpoints = [path for path in (LAST, BEST) if path.exists()]
+    expected = plain([*map(checkpoint_io.read, checkpoints), rows_of(RUN)], RUN.parent)
     shutil.rmtree(RUN)
     with pytest.MonkeyPatch.context() as patch:
         if isinstance(where, int):
@@ -209,15 +209,15 @@ def test_stopped_anywhere_goes_on_exactly(where: int | str, options: list[str], 
             main(["fit", *args])
     assert exit_.value.code == 143
     main(["fit", *args, "--ckpt_path", "last"])
-    assert differences(plain([*map(checkpoint_io.read, kept), rows_of(RUN)], RUN.parent), expected) == []
+    assert differences(plain([*map(checkpoint_io.read, checkpoints), rows_of(RUN)], RUN.parent), expected) == []
 
 
 def test_a_signal_before_the_first_step_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    look = ParameterReport.on_train_start
+    on_train_start = ParameterReport.on_train_start
 
     def disturbed(self: ParameterReport, *args: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
-        look(self, *args)
+        on_train_start(self, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(ParameterReport, "on_train_start", disturbed)
@@ -228,11 +228,11 @@ def test_a_signal_before_the_first_step_is_not_lost(monkeypatch: pytest.MonkeyPa
 
 
 class Killed(BaseException):
-    """Nothing is written any more."""
+    """Ends the run like SIGKILL: no handler writes anything."""
 
 
 @pytest.mark.parametrize("limit", [["45", "--trainer.max_epochs", "-1"], ["99"]])
-def test_killed_with_max_steps(limit: list[str]) -> None:
+def test_a_run_with_max_steps_continues_after_a_kill(limit: list[str]) -> None:
     args = ["fit", *SHORT, *FULL, "--trainer.max_steps", *limit]
     main(args)
     expected = plain(rows_of(RUN), RUN)
@@ -249,7 +249,7 @@ def test_killed_with_max_steps(limit: list[str]) -> None:
     assert plain(rows_of(RUN), RUN) == expected
 
 
-def test_a_run_that_was_stopped_early_is_over(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_early_stopping_ended_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
     early = ["--callbacks.es", "lightning.pytorch.callbacks.EarlyStopping", "--callbacks.es.monitor", "val_loss"]
     early += ["--callbacks.es.patience", "1", "--callbacks.es.min_delta", "99"]
     main(["fit", *SHORT, *early])
@@ -263,7 +263,7 @@ def test_a_run_that_was_stopped_early_is_over(capsys: pytest.CaptureFixture[str]
     assert "callbacks: Early stopping conditioned on metric `val_los`" in stopped(capsys, *early)
 
 
-def test_numbers_that_json_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_with_infinity(capsys: pytest.CaptureFixture[str]) -> None:
     Path("endless.yaml").write_text("trainer: {gradient_clip_val: .inf}")
     main(["fit", *SHORT, "--config", "endless.yaml"])
     (last,) = Path("runs").rglob("last.ckpt")
@@ -283,9 +283,10 @@ def in_validation(number: int, patch: pytest.MonkeyPatch, step: int = 12) -> Non
 
 @pytest.mark.slow
 def test_a_second_signal_ends_at_once() -> None:
-    hang = "import time; from regularization.models.classifier import ImageClassifier as C; from regularization.cli.main import main"
+    hang = "import time; from regularization.models.classifier import ImageClassifier as C"
     hang += "; C.training_step = lambda *_: print('hangs', flush=True) or time.sleep(60)"
-    command = [sys.executable, "-c", f"{hang}; main({['fit', *SHORT]!r})"]
+    run = f"from regularization.cli.main import main; main({['fit', *SHORT]!r})"
+    command = [sys.executable, "-c", f"{hang}; {run}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     while "hangs" not in process.stdout.readline():
@@ -299,7 +300,7 @@ def test_a_second_signal_ends_at_once() -> None:
     assert process.returncode == -signal.SIGTERM
 
 
-def test_the_newest_whole_checkpoint_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_newest_complete_checkpoint_is_used(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(13, patch)
         with pytest.raises(SystemExit):
@@ -308,9 +309,9 @@ def test_the_newest_whole_checkpoint_is_taken(capsys: pytest.CaptureFixture[str]
     LAST.write_bytes(LAST.read_bytes()[:-50])
     capsys.readouterr()
     main(["fit", *SHORT, "--ckpt_path", "last"])
-    warned = capsys.readouterr().err
-    assert f"warning: {LAST} is not a complete checkpoint" in warned
-    assert f"continuing from {BEST}, written after epoch {best}" in warned
+    warnings = capsys.readouterr().err
+    assert f"warning: {LAST} is not a complete checkpoint" in warnings
+    assert f"continuing from {BEST}, written after epoch {best}" in warnings
     assert [row["epoch"] for row in rows_of(RUN)] == [0, 1, 2, 3]
     for path in (LAST, BEST):
         path.write_bytes(b"")
@@ -327,7 +328,7 @@ def test_a_run_killed_after_its_last_epoch_is_completed(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("damage", ["cut short", "one bit flipped"])
-def test_damaged_checkpoints_are_refused_or_equal(damage: str, tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_rejected_or_equal(damage: str, tmp_path: Path) -> None:
     main(["fit", *SHORT, "--trainer.max_epochs", "1"])
     whole = LAST.read_bytes()
     expected = plain(checkpoint_io.read(LAST), tmp_path)
@@ -336,19 +337,19 @@ def test_damaged_checkpoints_are_refused_or_equal(damage: str, tmp_path: Path) -
     harmless = 0
     for _ in range(20 if damage == "cut short" else 200):
         content = bytearray(whole)
-        place = chance.randrange(len(whole))
+        position = chance.randrange(len(whole))
         if damage == "cut short":
-            del content[place:]
+            del content[position:]
         else:
-            content[place] ^= 1 << chance.randrange(8)
+            content[position] ^= 1 << chance.randrange(8)
         bad.write_bytes(content)
         try:
-            found = plain(checkpoint_io.read(bad), tmp_path)
+            result = plain(checkpoint_io.read(bad), tmp_path)
         except UserError:
             continue
         harmless += 1
-        assert differences(found, expected) == []
-    assert harmless < 60, "most bits of the file matter; the others are padding and the archive's own notes"
+        assert differences(result, expected) == []
+    assert harmless < 60, "most bits matter; the others are padding and metadata of the archive"
 
 
 @pytest.mark.parametrize("option", ["loss", "gradient", "weights", "validation"])
@@ -359,7 +360,7 @@ def test_divergence(
     step = ImageClassifier.training_step
     validate = ImageClassifier.validation_step
 
-    def spoiled(self: ImageClassifier, *args: Any) -> Any:
+    def diverging(self: ImageClassifier, *args: Any) -> Any:
         loss = step(self, *args)
         if self.trainer.global_step == 6:
             first = next(self.network.parameters())
@@ -371,32 +372,32 @@ def test_divergence(
                 first.data[0] = float("inf")
         return loss
 
-    def spoiled_validation(self: ImageClassifier, *args: Any) -> Any:
+    def diverging_validation(self: ImageClassifier, *args: Any) -> Any:
         if option == "validation" and self.trainer.global_step == 8:
             next(self.network.parameters()).data[0] = float("nan")
         return validate(self, *args)
 
-    monkeypatch.setattr(ImageClassifier, "training_step", spoiled)
-    monkeypatch.setattr(ImageClassifier, "validation_step", spoiled_validation)
+    monkeypatch.setattr(ImageClassifier, "training_step", diverging)
+    monkeypatch.setattr(ImageClassifier, "validation_step", diverging_validation)
     if not every_step:
-        # As on a GPU, where the first bad step is noted on the device and asked for later.
-        monkeypatch.setattr(NonFiniteGuard, "looks_at_every_step", lambda *_: False)
-    said = stopped(capsys, "--model.penalties.l2", "L2", "--model.penalties.l2.strength", "0.25")
-    what, at = {
+        # As on a GPU, where the first non-finite step is recorded on the device and read later.
+        monkeypatch.setattr(NonFiniteGuard, "checks_every_step", lambda *_: False)
+    message = stopped(capsys, "--model.penalties.l2", "L2", "--model.penalties.l2.strength", "0.25")
+    reason, at = {
         "loss": ("the loss is not finite", 6),
         "gradient": ("the gradient is not finite", 6),
         "weights": ("the loss is not finite", 7),
         "validation": ("the validation loss is nan", 8),
     }[option]
-    assert f"training diverged: {what} at step {at} (epoch 1), learning rate 0.0" in said
-    assert "weight decay 0.0005, l2 0.25" in said
-    kept = checkpoint_io.read(LAST)
-    assert kept["global_step"] == 4
-    assert all(torch.isfinite(tensor).all() for tensor in kept["state_dict"].values())
+    assert f"training diverged: {reason} at step {at} (epoch 1), learning rate 0.0" in message
+    assert "weight decay 0.0005, l2 0.25" in message
+    last = checkpoint_io.read(LAST)
+    assert last["global_step"] == 4
+    assert all(torch.isfinite(tensor).all() for tensor in last["state_dict"].values())
     assert len(rows_of(RUN)) == 1
 
 
-def test_a_weight_that_overflows_is_not_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_infinite_weights_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
     strong = ["--model.penalties.o", "Orthogonal", "--model.penalties.o.strength", "1e30", "--checkpoint.steps", "1"]
     assert "training diverged: some weights are not finite at step 1" in stopped(capsys, *strong)
     assert not LAST.exists()

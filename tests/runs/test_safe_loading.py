@@ -1,4 +1,4 @@
-"""Attacks on whoever loads a checkpoint: pickles that run code, and class paths that would."""
+"""Attacks by a checkpoint on the user who loads it: pickles that run code, and class paths that would."""
 
 import copy
 import os
@@ -22,7 +22,7 @@ SHORT = (*QUICK, "--trainer.limit_train_batches", "2", "--trainer.max_epochs", "
 
 
 class Bomb:
-    """Its pickle creates a file when it is loaded."""
+    """Its pickle creates a folder when it is loaded."""
 
     def __reduce__(self) -> Any:
         return os.mkdir, ("attacked",)
@@ -36,7 +36,7 @@ def test_a_malicious_pickle_does_not_run(command: str, refused: Refused) -> None
     assert "is not a complete checkpoint" in refused(command, *QUICK, "--ckpt_path", str(LAST))
     assert not Path("attacked").exists()
     torch.load(LAST, weights_only=False)
-    assert Path("attacked").exists(), "the attack is a real one"
+    assert Path("attacked").exists(), "without weights_only=True the attack works"
 
 
 EVIL = """
@@ -53,7 +53,7 @@ class Net(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    "where",
+    "attack",
     [
         {"model": {"network": {"class_path": "evil.Net"}}},
         {"model": {"optimizer": "evil.Net"}},
@@ -61,7 +61,7 @@ class Net(torch.nn.Module):
         {"callbacks": {"x": {"class_path": "evil.Net"}}},
         {"trainer": {"logger": [{"class_path": "evil.Net"}]}},
         {"trainer": {"strategy": "evil.Net"}},
-        # YAML in a text, and files that the parser would read in place of a value.
+        # YAML within a text, and files that the parser would read in place of a value.
         {"model": {"network": "{class_path: evil.Net}"}},
         {"model": {"network": "class_path: evil.Net"}},
         {"model": {"network": "./sub.yaml"}},
@@ -84,7 +84,7 @@ class Net(torch.nn.Module):
     ],
 )
 def test_a_malicious_class_path_does_not_run(
-    where: dict[str, Any], refused: Refused, monkeypatch: pytest.MonkeyPatch
+    attack: dict[str, Any], refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("evil.py").write_text(EVIL)
     Path("sub.yaml").write_text("class_path: evil.Net")
@@ -92,7 +92,7 @@ def test_a_malicious_class_path_does_not_run(
     monkeypatch.syspath_prepend(os.getcwd())
     main(["fit", *SHORT])
     content = torch.load(LAST, weights_only=True)
-    for section, changes in where.items():
+    for section, changes in attack.items():
         content["config"][section] = {**(content["config"].get(section) or {}), **changes}
     torch.save(content, LAST)
     for command in ("fit", "test"):
@@ -102,7 +102,7 @@ def test_a_malicious_class_path_does_not_run(
     assert "evil" not in sys.modules
 
 
-def test_trust_runs_it_and_so_does_naming_it_oneself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_runs_with_trust_or_when_the_user_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.py").write_text(
         "from regularization import SmallResNet\n\n\nclass Net(SmallResNet):\n"
         "    def __init__(self, num_classes: int = 10) -> None:\n        super().__init__(num_classes, width=4)\n"
@@ -133,7 +133,7 @@ def test_trust_runs_it_and_so_does_naming_it_oneself(monkeypatch: pytest.MonkeyP
         "torch.nn.functional.warnings.warn",
         "LambdaCallback",
         "lightning.pytorch.callbacks.LambdaCallback",
-        "ModelCheckpoint",  # writes, and deletes, wherever it is told to
+        "ModelCheckpoint",  # writes and deletes files in any folder
         "regularization.load",  # would read another checkpoint
         "regularization.inference.trained_model.load",
         "regularization.trained.load",
@@ -141,34 +141,32 @@ def test_trust_runs_it_and_so_does_naming_it_oneself(monkeypatch: pytest.MonkeyP
         "regularization.fit",
     ],
 )
-def test_what_may_not_be_named(name: str, refused: Refused) -> None:
+def test_names_that_are_not_trusted(name: str, refused: Refused) -> None:
     main(["fit", *SHORT])
     content = torch.load(LAST, weights_only=True)
-    for place in ("optimizer", "callback"):
+    for option in ("optimizer", "callback"):
         changed = copy.deepcopy(content)
-        if place == "callback":
+        if option == "callback":
             changed["config"]["callbacks"] = {"x": {"class_path": name}}
         else:
             changed["config"]["model"]["optimizer"] = {"class_path": name}
         torch.save(changed, LAST)
         message = refused("validate", "--ckpt_path", str(LAST))
-        assert "the checkpoint names" in message or "there is no class" in message or "must be" in message, (
-            message
-        )
+        assert "the checkpoint names" in message or "there is no class" in message or "must be" in message, message
 
 
-def test_what_the_program_itself_offers_may_be_named() -> None:
+def test_classes_of_the_program_torchvision_and_torch_are_trusted() -> None:
     overlays = [f"--config={CONFIGS / 'with' / name}.yaml" for name in ("early_stopping", "ema", "l1", "mixup")]
-    timm = ["--model.network", "torchvision.models.ResNet", "--model.network.layers", "[1,1,1,1]"]
-    timm += ["--model.network.block", "torchvision.models.resnet.BasicBlock"]
-    timm += ["--model.network.norm_layer", "torch.nn.BatchNorm2d"]
+    resnet = ["--model.network", "torchvision.models.ResNet", "--model.network.layers", "[1,1,1,1]"]
+    resnet += ["--model.network.block", "torchvision.models.resnet.BasicBlock"]
+    resnet += ["--model.network.norm_layer", "torch.nn.BatchNorm2d"]
     short = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "1"]
-    main(["fit", "--data", "Digits", "--data.image_size", "32", *overlays, *timm, *short])
+    main(["fit", "--data", "Digits", "--data.image_size", "32", *overlays, *resnet, *short])
     (last,) = Path("runs").rglob("last.ckpt")
     main(["validate", "--ckpt_path", str(last), "--trainer.limit_val_batches", "1"])
 
 
-def test_the_guard_is_lifted_again() -> None:
+def test_the_restriction_ends_with_the_command() -> None:
     main(["fit", *SHORT])
     before = dict(_common.parsing_settings), _optionals._config_read_mode
     main(["validate", "--ckpt_path", str(LAST)])

@@ -165,7 +165,7 @@ def test_refit_trains_on_all_images_and_tests_once(capsys: pytest.CaptureFixture
     assert "refit on all training images: " in capsys.readouterr().out
     (run,) = (STUDY / "refit").iterdir()
     assert "test_accuracy" in json.loads((run / "result.json").read_text())["test"]
-    assert "Digits: 1,437 images to train" in (run / "log.txt").read_text()
+    assert "Digits: 1,437 training images" in (run / "log.txt").read_text()
     assert len(table()) == 4
 
 
