@@ -78,7 +78,7 @@ def load(checkpoint: Path | str, trust_it: bool = False) -> TrainedModel:
     content = checkpoint_io.read(path)
     if "serving" not in content:
         raise UserError(
-            f"{path} does not contain its classes and preprocessing; fit --ckpt_path {path} writes a checkpoint that does"
+            f"{path} does not contain its classes and preprocessing; fit --ckpt_path {path} writes one that does"
         )
     try:
         with ExitStack() as restrictions:
