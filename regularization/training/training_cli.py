@@ -1,6 +1,7 @@
 """TrainingCLI: from a command line to the data, the model and the trainer of a run."""
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -184,7 +185,9 @@ def _parse(parser: LightningArgumentParser, configs: Sequence[Config], options: 
     """All configs as one, and the command line on top of it."""
     config = merge_configs(configs)
     optimizer = (config.get("model") or {}).get("optimizer")
-    if isinstance(optimizer, str) or "class_path" in (optimizer or {}):
+    if isinstance(optimizer, str) and re.fullmatch(r"[\w.]+", optimizer):
+        optimizer = {"class_path": optimizer}
+    if isinstance(optimizer, dict) and "class_path" in optimizer:
         # Otherwise another class would take over lr and weight_decay from the default optimizer.
         parser.set_defaults({"model.optimizer": optimizer})
     return parser.parse_args([*(["--config", to_text(config)] if config else []), *options])
