@@ -1,14 +1,21 @@
 """The Python functions ``fit``, ``load`` and ``sweep``."""
 
+import logging
 import math
+import os
+import signal
 import subprocess
 import sys
+import threading
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from regularization import UserError, fit, load, sweep
 from regularization.data.readers import read_digits
+from regularization.training import command
 from tests.conftest import CONFIGS
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
@@ -31,6 +38,32 @@ def test_fit_and_load() -> None:
     assert without_validation.test_accuracy == pytest.approx(0.9, abs=0.1)
     pixels = read_digits(train=False).pixels
     assert load(resumed.checkpoint)(pixels[:5]).shape == (5, 10)
+
+
+def test_fit_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "retain_freed_memory", None)  # calling it would raise
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+
+    def state() -> tuple[object, ...]:
+        levels = [logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")]
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        filters = (list(warnings.filters), warnings.showwarning)
+        return (
+            dict(os.environ),
+            torch.get_num_threads(),
+            threading.excepthook,
+            sys.excepthook,
+            levels,
+            handlers,
+            filters,
+        )
+
+    before = state()
+    fit(QUICKSTART, trainer__max_epochs=1, trainer__limit_train_batches=1, threads=2, seed_everything=3)
+    assert state() == before
+    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.slow
