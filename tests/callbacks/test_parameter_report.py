@@ -84,7 +84,9 @@ def test_each_misuse_is_warned_about_once(
 def test_a_lambda_that_was_chosen_for_another_optimizer_is_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
     short = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1")
     main(["fit", *QUICK, *short, "--model.optimizer", "AdamW"])
-    message = "weight_decay 0.0005 was chosen for SGD in quickstart.yaml; AdamW uses it otherwise"
+    message = (
+        "weight_decay 0.0005 was chosen for SGD in quickstart.yaml; AdamW applies it differently, so set it explicitly"
+    )
     assert message in capsys.readouterr().err
     main(["fit", *QUICK, *short, "--model.optimizer", "AdamW", "--model.optimizer.weight_decay", "0.01"])
     assert "was chosen for" not in capsys.readouterr().err

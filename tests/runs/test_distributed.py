@@ -183,7 +183,7 @@ def test_one_two_and_four_processes_train_the_same() -> None:
     args = ["fit", *QUICK, *EXACT, "--test=last"]
     done(by_torchrun(1, *args, "--trainer.default_root_dir=one"))
     output = done(by_torchrun(2, *args, "--trainer.default_root_dir=two"))
-    assert "2 processes: of each batch of 28 images every one gets 14" in output
+    assert "2 processes: each gets 14 of the 28 images per batch" in output
     assert output.count("best validation accuracy") == output.count("over 360 test images") == 1
     output = done(by_lightning(4, *args, "--trainer.default_root_dir=four"))
     assert output.count("best validation accuracy") == output.count("over 360 test images") == 1
@@ -219,7 +219,7 @@ def test_a_lost_process_ends_the_others_and_the_run_continues_exactly(processes:
     assert frozen(ranks[-1], lambda: len(rows_of(run_of("killed"))) < 8)
     os.kill(ranks[-1], signal.SIGKILL)
     output, _ = running.communicate(timeout=60)
-    assert f"another of the {processes} processes ended: --ckpt_path last goes on" in output
+    assert f"another of the {processes} processes ended; --ckpt_path last continues" in output
     assert running.returncode != 0
     assert len(rows_of(run_of("killed"))) < 10
     done(by_torchrun(processes, *args, "--trainer.default_root_dir=killed", "--ckpt_path=last"))
@@ -236,7 +236,7 @@ def test_a_process_that_is_lost_in_an_evaluation_ends_the_other(network: str) ->
     checkpoint = Path("runs/quickstart/version_0") / LAST
     running = by_torchrun(2, "validate", "--trust", f"--ckpt_path={checkpoint}")
     output, _ = running.communicate(timeout=60)
-    assert "error: another of the 2 processes ended, or never came" in output
+    assert "error: another of the 2 processes ended, or never started" in output
     assert running.returncode != 0
 
 

@@ -219,7 +219,7 @@ def test_bad_configs(refused: Refused) -> None:
         "data: {class_path: Digits, init_args: {batch_size: four}}\n": "batch_size: must be int, not four",
         "model: {network: {init_args: {norm_init: unifrom}}}\n": "must be one of 'ones', 'uniform', not unifrom",
         "model: resnet\n": "model: must hold options such as network and optimizer, not 'resnet'",
-        "callbacks: [EMA]\n": "callbacks: must be a dict by names of one's own, not ['EMA']",
+        "callbacks: [EMA]\n": "callbacks: must be a dict by names that you choose, not ['EMA']",
         "model: {penalties: [L1]}\n": "model.penalties: must be a dict by names",
         "trainer: {max_epochs: two}\n": "trainer.max_epochs: must be int, not two",
     }
