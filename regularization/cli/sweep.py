@@ -2,21 +2,27 @@
 
 import dataclasses
 import json
+import os
 import shlex
 from argparse import SUPPRESS
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
+import optuna
+import torch
 
 from regularization.callbacks.checkpointing import RunInterrupted
 from regularization.errors import UserError, did_you_mean
 from regularization.runs import directory, distributed
 from regularization.study import config as study_config
+from regularization.study.closing import STUDY
 from regularization.study.conclusion import Conclusion
 from regularization.study.config import Study
-from regularization.study.pipeline import STUDY, run
+from regularization.study.execution.storage import JOURNAL, open_database, open_journal, without_password
+from regularization.study.extension import check_extends
+from regularization.study.pipeline import Pipeline
 from regularization.study.plan import Plan
 from regularization.training.command import parser_of
 from regularization.training.parser import Parser, config_paths, find_config, read_config, with_found
@@ -24,33 +30,65 @@ from regularization.training.parser import Parser, config_paths, find_config, re
 
 def sweep(args: list[str]) -> Conclusion | None:
     """Runs a study from its config to its report, or goes on with one; its answer, None when it is only described."""
-    if any(arg.partition("=")[0] == "--storage" for arg in args):
+    with _process_unchanged():
         # Started on several machines by srun or torchrun, each is a coordinator for itself.
         distributed.forget_launcher()
-    study, asked, common, place = _parse(args)
-    study_config.check_study(study)
-    arms = study_config.build_arms(study, place)
-    bases = [study.base] if isinstance(study.base, str) else study.base
-    configs = [word for name in bases for word in ("--config", str(find_config(name, place)))]
-    common = [*configs, *study_config.to_cli_args(study.options), *common]
-    plan = Plan(study, arms, study_config.find_baseline(study, arms), common, asked)
-    plan.check()
-    if asked.dry_run:
-        plan.describe()
-        return None
-    name = directory.run_name([place])
-    if plan.storage is None:
-        folder = _folder(plan, Path(asked.folder), name, asked.fresh)
-    else:
-        folder = _shared_folder(plan, Path(asked.folder), name)
-    # What is kept may be read by others, and a password is not for them.
-    shown = args if plan.storage is None else [arg.replace(asked.storage, plan.storage.shown) for arg in args]
-    with directory.exclusive_lock(folder) if plan.storage is None else nullcontext():
-        try:
-            return run(plan, folder, " ".join(map(shlex.quote, ["python", "-m", "regularization", "sweep", *shown])))
-        except RunInterrupted as stopped:
-            print(f"stopped by {stopped}; the same command goes on\n{folder}")
-            raise SystemExit(128 + stopped.number) from None
+        study, options, common, config = _parse(args)
+        study_config.check_study(study)
+        arms = study_config.build_arms(study, config)
+        bases = [study.base] if isinstance(study.base, str) else study.base
+        configs = [word for name in bases for word in ("--config", str(find_config(name, config)))]
+        common = [*configs, *study_config.to_cli_args(study.options), *common]
+        plan = Plan(study, arms, study_config.find_baseline(study, arms), common, options)
+        plan.check()
+        if options.dry_run:
+            plan.describe()
+            return None
+        # What is kept may be read by others, and a password is not for them.
+        shown = (
+            [arg.replace(options.storage, without_password(options.storage)) for arg in args]
+            if options.storage
+            else args
+        )
+        return _run(plan, directory.run_name([config]), shlex.join(["python", "-m", "regularization", "sweep", *shown]))
+
+
+def _run(plan: Plan, name: str, command: str) -> Conclusion:
+    database = open_database(plan.options.storage) if plan.options.storage else None
+    executor = plan.executor()
+    try:
+        folder = _folder(plan, Path(plan.options.folder), name)
+        storage = database or open_journal(folder)
+        # In a database there may be other studies; the journal's is read by people.
+        title = str(folder.resolve()) if database else f"{folder.parent.name}/{folder.name}"
+        print(f"study: {folder}\n{_dashboard(folder, plan.options.storage)}", flush=True)
+        return Pipeline(plan, folder, executor, storage, title).run(command)
+    except RunInterrupted as stopped:
+        print(f"stopped by {stopped}; the same command goes on\n{folder}")
+        raise SystemExit(128 + stopped.number) from None
+    finally:
+        executor.close()
+
+
+@contextmanager
+def _process_unchanged() -> Iterator[None]:
+    """Leaves environment and threads as they were: called from Python, the process is the user's."""
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    verbosity = optuna.logging.get_verbosity()
+    # A trial that failed is reported by us.
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.set_num_threads(threads)
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _dashboard(folder: Path, url: str | None) -> str:
+    """How to watch the study in a browser."""
+    return f"watch it: optuna-dashboard {shlex.quote(without_password(url) if url else str(folder / JOURNAL))}"
 
 
 def make_parser() -> Parser:
@@ -73,6 +111,8 @@ def make_parser() -> Parser:
     parser.add_argument("--folder", type=str, default="runs", help="Where the study's folder goes.")
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="Only list the trials and their cost.")
     parser.add_argument("--fresh", action="store_true", help="Start a new study instead of going on with the last.")
+    again = "Run the trials again that failed."
+    parser.add_argument("--retry_failed", "--retry-failed", action="store_true", help=again)
     parser.add_argument("--refit", action="store_true", help="Train the chosen arm on all images and test it once.")
     # In a group of ours: the title of its own would be the description once more.
     parser.add_argument_group("the study, in its config or here").add_class_arguments(Study, as_group=False)
@@ -126,51 +166,17 @@ def _without_config(args: list[str]) -> list[str]:
     return [arg for place, arg in enumerate(args) if place not in both and not arg.startswith("--config=")]
 
 
-def _folder(plan: Plan, root: Path, name: str, fresh: bool) -> Path:
-    """The study's folder: the newest of its name, or a new one."""
-    existing = sorted((root / name).glob(f"version_*/{STUDY}"), key=lambda path: int(path.parent.name[8:]))
-    if existing and not fresh:
-        _check_same(existing[-1], plan)
-        return existing[-1].parent
-    return directory.create_run_dir(root, name)
-
-
-def _shared_folder(plan: Plan, root: Path, name: str) -> Path:
-    """The newest of its name, or the first: whoever comes first or at the same time gets the same one."""
-    numbers = [int(path.name[8:]) for path in (root / name).glob("version_*") if path.name[8:].isdigit()]
-    newest = max(numbers, default=0)
-    folder = root / name / f"version_{newest}"
-    # Looked at in this order: another coordinator may be about to write it.
-    if folder.is_dir() and any(folder.glob("[!.]*")) and not (folder / STUDY).is_file():
-        folder = root / name / f"version_{newest + 1}"  # that was a run of another command
+def _folder(plan: Plan, root: Path, name: str) -> Path:
+    """The study's folder, the newest of its name or a new one: for all coordinators that are started alike the same."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (root / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"can't create {folder}: {error.strerror}. Name another --folder.") from error
-    with plan.alone(folder):
-        if (folder / STUDY).is_file():
-            _check_same(folder / STUDY, plan)
-        else:
-            directory.write_text(folder / STUDY, plan.text(""))
-    return folder
-
-
-def _check_same(path: Path, plan: Plan) -> None:
-    then, now = yaml.safe_load(path.read_text()), yaml.safe_load(plan.text(""))
-    for part in ("study", "options", "threads", "configs"):
-        if then[part] == now[part]:
-            continue
-        if part == "configs":
-            changed = [name for name in now[part] if then[part].get(name) != now[part][name]]
-            raise UserError(
-                f"{path.parent} is a study with another content of {', '.join(changed)}.\n"
-                "Put it back to go on with it, or add --fresh to start another."
-            )
-        what, before, after = part, then[part], now[part]
-        if isinstance(before, dict):
-            what = next(key for key in now[part] if before.get(key) != after[key])
-            before, after = before.get(what), after[what]
-        raise UserError(
-            f"{path.parent} is a study with another {what}: {before}, not {after}.\n"
-            "Ask for the same to go on with it, or add --fresh to start another."
-        )
+        raise UserError(f"can't create {root / name}: {error.strerror}. Name another --folder.") from error
+    with directory.exclusive_lock(root / name):
+        existing = sorted((root / name).glob(f"version_*/{STUDY}"), key=lambda path: int(path.parent.name[8:]))
+        if existing and not plan.options.fresh:
+            check_extends(existing[-1], plan)
+            return existing[-1].parent
+        folder = directory.create_run_dir(root, name)
+        directory.write_text(folder / STUDY, plan.text(""))
+        return folder
