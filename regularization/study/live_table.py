@@ -15,7 +15,7 @@ from rich.table import Table
 
 from regularization.callbacks.history import format_duration
 from regularization.study.config import FAILED, Trial
-from regularization.study.execution.coordinator import FIRST_STEP, REASON
+from regularization.study.execution.coordinator import START_STEP, REASON
 from regularization.study.execution.queue import RUN, TrialQueue
 
 
@@ -61,7 +61,7 @@ class LiveTable:
     def on_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Prints the line of a trial that has been run."""
         reason = trial.user_attrs.get(REASON)
-        if sys.stdout.isatty() or FIRST_STEP not in trial.user_attrs or trial.state == TrialState.RUNNING:
+        if sys.stdout.isatty() or START_STEP not in trial.user_attrs or trial.state == TrialState.RUNNING:
             return
         planned = self._queue.planned
         number = list(planned).index(trial.user_attrs[RUN]) + 1

@@ -44,10 +44,11 @@ def starts() -> dict[str, int]:
     return {log.parent.relative_to(STUDY).as_posix(): log.read_text().count("run folder: ") for log in logs}
 
 
-def recorded(name: str = "tiny/version_0") -> list[FrozenTrial]:
-    """Optuna's trials, from the journal."""
-    storage = JournalStorage(JournalFileBackend(str(STUDY / "optuna" / "journal.log")))
-    return optuna.load_study(study_name=name, storage=storage).get_trials()
+def recorded(url: str | None = None) -> list[FrozenTrial]:
+    """Optuna's trials, from the journal or a database."""
+    journal = None if url else JournalStorage(JournalFileBackend(str(STUDY / "optuna" / "journal.log")))
+    name = str(STUDY.resolve()) if url else "tiny/version_0"
+    return optuna.load_study(study_name=name, storage=url or journal).get_trials()
 
 
 def table(folder: Path = STUDY) -> list[dict[str, str]]:

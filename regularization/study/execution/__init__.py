@@ -1,4 +1,5 @@
-"""Runs the trials of a study: Optuna hands them out (``queue``, ``storage``), an executor (``local``, ``ray``) runs each.
+"""Runs the trials of a study: Optuna hands them out (``queue``), an executor (``local``, ``ray``) runs each.
 
-``coordinator`` joins the two. Imports ``training`` and what lies below it, and of ``study`` only ``config`` and ``results``.
+``coordinator`` joins the two. Imports ``training`` and what lies below it; of ``study`` only ``config``, ``results`` and
+``dry_run``.
 """

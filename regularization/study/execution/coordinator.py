@@ -19,8 +19,8 @@ from regularization.study.execution.executor import Epoch, Executor, TrialDied, 
 from regularization.study.execution.queue import RUN, QueueEmpty, TrialQueue
 from regularization.study.execution.storage import is_storage_error
 
-# User attributes of an Optuna trial: the step that it began or resumed at, and why it failed.
-FIRST_STEP, REASON = "first_step", "reason"
+# User attributes of an Optuna trial: the step that it last began or resumed at, and why it failed.
+START_STEP, REASON = "start_step", "reason"
 
 
 class Coordinator:
@@ -164,8 +164,8 @@ class Report:
         return not self._pruned
 
     def _report(self, epoch: Epoch) -> None:
-        if FIRST_STEP not in self._trial.user_attrs:
-            self._trial.set_user_attr(FIRST_STEP, epoch.step)
+        if epoch.started:
+            self._trial.set_user_attr(START_STEP, epoch.step)
         # The pruner takes a missing score for a bad one.
         if not math.isnan(epoch.accuracy) and epoch.number > self._reported:
             self._reported = epoch.number

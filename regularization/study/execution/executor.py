@@ -9,17 +9,19 @@ from regularization.study.config import Trial
 
 @dataclass(frozen=True)
 class Epoch:
-    """Progress of a trial, reported once when training starts and then after every epoch.
+    """Progress of a trial, reported whenever training starts or resumes and after every epoch.
 
     Attributes:
         number: Epochs that are finished.
         step: Optimizer steps that are finished.
         accuracy: Validation accuracy of the last epoch, NaN where it was not validated.
+        started: Whether training starts or resumes here.
     """
 
     number: int
     step: int
     accuracy: float
+    started: bool = False
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class ReportEpochs(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reports where the run begins or resumes."""
-        self._control.report(Epoch(trainer.current_epoch, trainer.global_step, float("nan")))
+        self._control.report(Epoch(trainer.current_epoch, trainer.global_step, float("nan"), started=True))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reports the score; a pruned run ends as if this epoch were its last."""
