@@ -46,9 +46,11 @@ def starts() -> dict[str, int]:
 
 def recorded(url: str | None = None) -> list[FrozenTrial]:
     """Optuna's trials, from the journal or a database."""
-    journal = None if url else JournalStorage(JournalFileBackend(str(STUDY / "optuna" / "journal.log")))
-    name = str(STUDY.resolve()) if url else "tiny/version_0"
-    return optuna.load_study(study_name=name, storage=url or journal).get_trials()
+    if url is not None:
+        storage = url.replace("postgresql:", "postgresql+psycopg2:")
+        return optuna.load_study(study_name=str(STUDY.resolve()), storage=storage).get_trials()
+    journal = JournalStorage(JournalFileBackend(str(STUDY / "optuna" / "journal.log")))
+    return optuna.load_study(study_name="tiny/version_0", storage=journal).get_trials()
 
 
 def table(folder: Path = STUDY) -> list[dict[str, str]]:

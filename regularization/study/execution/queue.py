@@ -127,6 +127,8 @@ class TrialQueue(optuna.Study):
         trial.set_user_attr(COORDINATOR, self._coordinator)
         planned = self.planned[trial.user_attrs[RUN]]
         for option, value in self.parameters(planned).items():
+            if option in trial.params:  # drawn by a sampler
+                continue
             if isinstance(value, int):
                 trial.suggest_int(option, 0, max(value, 1))
             else:

@@ -108,15 +108,10 @@ def test_two_coordinators_of_which_one_is_killed(kind: str, request: pytest.Fixt
     shared = [*command, *(["--storage", url] if url else [])]
     first, second = (start(shared, name) for name in ("first.txt", "second.txt"))
 
-    def owners() -> dict[str, str]:
-        with suppress(Exception):  # the study may not be there yet
-            return {one.user_attrs["run"]: one.user_attrs.get("coordinator", "") for one in recorded(url)}
-        return {}
-
     def both_at_work() -> bool:
-        return len(in_the_middle(most=4)) == 2 and len(set(owners().values()) - {""}) == 2
+        return len(in_the_middle(most=6)) == 2 and bool(trial_processes(first) and trial_processes(second))
 
-    assert frozen(first.pid, both_at_work, every=0.05), Path("first.txt").read_text()
+    assert frozen(first.pid, both_at_work), Path("first.txt").read_text()
     at_work = set(in_the_middle(most=8))
     first.kill()
     first.wait()
@@ -127,6 +122,7 @@ def test_two_coordinators_of_which_one_is_killed(kind: str, request: pytest.Fixt
     assert len(begun) == 6
     assert sum(begun.values()) == 7, "each was run once, and once more the one that was killed"
     assert again < at_work
+    assert len({one.user_attrs["coordinator"] for one in recorded(url)}) == 2
     kept = recorded(url)
     assert Counter(one.user_attrs["run"] for one in kept if one.state == TrialState.COMPLETE) == Counter(list(begun))
     assert [one.user_attrs["run"] for one in kept if one.state == TrialState.FAIL] == list(again)
@@ -145,20 +141,16 @@ def test_a_trial_whose_process_is_killed_is_run_again_once() -> None:
     command = write(options=LONGER, vary={LAMBDA: [0, 1e-3]}, seeds=1)
     expected = reference(command)
     process = start(command)
-    for most in (3, 8):
-        wait_for(process, lambda most=most: in_the_middle(most) and trial_processes(process))  # type: ignore[misc]
-        (run,) = in_the_middle(8)
-        (pid,) = trial_processes(process)
+    for attempt in (1, 2):
+        wait_for(process, lambda: starts().get("final/weight_decay=0/seed_0") == attempt and in_the_middle(7))  # noqa: B023
+        ((run,), (pid,)) = in_the_middle(7), trial_processes(process)
         os.kill(pid, signal.SIGKILL)
-        wait_for(process, lambda pid=pid: pid not in trial_processes(process))  # type: ignore[misc]
-        wait_for(process, lambda pid=pid: trial_processes(process))
-        if most == 3:
-            wait_for(process, lambda run=run: starts()[run] == 2)  # type: ignore[misc]
+        wait_for(process, lambda: state(pid) == "Z")  # noqa: B023
     assert process.wait(timeout=100) == 0, Path("out.txt").read_text()
     out = Path("out.txt").read_text()
-    assert f"failed: weight_decay=0 seed 0: its process ended by signal SIGKILL, in each of 2 attempts" in out
+    assert "failed: weight_decay=0 seed 0: its process ended by signal SIGKILL, in each of 2 attempts" in out
     assert "not recommended, weight_decay=0 failed" not in out.splitlines()[-2]
-    assert table() == [row for row in expected if row["arm"] != "weight_decay=0"]
+    assert [row["val_accuracy"] for row in table()] == [row["val_accuracy"] for row in expected[1:]]
     assert starts()[run] == 2
     assert "weight_decay=0" in (STUDY / "report.html").read_text()
     assert start([*command, "--retry-failed"]).wait(timeout=100) == 0
@@ -186,10 +178,8 @@ def test_a_signal_stops_all_trials_within_a_step_and_a_second_one_at_once(number
     process = start(command)
     wait_for(process, lambda: len(in_the_middle(8)) == 2 and all(starts()[run] == 2 for run in stopped))
     children = descendants(process)
-    process.send_signal(signal.SIGSTOP)
     for pid in trial_processes(process):
         os.kill(pid, signal.SIGSTOP)  # can't end a step any more
-    process.send_signal(signal.SIGCONT)
     process.send_signal(number)
     time.sleep(0.5)
     assert process.poll() is None, "it waits for the step"
