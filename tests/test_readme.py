@@ -54,9 +54,8 @@ def test_the_architecture_page_names_what_is_there() -> None:
     for path in package.iterdir():
         if path.name != "__pycache__" and path.name != "configs":
             assert f"`{path.name}{'/' if path.is_dir() else ''}`" in text
-    for module in re.findall(
-        r"\b((?:%s)/\w+)(?:\.py)?\b" % "|".join(path.name for path in package.iterdir() if path.is_dir()), text
-    ):
+    folders = "|".join(path.name for path in package.iterdir() if path.is_dir())
+    for module in re.findall(rf"\b((?:{folders})/\w+)(?:\.py)?\b", text):
         assert (package / f"{module}.py").is_file() or (package / module).is_dir(), module
 
 

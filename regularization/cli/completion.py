@@ -79,7 +79,9 @@ def _parsers() -> dict[str, list[ArgumentParser]]:
         cls = getattr(import_module(module), name)
         parser.add_class_arguments(cls, option, skip={"params", "optimizer"}, fail_untyped=False)
         nested.append(parser)
-    parsers: dict[str, list[ArgumentParser]] = {command: [arguments.make_parser(command), *nested] for command in arguments.DESCRIPTIONS}
+    parsers: dict[str, list[ArgumentParser]] = {
+        command: [arguments.make_parser(command), *nested] for command in arguments.DESCRIPTIONS
+    }
     for command in _OWN_PARSERS:
         parsers[command] = [import_module(f"regularization.{COMMANDS[command][0]}").make_parser()]
     parsers["sweep"] += parsers["fit"]

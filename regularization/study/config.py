@@ -126,7 +126,7 @@ class Trial:
         arm: What is trained.
         seed: Of initialization and order, and of the split where it is redrawn.
         stage: ``search``, or ``final`` for those that are compared.
-        args: The whole command, ``fit`` and its options.
+        args: The options of ``fit``.
         folder: Its run folder.
     """
 
@@ -282,7 +282,7 @@ def build_trials(
     trials = []
     for seed, arm in itertools.product(seeds, arms):
         drawn = [f"--seed_everything={seed}", *([f"--data.split_seed={seed}"] if study.resamples else [])]
-        args = ("fit", *common, *arm.args, *drawn)
+        args = (*common, *arm.args, *drawn)
         trials.append(Trial(arm, seed, stage, args, folder / stage / arm.name / f"seed_{seed}"))
     return trials
 

@@ -2,13 +2,25 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Timer
 
 from regularization.data.sampling import Batch
 from regularization.errors import UserError
 from regularization.training.training_cli import TrainingCLI
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Optimizer steps and seconds of a trial, None where nothing ends it; and bytes on the disk."""
+
+    steps: int | None
+    seconds: float
+    bytes: int
 
 
 class DryRun(TrainingCLI):
@@ -18,7 +30,7 @@ class DryRun(TrainingCLI):
         """Parses the options of ``fit`` and creates a trainer that writes nothing.
 
         Raises:
-            UserError: When it would take several devices: what a sweep has of these is shared out among its trials.
+            UserError: When it would use several devices: a sweep gives each trial one.
         """
         super().__init__("fit", args)
         self.trainer = self.instantiate_trainer(logger=False, enable_checkpointing=False)
@@ -29,28 +41,38 @@ class DryRun(TrainingCLI):
                 "--workers runs several trials at a time on this machine, --ray on many."
             )
 
-    def cost(self) -> tuple[int, float, int]:
-        """Optimizer steps, seconds and bytes of the trial, estimated from a few batches with this machine as it is."""
+    def cost(self) -> Cost:
+        """What the trial takes, estimated from a few batches with this machine as it is."""
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
         limit = self.trainer.limit_train_batches
         batches = len(self.datamodule.train_dataloader())
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        epochs = self.trainer.max_epochs or 1
-        steps = batches * epochs // self.trainer.accumulate_grad_batches
-        parameters = list(self.model.network.parameters())
+        batches = max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
         times = []
         for batch in self._some_batches():
             start = time.perf_counter()
             loss = torch.nn.functional.cross_entropy(self.model(batch.images), batch.labels)
             torch.autograd.backward(loss)
             times.append(time.perf_counter() - start)
-        held = sum(parameter.nbytes for parameter in parameters)
         images = len(self.datamodule.val_set[1]) if self.datamodule.val_set else 0
-        checked = images / self.datamodule.batch_size / 3 * epochs
+        # Validation has no backward pass.
+        epoch = (batches + images / self.datamodule.batch_size / 3) * min(times)
         # Weights and momentum, in best.ckpt and last.ckpt.
-        return steps, (batches * epochs + checked) * min(times), 4 * held
+        size = 4 * sum(parameter.nbytes for parameter in self.model.network.parameters())
+        return _limited(self.trainer, -(-batches // self.trainer.accumulate_grad_batches), epoch, size)
 
     def _some_batches(self) -> list[Batch]:
         some = islice(self.datamodule.train_dataloader(), 4)
         return [self.datamodule.on_after_batch_transfer(batch, 0) for batch in some]
+
+
+def _limited(trainer: Trainer, steps: int, seconds: float, size: int) -> Cost:
+    """The cost of as many epochs, of so many ``steps`` and ``seconds``, as the trainer's limits allow."""
+    # Lightning takes -1 for no limit.
+    limits = [trainer.max_epochs * steps] if trainer.max_epochs is not None and trainer.max_epochs >= 0 else []
+    limits += [trainer.max_steps] if trainer.max_steps >= 0 else []
+    for timer in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(timer, Timer) and (left := timer.time_remaining()) is not None:
+            limits.append(int(left / seconds * steps))
+    total = min(limits, default=None)
+    return Cost(total, (total or 0) / steps * seconds, size)

@@ -2,85 +2,121 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from regularization.callbacks.history import format_duration
-from regularization.study.config import Trial
-from regularization.study.execution.runner import Progress
+from regularization.study.config import FAILED, Trial
+from regularization.study.execution.coordinator import REASON, START_STEP
+from regularization.study.execution.queue import RUN, TrialQueue
+
+
+@dataclass
+class Progress:
+    """How far a trial is.
+
+    Attributes:
+        state: ``waiting``, ``running``, ``done``, or ``failed``.
+        epoch: Epochs that are finished.
+        accuracy: Validation accuracy of the last of them, None before.
+    """
+
+    state: str = "waiting"
+    epoch: int = 0
+    accuracy: float | None = None
 
 
 class LiveTable:
-    """Shows how far the trials are.
+    """Shows how far the trials of a queue are, those of other coordinators too.
 
     Args:
-        trials: All of them.
+        queue: The trials.
+        epochs: Epochs of a trial; 0 where they are not known.
     """
 
-    def __init__(self, trials: Sequence[Trial]) -> None:
-        self._trials = trials
+    def __init__(self, queue: TrialQueue, epochs: int) -> None:
+        self._queue = queue
+        self._epochs = epochs
         self._started = time.monotonic()
-        self._before: float | None = None
-        self._said: set[str] = set()
-        self._live: Live | None = None
+        self._shown = Table()
+        self._before = self._share(self.progress())
 
     @contextmanager
-    def shown(self) -> Iterator["LiveTable"]:
+    def shown(self) -> Iterator[None]:
         """On a terminal, draws while the block runs."""
         if not sys.stdout.isatty():
-            yield self
+            yield
             return
-        with Live(console=Console(), refresh_per_second=2) as self._live:
-            yield self
+        with Live(console=Console(), refresh_per_second=1, get_renderable=self._current):
+            yield
 
-    def __call__(self, progress: dict[str, Progress]) -> None:
-        """Shows the progress of now."""
-        if self._before is None:
-            self._before = _mean_share(progress)
-        if self._live is not None:
-            self._live.update(self.table(progress))
+    def on_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Prints the line of a trial that has been run."""
+        reason = trial.user_attrs.get(REASON)
+        if sys.stdout.isatty() or START_STEP not in trial.user_attrs or trial.state == TrialState.RUNNING:
             return
-        for place, trial in enumerate(self._trials, start=1):
-            now = progress[trial.name]
-            if now.state in ("done", "failed") and trial.name not in self._said and now.epochs + len(now.reason):
-                what = f"failed: {now.reason}" if now.reason else f"validation accuracy {now.accuracy:.4f}"
-                print(f"{place:3}/{len(self._trials)} {trial.name}: {what}  {self._left(progress)}", flush=True)
-                self._said.add(trial.name)
+        planned = self._queue.planned
+        number = list(planned).index(trial.user_attrs[RUN]) + 1
+        name = planned[trial.user_attrs[RUN]].name
+        what = f"failed: {reason}" if reason else f"validation accuracy {trial.value or 0:.4f}"
+        print(f"{number:3}/{len(planned)} {name}: {what}  {self._left(self.progress())}", flush=True)
 
-    def table(self, progress: dict[str, Progress]) -> Table:
+    def progress(self) -> list[tuple[Trial, Progress]]:
+        """Of every trial, from Optuna's study."""
+        newest = {one.user_attrs[RUN]: one for one in self._queue.get_trials(deepcopy=False) if RUN in one.user_attrs}
+        return [(trial, _progress(trial, newest.get(key))) for key, trial in list(self._queue.planned.items())]
+
+    def table(self) -> Table:
         """Arms with the trials that are done, those that run, and the mean accuracy so far."""
+        progress = self.progress()
         table = Table(title=f"trials  {self._left(progress)}", title_justify="left", show_edge=False)
         for column in ("arm", "done", "running", "validation accuracy"):
             table.add_column(column, justify="left" if column == "arm" else "right")
-        for arm in dict.fromkeys(trial.arm.name for trial in self._trials):
-            own = [progress[trial.name] for trial in self._trials if trial.arm.name == arm]
-            running = [
-                f"epoch {one.epoch}/{one.epochs}" if one.epochs else "…" for one in own if one.state == "running"
-            ]
-            seen = [one.accuracy for one in own if one.epochs]
+        for arm in dict.fromkeys(trial.arm.name for trial, _ in progress):
+            own = [one for trial, one in progress if trial.arm.name == arm]
+            running = [f"epoch {one.epoch}/{self._epochs or '?'}" for one in own if one.state == "running"]
+            accuracies = [one.accuracy for one in own if one.accuracy is not None]
             failed = sum(one.state == "failed" for one in own)
             done = f"{sum(one.state == 'done' for one in own)}/{len(own)}" + (f" {failed} failed" if failed else "")
-            table.add_row(arm, done, ", ".join(running), f"{np.mean(seen):.4f}" if seen else "")
+            table.add_row(arm, done, ", ".join(running), f"{np.mean(accuracies):.4f}" if accuracies else "")
         return table
 
-    def _left(self, progress: dict[str, Progress]) -> str:
-        share = _mean_share(progress)
-        gained = share - (self._before or 0.0)
-        if not gained or share == 1:
+    def _current(self) -> Table:
+        # A storage that does not answer now may do so in a second.
+        with suppress(Exception):
+            self._shown = self.table()
+        return self._shown
+
+    def _share(self, progress: list[tuple[Trial, Progress]]) -> float:
+        """The part of all trials that is done."""
+        shares = [
+            1.0 if one.state in ("done", "failed") else one.epoch / self._epochs if self._epochs else 0.0
+            for _, one in progress
+        ]
+        return float(np.mean(shares)) if shares else 0.0
+
+    def _left(self, progress: list[tuple[Trial, Progress]]) -> str:
+        share = self._share(progress)
+        gained = share - self._before
+        if gained <= 0 or share == 1:
             return ""
         return f"{format_duration((time.monotonic() - self._started) / gained * (1 - share))} left"
 
 
-def _mean_share(progress: dict[str, Progress]) -> float:
-    return float(np.mean([_share(one) for one in progress.values()]))
-
-
-def _share(progress: Progress) -> float:
-    if progress.state in ("done", "failed"):
-        return 1.0
-    return progress.epoch / progress.epochs if progress.epochs else 0.0
+def _progress(trial: Trial, recorded: FrozenTrial | None) -> Progress:
+    if recorded is None:
+        return Progress("done" if trial.done else "waiting")
+    states = {TrialState.RUNNING: "running", TrialState.COMPLETE: "done", TrialState.PRUNED: "done"}
+    state = states.get(recorded.state, "waiting")
+    if recorded.state == TrialState.FAIL and (trial.folder / FAILED).is_file():
+        state = "failed"
+    epoch = recorded.last_step or 0
+    return Progress(state, epoch, recorded.intermediate_values.get(epoch))

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +14,50 @@ import yaml
 
 from regularization.callbacks.history import format_duration
 from regularization.errors import UserError
-from regularization.runs import directory
 from regularization.study import config as study_config
 from regularization.study.config import Arm, Study, Trial
 from regularization.study.dry_run import DryRun
-from regularization.study.execution.crew import Crew, Processes
-from regularization.study.execution.storage import Storage
+from regularization.study.execution.executor import Executor
+from regularization.study.execution.local import LocalExecutor
 from regularization.training.configs import split_args
-
-# Seconds that a coordinator waits for another one, which may be scoring the test images or training the choice again.
-PATIENCE = 7 * 86400.0
 
 
 class Plan:
     """A study with its arms, before anything is run.
 
     Args:
-        study: What was asked.
+        study: The study.
         arms: Its arms.
         baseline: The arm that the others are compared with, or None.
         common: Configs and options that all trials share.
-        asked: The options of the command.
+        options: The options of the command.
     """
 
-    def __init__(self, study: Study, arms: list[Arm], baseline: Arm | None, common: list[str], asked: Any) -> None:
+    def __init__(self, study: Study, arms: list[Arm], baseline: Arm | None, common: list[str], options: Any) -> None:
         self.study = study
         self.arms = arms
         self.baseline = baseline
         self.common = common
-        self.crew = _crew(asked)
-        self.workers = self.crew.size
-        self.threads = self.crew.threads
-        self.storage = _storage(study, asked)
-        self.refit = asked.refit
+        self.options = options
+        self.workers, self.threads = _sizes(options)
+        self.refit = options.refit
+        self.first: DryRun | None = None
+        # The arms of the final; after an adaptive search they are known at its end.
+        self.compared = None if study.adaptive else [arm.name for arm in arms]
 
-    def alone(self, folder: Path) -> AbstractContextManager[None]:
-        """Keeps the coordinators that share a storage apart, while one of them writes what is for all of them."""
-        return nullcontext() if self.storage is None else directory.exclusive_lock(folder, PATIENCE)
+    def executor(self) -> Executor:
+        """What runs the trials: processes of this machine, or tasks of a cluster, which this connects to."""
+        if self.options.ray is not None:
+            from regularization.study.execution.ray import RayExecutor
+
+            return RayExecutor(self.options.ray, self.workers, self.threads, self.options.gpus)
+        first = self.trials(self.stage(), self.arms[:1], Path())[0].args
+        return LocalExecutor(self.workers or 1, self.threads, torch.cuda.device_count(), first)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial, 0 where they are not known."""
+        return max(0, self.first.trainer.max_epochs or 0) if self.first is not None else 0
 
     def trials(self, stage: str, arms: Sequence[Arm], folder: Path) -> list[Trial]:
         """The trials of a stage."""
@@ -68,7 +74,6 @@ class Plan:
         Raises:
             UserError: Naming the arm that can't be run.
         """
-        self.first: DryRun | None = None
         tries = Counter(arm.group for arm in self.arms if arm != self.baseline)
         if self.study.arms and len(set(tries.values())) > 1:
             said = ", ".join(f"{group} {count}" for group, count in tries.items())
@@ -76,7 +81,7 @@ class Plan:
         # Seeds are in the outer loop, and differ by nothing that could be refused.
         for trial in self.trials(self.stage(), self.arms, Path())[: len(self.arms)]:
             try:
-                planned = DryRun(trial.args[1:])
+                planned = DryRun(trial.args)
             except UserError as mistake:
                 raise UserError(f"arm {trial.arm.name}: {mistake}") from None
             if not planned.datamodule.val_size:
@@ -97,50 +102,46 @@ class Plan:
         trials = self.trials(self.stage(), self.arms, Path(self.stage()))
         for trial in trials:
             print(f"{trial.folder.parent.parent.name}  {trial.name}  {' '.join(trial.arm.args)}")
-        steps, seconds, size = self.first.cost()
-        total = format_duration(seconds * len(trials) / self.workers)
-        print(f"{len(trials)} trials of {steps:,} steps, about {format_duration(seconds)} each and {total} in all")
-        print(
-            f"with {self.workers} workers of {self.threads} threads; about {size * len(trials) / 1e6:,.0f} MB of disk"
-        )
+        cost = self.first.cost()
+        if cost.steps is None:
+            print(f"{len(trials)} trials that nothing ends: give --trainer.max_epochs, max_steps or max_time")
+        else:
+            total = format_duration(cost.seconds * len(trials) / (self.workers or 1))
+            each = f"{len(trials)} trials of {cost.steps:,} steps, about {format_duration(cost.seconds)} each"
+            print(f"{each} and {total} in all")
+        workers = f"{self.workers} workers" if self.workers else "as many workers as the cluster has room for,"
+        print(f"with {workers} of {self.threads} threads; about {cost.bytes * len(trials) / 1e6:,.0f} MB of disk")
         if self.study.adaptive:
             print(f"then the finalists and the baseline with {len(self.study.seed_list())} fresh seeds")
 
     def text(self, command: str) -> str:
         """What makes the study what it is, as YAML."""
-        about = {"study": dataclasses.asdict(self.study), "options": self.common, "threads": self.threads}
+        about: dict[str, Any] = {"study": dataclasses.asdict(self.study), "options": self.common}
+        about |= {"threads": self.threads, "resamples": self.study.resamples}
+        about["arms"] = {arm.name: list(arm.args) for arm in self.arms}
         words = [word for arm in self.arms for word in arm.args]
         configs = {path: path.read_bytes() for path in split_args([*self.common, *words])[0]}
         about["configs"] = {str(path): hashlib.sha256(text).hexdigest()[:16] for path, text in configs.items()}
-        named = {"baseline": None if self.baseline is None else self.baseline.name, "command": command}
-        return yaml.safe_dump(about | named, sort_keys=False, allow_unicode=True)
+        about |= {"compared": self.compared, "command": command}
+        about["baseline"] = None if self.baseline is None else self.baseline.name
+        return yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
 
 
-def _crew(asked: Any) -> Crew:
-    """Who runs the trials: processes of this machine, or tasks of a cluster."""
+def _sizes(options: Any) -> tuple[int | None, int]:
+    """Trials at a time, None for as many as a cluster has room for; and the CPU threads of each.
+
+    Raises:
+        UserError: When the options do not fit together.
+    """
     for name in ("workers", "threads"):
-        if asked[name] is not None and asked[name] < 1:
-            raise UserError(f"--{name} must be at least 1, not {asked[name]}")
-    if asked.ray is not None:
-        from regularization.study.execution.cluster import RayTasks
-
-        if asked.gpus is not None and asked.gpus < 0:
-            raise UserError(f"--gpus must not be negative, not {asked.gpus:g}")
-        return RayTasks(asked.ray, asked.workers, asked.threads, asked.gpus)
-    if asked.gpus is not None:
+        if options[name] is not None and options[name] < 1:
+            raise UserError(f"--{name} must be at least 1, not {options[name]}")
+    if options.ray is not None:
+        if options.gpus is not None and options.gpus < 0:
+            raise UserError(f"--gpus must not be negative, not {options.gpus:g}")
+        return options.workers, options.threads or 1
+    if options.gpus is not None:
         raise UserError("--gpus is for a cluster, with --ray; here --workers share the GPUs out")
-    devices = torch.cuda.device_count()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = asked.workers or devices or 1
-    return Processes(workers, asked.threads or max(1, cores // workers), devices)
-
-
-def _storage(study: Study, asked: Any) -> Storage | None:
-    """What this coordinator shares with others."""
-    if asked.storage is None:
-        return None
-    if asked.fresh:
-        raise UserError("--fresh can't be said by several at once: with --storage, name another --folder")
-    if study.search == "tpe":
-        raise UserError("search tpe proposes from one place: use --ray to run it on several machines, or halving")
-    return Storage(asked.storage)
+    workers = options.workers or torch.cuda.device_count() or 1
+    return workers, options.threads or max(1, cores // workers)

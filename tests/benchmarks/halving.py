@@ -9,35 +9,30 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 
 from regularization.study import results, statistics
-from regularization.study.config import Arm, Trial
 from regularization.study.results import Result
-from regularization.study.samplers import Halving
+from regularization.study.samplers import halving
 
 ORDERS = 20
 
 
 def search(arms: list[Result]) -> tuple[str, int]:
     """The arm that the search would choose from these runs, in this order, and the steps it would take."""
-    epochs = max(len(one.rows) for one in arms)
-    judge = Halving(epochs)
-    steps, left = 0, {}
-    for one in arms:
-        trial = Trial(Arm(one.arm, one.arm, {}, ()), one.seed, "search", (), Path("nowhere"))
-        last = one.rows[-1]
-        for row in one.rows:
-            if (
-                row is not one.rows[-1]
-                and "val_accuracy" in row
-                and not judge(trial, int(row["epoch"]), row["val_accuracy"])
-            ):
-                last = row
-                break
+    study = optuna.create_study(direction="maximize", pruner=halving(max(len(arm.rows) for arm in arms)))
+    steps, complete = 0, {}
+    for arm in arms:
+        trial = study.ask()
+        for row in arm.rows:
+            if "val_accuracy" in row:
+                trial.report(row["val_accuracy"], int(row["epoch"]) + 1)
+                if row is not arm.rows[-1] and trial.should_prune():
+                    break
         else:
-            left[one.arm] = one.accuracy
-        steps += int(last["step"])
-    return max(left, key=lambda name: left[name]), steps
+            complete[arm.arm] = arm.accuracy
+        steps += int(row["step"])
+    return max(complete, key=lambda name: complete[name]), steps
 
 
 def main(folder: Path) -> None:

@@ -16,8 +16,12 @@ from ctypes import c_int
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from tests.conftest import CONFIGS, rows_of
 from tests.processes import frozen, started
@@ -159,6 +163,7 @@ def test_a_killed_and_continued_run_equals_an_uninterrupted_one(data: str, tmp_p
     assert all(kills[phase] for phase in PHASES[1:])
 
 
+STUDY = "runs/study/version_0"
 SWEEP = """
 base: configs/quickstart.yaml
 options: {model.network.width: 4, trainer.accelerator: cpu, trainer.max_epochs: 6, checkpoint.steps: 5}
@@ -169,36 +174,34 @@ seeds: 3
 
 def sweep(folder: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "regularization", "sweep", "--config", "study.yaml", "--workers=2", "--threads=1"]
-    with (folder / "output.txt").open("ab") as output:
-        return started(subprocess.Popen(command, cwd=folder, stdout=output, stderr=output))
+    with (folder / "out.txt").open("ab") as out:
+        return started(subprocess.Popen(command, cwd=folder, stdout=out, stderr=out))
 
 
-def events(folder: Path) -> list[tuple[str, str, int]]:
-    """The rows of the study's log: event, trial, step."""
-    path = folder / "runs/study/version_0/log.csv"
-    rows = list(csv.reader(path.open(newline=""))) if path.is_file() else []
-    return [(event, f"{arm} {seed}", int(step or 0)) for _, event, _, arm, seed, step in rows]
+def epochs(folder: Path) -> int:
+    """The epochs that all trials together have finished."""
+    return sum(len(path.read_text().splitlines()) - 1 for path in (folder / STUDY).glob("final/*/*/metrics.csv"))
 
 
 def running(folder: Path) -> set[str]:
-    """The trials that have started and have not ended."""
-    ended = {trial for event, trial, _ in events(folder) if event == "end"}
-    return {trial for event, trial, _ in events(folder) if event == "start"} - ended
+    """The trials that have begun and not ended."""
+    logs = [path.parent for path in (folder / STUDY).glob("final/*/*/log.txt")]
+    return {run.relative_to(folder / STUDY).as_posix() for run in logs if not (run / "result.json").is_file()}
 
 
-def kill_sweep(folder: Path, lines: int) -> set[str]:
-    """Continues the sweep, kills it after this many more lines of the log, and returns the trials that were running."""
-    target = len(events(folder)) + lines
+def killed_at_work(folder: Path, more: int) -> set[str]:
+    """Sweeps on, kills it some trial's way after so many more epochs, and says which trials were running."""
+    wanted = epochs(folder) + more
     process = sweep(folder)
-    still_running = frozen(process.pid, lambda: len(events(folder)) >= target and bool(running(folder)))
+    at_work = frozen(process.pid, lambda: epochs(folder) >= wanted and bool(running(folder)))
     process.kill()
     process.wait()
-    assert still_running, (folder / "output.txt").read_text()
+    assert at_work, (folder / "out.txt").read_text()
     return running(folder)
 
 
 def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "runs/study/version_0/results.csv").open(newline="") as file:
+    with (folder / STUDY / "results.csv").open(newline="") as file:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
@@ -209,28 +212,33 @@ def test_a_sweep_killed_five_times_has_the_same_results(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "configs").symlink_to(CONFIGS)
         (folder / "study.yaml").write_text(SWEEP)
-    assert sweep(folders[0]).wait() == 0, (folders[0] / "output.txt").read_text()
+    assert sweep(folders[0]).wait() == 0, (folders[0] / "out.txt").read_text()
 
-    killed = folders[1]
+    folder = folders[1]
     chance = random.Random(0)
-    interrupted: set[str] = set()
+    cut: Counter[str] = Counter()
     for _ in range(5):
-        # The whole study has 72 lines: it is not complete before the fifth kill.
-        interrupted |= kill_sweep(killed, lines=chance.randint(1, 9))
-    assert sweep(killed).wait() == 0, (killed / "output.txt").read_text()
-    assert table(killed) == table(folders[0])
-    ends = Counter(trial for event, trial, _ in events(killed) if event == "end")
-    assert set(ends.values()) == {1}, "a trial was completed twice"
-    # A sweep that is killed between a trial's result and its line in the log leaves no line, but the table has it.
-    assert {trial for event, trial, _ in events(killed) if event == "start"} - set(ends) <= interrupted
+        # Of the 54 epochs of the whole study, so that it isn't done before the fifth kill.
+        cut.update(killed_at_work(folder, more=chance.randint(1, 7)))
+    assert sweep(folder).wait() == 0, (folder / "out.txt").read_text()
+    assert table(folder) == table(folders[0])
+    journal = JournalStorage(JournalFileBackend(str(folder / STUDY / "optuna" / "journal.log")))
+    trials = optuna.load_study(study_name="study/version_0", storage=journal).get_trials()
+    complete = Counter(one.user_attrs["run"] for one in trials if one.state == TrialState.COMPLETE)
+    assert len(complete) == 9
+    assert set(complete.values()) == {1}, "no trial was completed twice"
+    failed = Counter(one.user_attrs["run"] for one in trials if one.state == TrialState.FAIL)
+    # What was killed while it was begun may not have had a log yet.
+    assert all(count <= failed[run] for run, count in cut.items())
+    assert failed.total() <= 10, "two workers were killed five times"
     repeated = 0
     reached: dict[str, int] = {}
-    for event, trial, step in events(killed):
-        if event == "start" and trial in reached:
-            # It continues from its last checkpoint, which is written every 5 steps and after every epoch of 18 steps.
-            assert step >= reached[trial]
+    for one in trials:
+        run, step = one.user_attrs["run"], one.user_attrs.get("start_step")
+        if run in reached and step is not None:
+            # It begins where its last checkpoint was written: every 5 steps and after every epoch of 18.
+            assert step >= reached[run]
             assert step % 5 == 0 or step % 18 == 0
             repeated += 1
-        elif event == "epoch":
-            reached[trial] = step
-    print(f"\nsweep: 5 kills, {len(interrupted)} trials interrupted, {repeated} continued from a checkpoint")
+        reached[run] = max(reached.get(run, 0), (one.last_step or 0) * 18)
+    print(f"\nsweep: 5 kills, {cut.total()} trials cut, {repeated} times one went on from a checkpoint, the same table")

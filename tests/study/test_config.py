@@ -70,7 +70,7 @@ def test_trials_have_every_arm_and_seed_once_and_a_folder_each() -> None:
     study = Study(base="x", vary={LAMBDA: [0, 1]}, seeds=3)
     trials = build_trials(study, build_arms(study, PLACE), study.seed_list(), "final", ["--config", "x"], Path("s"))
     assert len({(trial.arm.name, trial.seed) for trial in trials}) == len({trial.folder for trial in trials}) == 6
-    assert trials[0].args == ("fit", "--config", "x", f"--{LAMBDA}=0", "--seed_everything=0", "--data.split_seed=0")
+    assert trials[0].args == ("--config", "x", f"--{LAMBDA}=0", "--seed_everything=0", "--data.split_seed=0")
     assert trials[0].folder == Path("s/final/weight_decay=0/seed_0")
 
 

@@ -3,11 +3,16 @@
 import csv
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from regularization.cli.main import main
 from regularization.study import results
@@ -33,6 +38,21 @@ def write(**changes: Any) -> list[str]:
     return ["sweep", "--config", "tiny.yaml", "--threads", "1"]
 
 
+def starts() -> dict[str, int]:
+    """How often each trial was begun or resumed, by its run folder."""
+    logs = sorted(STUDY.rglob("log.txt"))
+    return {log.parent.relative_to(STUDY).as_posix(): log.read_text().count("run folder: ") for log in logs}
+
+
+def recorded(url: str | None = None) -> list[FrozenTrial]:
+    """Optuna's trials, from the journal or a database."""
+    if url is not None:
+        storage = url.replace("postgresql:", "postgresql+psycopg2:")
+        return optuna.load_study(study_name=str(STUDY.resolve()), storage=storage).get_trials()
+    journal = JournalStorage(JournalFileBackend(str(STUDY / "optuna" / "journal.log")))
+    return optuna.load_study(study_name="tiny/version_0", storage=journal).get_trials()
+
+
 def table(folder: Path = STUDY) -> list[dict[str, str]]:
     with (folder / "results.csv").open(newline="") as file:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
@@ -43,6 +63,7 @@ def test_a_study_from_its_config_to_its_report(capsys: pytest.CaptureFixture[str
     main([*write(options=OPTIONS | {"test": "last"}), "--workers", "2"])
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"study: {STUDY}"
+    assert out[1] == f"watch it: optuna-dashboard {STUDY}/optuna/journal.log"
     assert out[-1] == str(STUDY / "report.html")
     assert "weight_decay=" in out[-2]
     rows = table()
@@ -64,10 +85,20 @@ def test_a_study_from_its_config_to_its_report(capsys: pytest.CaptureFixture[str
         assert yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"] == int(row["seed"])
 
     # Asked for again, nothing is trained; the report is made anew.
-    log = (STUDY / "log.csv").read_text()
+    begun = starts()
+    assert set(begun.values()) == {1}
     main(write(options=OPTIONS | {"test": "last"}))
-    assert (STUDY / "log.csv").read_text() == log
+    assert starts() == begun
     assert table() == rows
+    # Optuna's study says the same.
+    kept = recorded()
+    assert [one.params for one in kept] == [
+        {LAMBDA: float(value), "seed": seed} for seed in (0, 1) for value in ("0", "0.001", "0.1")
+    ]
+    assert {one.state for one in kept} == {TrialState.COMPLETE}
+    assert sorted(one.value or 0 for one in kept) == sorted(float(row["val_accuracy"]) for row in rows)
+    assert all(list(one.intermediate_values) == [1, 2] for one in kept)
+    assert {one.user_attrs["run"] for one in kept} == set(begun)
     (STUDY / "report.html").unlink()
     main(["report", str(STUDY)])
     assert capsys.readouterr().out.splitlines()[-2] == out[-2]
@@ -106,6 +137,24 @@ def test_dry_run_lists_the_trials_and_writes_nothing(capsys: pytest.CaptureFixtu
     assert sorted(Path().iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("limits", "lines"),
+    [
+        ({"trainer.max_steps": 5}, "6 trials of 5 steps, about "),
+        ({"trainer.max_epochs": -1, "trainer.max_steps": 5}, "6 trials of 5 steps, about "),
+        ({"trainer.max_epochs": -1}, "6 trials that nothing ends: give --trainer.max_epochs, max_steps or max_time"),
+        ({"trainer.max_epochs": -1, "trainer.max_time": "00:00:01:00"}, "about 1 min 0 s each and 6 min 0 s in all"),
+        ({"trainer.accumulate_grad_batches": 3}, "6 trials of 4 steps, about "),
+    ],
+)
+def test_dry_run_knows_what_ends_a_trial(
+    limits: dict[str, Any], lines: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    main([*write(options=OPTIONS | limits), "--dry-run"])
+    assert lines in capsys.readouterr().out
+
+
 def test_a_failing_trial_does_not_end_the_study(capsys: pytest.CaptureFixture[str]) -> None:
     # A learning rate that diverges at once.
     arms = {"none": {LAMBDA: 0}, "wild": {"model.optimizer.lr": 1e20}}
@@ -116,6 +165,13 @@ def test_a_failing_trial_does_not_end_the_study(capsys: pytest.CaptureFixture[st
     assert "wild is not recommended; failed trials: seed 0: training diverged" in out
     assert [row["arm"] for row in table()] == ["none"]
     assert "training diverged" in (STUDY / "final" / "wild" / "seed_0" / "log.txt").read_text()
+    # It is run again only on request.
+    begun = starts()
+    main(write(vary=None, arms=arms, seeds=1))
+    assert "failed: wild seed 0: training diverged" in capsys.readouterr().out
+    assert starts() == begun
+    main([*write(vary=None, arms=arms, seeds=1), "--retry-failed"])
+    assert starts() == begun | {"final/wild/seed_0": 2}
 
 
 def test_when_all_fail_there_is_no_report(refused: Refused) -> None:
@@ -138,7 +194,6 @@ def test_tuned_arms_go_on_with_fresh_seeds(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("search", ["tpe", "halving"])
 def test_adaptive_searches(search: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("optuna")
     options = {**OPTIONS, "trainer.max_epochs": 9 if search == "halving" else 1}
     values = [0, 1e-4, 1e-3, 1e-2, 1e-1]
     command = write(search=search, proposals=4, options=options, vary={LAMBDA: values}, seeds=2)
@@ -155,9 +210,9 @@ def test_adaptive_searches(search: str, capsys: pytest.CaptureFixture[str]) -> N
         assert steps[-1] == 36
     else:
         assert len({row["arm"] for row in searched}) == 5
-    log = (STUDY / "log.csv").read_text()
+    begun = starts()
     main(command)
-    assert (STUDY / "log.csv").read_text() == log
+    assert starts() == begun
 
 
 def test_refit_trains_on_all_images_and_tests_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,13 +262,39 @@ def test_bad_studies(changes: dict[str, Any], args: list[str], message: str, ref
     assert message in refused(*write(**changes), *args)
 
 
+def test_a_study_is_extended_by_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    main(write(vary={LAMBDA: [1e-3]}, seeds=3))
+    begun = starts()
+    main(write(vary={LAMBDA: [1e-3]}, seeds=5))
+    extended = table()
+    assert starts() == begun | {f"final/weight_decay=0.001/seed_{seed}": 1 for seed in (3, 4)}
+    shutil.rmtree("runs")
+    main(write(vary={LAMBDA: [1e-3]}, seeds=5))
+    assert table() == extended
+    capsys.readouterr()
+    # Another value, and fewer seeds.
+    main(write(vary={LAMBDA: [0, 1e-3]}, seeds=3))
+    assert "left out, no longer part of the study: weight_decay=0.001 seed 4" in capsys.readouterr().out
+    assert Counter(row["arm"] for row in table()) == {"weight_decay=0": 3, "weight_decay=0.001": 3}
+    assert set(starts().values()) == {1}
+    # An arm less.
+    main(write(vary={LAMBDA: [0]}, seeds=3))
+    out = capsys.readouterr().out
+    assert "left out, no longer part of the study: weight_decay=0.001 seed 0" in out
+    assert {row["arm"] for row in table()} == {"weight_decay=0"}
+    main(["report", str(STUDY)])
+    assert capsys.readouterr().out.splitlines()[-2] == out.splitlines()[-2]
+
+
 def test_a_study_is_not_mixed_with_another(refused: Refused) -> None:
     main(write(vary={LAMBDA: [0]}, seeds=1))
-    said = refused(*write(vary={LAMBDA: [0]}, seeds=2))
-    assert "is a study with another seeds: 1, not 2" in said
-    assert "--fresh" in said
+    message = refused(*write(vary={LAMBDA: [0]}, seeds=1, options={**OPTIONS, "trainer.max_epochs": 3}))
+    assert "is a study with another options: " in message
+    assert "--fresh" in message
+    message = refused(*write(vary={LAMBDA: [0]}, seeds=3))
+    assert "Add --resample_split=false to go on with it as it is" in message
     main([*write(vary={LAMBDA: [0]}, seeds=[5]), "--fresh"])
-    assert sorted(path.name for path in STUDY.parent.iterdir()) == ["version_0", "version_1"]
+    assert sorted(path.name for path in STUDY.parent.glob("*")) == [".lock", "version_0", "version_1"]
 
 
 def test_a_config_that_was_changed_in_between_is_noticed(refused: Refused) -> None:

@@ -1,0 +1,145 @@
+"""The end of a study: the choice, the test images, the report, and the refit."""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from regularization.errors import UserError
+from regularization.runs import directory
+from regularization.study import results
+from regularization.study.conclusion import Conclusion, draw_conclusion
+from regularization.study.config import Arm, Study, Trial
+from regularization.study.report.page import write_report
+from regularization.study.results import Result
+from regularization.training.command import run_scoring
+
+if TYPE_CHECKING:
+    from regularization.study.plan import Plan
+
+STUDY = "study.yaml"
+REFIT = "refit"
+TESTED = "tested.json"
+
+
+def close_study(
+    plan: "Plan", arms: list[Arm], trials: list[Trial], folder: Path, command: str, train: Callable[[Trial], None]
+) -> Conclusion:
+    """Chooses an arm, scores the test images and reports; what was done before is not done again.
+
+    Args:
+        plan: The plan of the study.
+        arms: The arms that are compared.
+        trials: Their trials.
+        folder: The folder of the study.
+        command: What was typed, for the report.
+        train: Runs a trial, for the refit.
+
+    Raises:
+        UserError: When no trial has a result, or the refit failed.
+    """
+    plan.compared = [arm.name for arm in arms]
+    found = _final(results.find([folder], plan.study.score), plan.study, plan.compared)
+    baseline = _baseline(plan, arms, found)
+    # Which arm that is may be known only now; a report that is made again compares with the same one.
+    plan.baseline = next((arm for arm in arms if arm.name == baseline), None)
+    directory.write_text(folder / STUDY, plan.text(command))
+    first, _ = conclude([folder], plan.study, baseline, plan.compared)
+    _test(first, plan, trials, folder)
+    final, everything = conclude([folder], plan.study, baseline, plan.compared)
+    write_answer(final, everything, plan.study, folder, command)
+    if plan.refit:
+        _refit(plan, next(arm for arm in arms if arm.name == first.chosen.name), folder, train)
+    return final
+
+
+def conclude(
+    folders: list[Path], study: Study, baseline: str | None, compared: Collection[str] | None
+) -> tuple[Conclusion, list[Result]]:
+    """The conclusion from the finished runs in ``folders``, and all runs that belong to the study.
+
+    Args:
+        folders: Where runs are.
+        study: The study.
+        baseline: The arm to compare with, or None; one that has no result is none.
+        compared: The arms that the study has now; None takes all that are there.
+
+    Raises:
+        UserError: When no run is finished.
+    """
+    everything = [one for one in results.find(folders, study.score) if one.stage != REFIT]
+    final = _final(everything, study, compared)
+    others = [one for one in everything if one.stage == "final" and one not in final]
+    failed = results.failures(folders)
+    failed = {arm: reasons for arm, reasons in failed.items() if compared is None or arm in compared}
+    known = {one.arm for one in final}
+    conclusion = draw_conclusion(final, study, baseline if baseline in known else None, failed)
+    left_out = [f"left out, no longer part of the study: {one.arm} seed {one.seed}" for one in others]
+    kept = [one for one in everything if one not in others]
+    return replace(conclusion, remarks=[*conclusion.remarks, *left_out]), kept
+
+
+def write_answer(conclusion: Conclusion, runs: Sequence[Result], study: Study, folder: Path, command: str) -> None:
+    """Writes table, report and picture, and prints the sentence."""
+    results.write_table(runs, folder / "results.csv")
+    page = write_report(conclusion, runs, study, folder, command)
+    for remark in conclusion.remarks:
+        print(remark)
+    print(f"{conclusion.sentence}\n{page}", flush=True)
+
+
+def _final(runs: Sequence[Result], study: Study, compared: Collection[str] | None) -> list[Result]:
+    """The runs that are compared: those of the final, or of a search that has none yet."""
+    final = [one for one in runs if one.stage == "final"]
+    if compared is None:
+        return final or list(runs)
+    kept = [one for one in final if one.arm in compared and one.seed in study.seed_list()]
+    if not kept:
+        raise UserError("no trial of the study came to its end; see final/*/*/log.txt in its folder")
+    return kept
+
+
+def _baseline(plan: "Plan", arms: list[Arm], found: Sequence[Result]) -> str | None:
+    """The baseline's name; with two axes the best of the arms without regularization, whatever else they differ in."""
+    if plan.study.baseline is None and len(plan.study.vary) == 2:
+        free = {name: own for name, own in results.by_arm(found).items() if own[0].unregularized}
+        return max(free, key=lambda name: sum(one.accuracy for one in free[name]) / len(free[name]), default=None)
+    return plan.baseline.name if plan.baseline is not None and plan.baseline in arms else None
+
+
+def _test(conclusion: Conclusion, plan: "Plan", trials: list[Trial], folder: Path) -> None:
+    """Scores the test images, once: with the chosen arm and the baseline, and never with another arm later."""
+    chosen, baseline = conclusion.chosen, conclusion.baseline or conclusion.chosen
+    if not (folder / TESTED).is_file():
+        directory.write_text(folder / TESTED, json.dumps(sorted({chosen.name, baseline.name})) + "\n")
+    tested = json.loads((folder / TESTED).read_text())
+    torch.set_num_threads(plan.threads)
+    for trial in trials:
+        result = results.read(trial.folder, plan.study.score)
+        if trial.arm.name in tested and result is not None and result.test_accuracy is None:
+            _score(trial, plan.study.score)
+
+
+def _refit(plan: "Plan", arm: Arm, folder: Path, train: Callable[[Trial], None]) -> None:
+    """Trains the chosen arm once more, on training and validation images together, and tests that network once."""
+    seed = plan.study.seed_list()[0]
+    options = [f"--seed_everything={seed}", "--data.val_size=null"]
+    trial = Trial(arm, seed, REFIT, (*plan.common, *arm.args, *options), folder / REFIT / arm.name)
+    trial.plan()
+    if not trial.done:
+        train(trial)
+    if "test" not in json.loads((trial.folder / directory.RESULT).read_text()):
+        _score(trial, "last")
+    accuracy = json.loads((trial.folder / directory.RESULT).read_text())["test"]["test_accuracy"]
+    print(f"refit on all training images: test accuracy {accuracy:.4f}\n{trial.folder}")
+
+
+def _score(trial: Trial, checkpoint: str) -> None:
+    """Scores the test images with a checkpoint of the trial."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        run_scoring("test", [f"--ckpt_path={checkpoint}", *trial.args, "--threads=null"], trial.folder)

@@ -1,0 +1,203 @@
+"""The trials of one stage as an Optuna study, which coordinators on several machines may share."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.pruners import BasePruner
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from regularization.runs import directory
+from regularization.runs.directory import AlreadyLocked
+from regularization.study.config import FAILED, Trial
+from regularization.study.execution.storage import FOLDER
+
+# User attributes of an Optuna trial: its run folder, seen from the study's; the coordinator that runs it.
+RUN, COORDINATOR = "run", "coordinator"
+SEED = "seed"
+UNFINISHED = (TrialState.WAITING, TrialState.RUNNING)
+# Seconds between two looks at what other coordinators run.
+POLL = 1.0
+
+
+class QueueEmpty(Exception):  # noqa: N818 - the normal end
+    """No trial is left, nor run by a coordinator that may die."""
+
+
+class TrialQueue(optuna.Study):
+    """Hands out the trials of a stage: each to one coordinator, and again when that one has died.
+
+    ``optimize`` asks it for trials. Decisions are made under the lock of the study's folder. The run folders are the
+    record: a trial that is complete there is only reported to Optuna, one that Optuna calls complete and that
+    has no result is run again.
+
+    A coordinator holds the lock of a folder of its own. One whose lock is free is dead, and so is a trial that it ran,
+    as soon as the lock of its run folder is free too.
+
+    Args:
+        name: Of the Optuna study, the same for all coordinators.
+        storage: Where it is kept.
+        folder: The study's folder.
+        trials: The trials of the stage.
+        pruner: For ``should_prune``.
+        stopped: Tells that no more trials are to be handed out.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        storage: BaseStorage,
+        folder: Path,
+        trials: Sequence[Trial],
+        pruner: BasePruner | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        super().__init__(name, storage, pruner=pruner or optuna.pruners.NopPruner())
+        self.planned: dict[str, Trial] = {}
+        self._folder = folder
+        self.plan(trials)
+        self.update()
+        self._stopped = stopped
+        self._coordinator = uuid4().hex
+        self._held = ExitStack()
+        own = self._coordinator_folder(self._coordinator)
+        own.mkdir(parents=True)
+        self._held.enter_context(directory.exclusive_lock(own))
+        # What is not complete in its folder now has to be run, whatever Optuna recorded.
+        self._known = {key for key, trial in self.planned.items() if trial.done}
+        self._ignored = {one.number for one in self.get_trials(deepcopy=False) if one.state not in UNFINISHED}
+
+    def plan(self, trials: Sequence[Trial]) -> None:
+        """Adds to the trials that are to be run."""
+        self.planned |= {self.key(trial): trial for trial in trials}
+
+    def key(self, trial: Trial) -> str:
+        """The name of a trial in the study: its run folder."""
+        return trial.folder.relative_to(self._folder).as_posix()
+
+    def update(self) -> None:
+        """Takes note of what other coordinators have planned; a search overrides it."""
+
+    def close(self) -> None:
+        """Releases the coordinator's lock: what it still runs, others may run."""
+        own = self._coordinator_folder(self._coordinator)
+        self._held.close()
+        for path in own.iterdir():
+            path.unlink()
+        own.rmdir()
+
+    def ask(self, fixed_distributions: dict[str, BaseDistribution] | None = None) -> optuna.Trial:
+        """The next trial, for which this coordinator is responsible now; waits for those that others run.
+
+        Raises:
+            QueueEmpty: When there will be none.
+        """
+        while not self._stopped():
+            with suppress(AlreadyLocked), directory.exclusive_lock(self._folder, POLL):
+                self.update()
+                self._reap()
+                self._enqueue_missing()
+                if (trial := self._next()) is not None:
+                    return trial
+                if not any(one.state == TrialState.RUNNING and not self._is_own(one) for one in self._latest()):
+                    raise QueueEmpty
+            time.sleep(POLL)
+        raise QueueEmpty
+
+    def _next(self) -> optuna.Trial | None:
+        while self.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            trial = super().ask()
+            if trial.user_attrs.get(RUN) in self.planned:
+                return self._hand_out(trial)
+            self.tell(trial, state=TrialState.FAIL)  # of an arm or a seed that was removed from the study
+        return self._propose()
+
+    def _propose(self) -> optuna.Trial | None:
+        """A trial that was not planned; a search overrides it."""
+        return None
+
+    def _hand_out(self, trial: optuna.Trial) -> optuna.Trial:
+        trial.set_user_attr(COORDINATOR, self._coordinator)
+        planned = self.planned[trial.user_attrs[RUN]]
+        for option, value in self.parameters(planned).items():
+            if option in trial.params:  # drawn by a sampler
+                continue
+            if isinstance(value, int):
+                trial.suggest_int(option, 0, max(value, 1))
+            else:
+                space = self.distribution(option)
+                trial.suggest_float(option, space.low, space.high, log=space.log)
+        return trial
+
+    def parameters(self, trial: Trial) -> dict[str, float | int]:
+        """What Optuna calls the parameters of a trial: the options of its arm that are numbers, and its seed."""
+        numbers = {
+            option: float(value)
+            for option, value in trial.arm.values.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        return numbers | {SEED: trial.seed}
+
+    def distribution(self, option: str) -> FloatDistribution:
+        """The range of an option."""
+        values = [self.parameters(trial).get(option, 0.0) for trial in self.planned.values()]
+        return FloatDistribution(min(values), max(values))
+
+    def _reap(self) -> None:
+        """Fails the trials whose processes are dead."""
+        for trial in self.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if not self._is_own(trial) and self._is_dead(trial):
+                # Its coordinator may have finished it just before it ended.
+                with suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                    self.tell(trial.number, state=TrialState.FAIL)
+
+    def _is_own(self, trial: FrozenTrial) -> bool:
+        return bool(trial.user_attrs.get(COORDINATOR) == self._coordinator)
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        coordinator, run = trial.user_attrs.get(COORDINATOR), trial.user_attrs.get(RUN)
+        # Without a coordinator: whoever took it died before it was noted, and handed it to nobody.
+        return coordinator is None or (
+            _is_free(self._coordinator_folder(coordinator)) and (run is None or _is_free(self._folder / run))
+        )
+
+    def _latest(self) -> list[FrozenTrial]:
+        """The newest Optuna trial of each run."""
+        trials = self.get_trials(deepcopy=False)
+        return list({one.user_attrs[RUN]: one for one in trials if RUN in one.user_attrs}.values())
+
+    def _enqueue_missing(self) -> None:
+        """Enqueues what nobody has run, runs or will run."""
+        taken = {one.user_attrs[RUN] for one in self._latest() if self._counts(one)}
+        for key, trial in self.planned.items():
+            if key not in taken and not (trial.folder / FAILED).is_file():
+                self.enqueue_trial(self.parameters(trial), user_attrs=self.attributes(trial))
+
+    def _counts(self, trial: FrozenTrial) -> bool:
+        lost = trial.number in self._ignored and trial.user_attrs[RUN] not in self._known
+        return bool(trial.state != TrialState.FAIL and not lost)
+
+    def attributes(self, trial: Trial) -> dict[str, Any]:
+        """What Optuna's dashboard shows of a trial besides its parameters."""
+        about = {"arm": trial.arm.name, "stage": trial.stage, RUN: self.key(trial)}
+        return about | {option: value for option, value in trial.arm.values.items() if isinstance(value, str | bool)}
+
+    def _coordinator_folder(self, coordinator: str) -> Path:
+        return self._folder / FOLDER / "coordinators" / coordinator
+
+
+def _is_free(folder: Path) -> bool:
+    try:
+        with directory.exclusive_lock(folder, 0.0):
+            return True
+    except AlreadyLocked:
+        return False
+    except OSError:  # the folder is gone
+        return True

@@ -1,0 +1,48 @@
+"""Whether a study goes on with another: what may be added to it, and what would make its results another thing."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from regularization.errors import UserError
+from regularization.study.plan import Plan
+
+# Of the study's own options, those that its finished trials depend on.
+FIXED = ("search", "score")
+
+
+def check_extends(path: Path, plan: Plan) -> None:
+    """Checks that the trials of the study that ``path`` describes would be run the same way by ``plan``.
+
+    Seeds and arms may be added or removed.
+
+    Raises:
+        UserError: Naming what has changed.
+    """
+    then, now = yaml.safe_load(path.read_text()), yaml.safe_load(plan.text(""))
+    fixed: list[tuple[str, Any, Any]] = [(name, then["study"].get(name), now["study"][name]) for name in FIXED]
+    fixed += [("options", then["options"], now["options"]), ("threads", then["threads"], now["threads"])]
+    fixed += [(f"arm {name}", args, now["arms"].get(name, args)) for name, args in then["arms"].items()]
+    for what, before, after in fixed:
+        if before != after:
+            raise _refusal(path, f"with another {what}: {_text(before)}, not {_text(after)}")
+    if then["resamples"] != now["resamples"]:
+        same = str(then["resamples"]).lower()
+        raise UserError(
+            f"{path.parent}: by default more than two seeds redraw which images are held out, and fewer do not.\n"
+            f"Add --resample_split={same} to go on with it as it is, or --fresh to start another."
+        )
+    configs = then["configs"]
+    if changed := [name for name, digest in now["configs"].items() if configs.get(name, digest) != digest]:
+        raise _refusal(path, f"with another content of {', '.join(changed)}")
+
+
+def _text(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def _refusal(path: Path, what: str) -> UserError:
+    return UserError(
+        f"{path.parent} is a study {what}.\nPut it back to go on with it, or add --fresh to start another."
+    )

@@ -1,0 +1,108 @@
+"""A sweep from its parsed options to its conclusion: a new study, or one that is continued or extended."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from regularization.callbacks.checkpointing import RunInterrupted
+from regularization.errors import UserError
+from regularization.runs import directory
+from regularization.study import config as study_config
+from regularization.study.closing import STUDY
+from regularization.study.conclusion import Conclusion
+from regularization.study.config import Study
+from regularization.study.execution.storage import JOURNAL, open_database, open_journal, without_password
+from regularization.study.extension import check_extends
+from regularization.study.pipeline import Pipeline
+from regularization.study.plan import Plan
+from regularization.training.configs import find_config
+
+
+def run_sweep(
+    study: Study, options: Any, common: Sequence[str], config: Path, args: Sequence[str]
+) -> Conclusion | None:
+    """Runs what is missing of a study.
+
+    Args:
+        study: The study.
+        options: The options of the command ``sweep``.
+        common: Options of ``fit`` that all trials share.
+        config: The study's config file, which names the study's folder.
+        args: What was typed, for the report.
+
+    Returns:
+        The conclusion; None after a dry run.
+
+    Raises:
+        UserError: When the study can't be run.
+        SystemExit: After SIGINT (exit code 130) or SIGTERM (143).
+    """
+    with _silent_optuna():
+        study_config.check_study(study)
+        arms = study_config.build_arms(study, config)
+        bases = [study.base] if isinstance(study.base, str) else study.base
+        configs = [word for name in bases for word in ("--config", str(find_config(name, config)))]
+        shared = [*configs, *study_config.to_cli_args(study.options), *common]
+        plan = Plan(study, arms, study_config.find_baseline(study, arms), shared, options)
+        plan.check()
+        if options.dry_run:
+            plan.describe()
+            return None
+        url = options.storage
+        # Others may read the report: it must not contain a password.
+        shown = [arg.replace(url, without_password(url)) for arg in args] if url else args
+        command = shlex.join(["python", "-m", "regularization", "sweep", *shown])
+        return _run(plan, directory.run_name([config]), command)
+
+
+def _run(plan: Plan, name: str, command: str) -> Conclusion:
+    database = open_database(plan.options.storage) if plan.options.storage else None
+    executor = plan.executor()
+    try:
+        folder = _folder(plan, Path(plan.options.folder), name)
+        storage = database or open_journal(folder)
+        # In a database there may be other studies; the journal's is read by people.
+        title = str(folder.resolve()) if database else f"{folder.parent.name}/{folder.name}"
+        print(f"study: {folder}\n{_dashboard(folder, plan.options.storage)}", flush=True)
+        return Pipeline(plan, folder, executor, storage, title).run(command)
+    except RunInterrupted as stopped:
+        print(f"stopped by {stopped}; the same command goes on\n{folder}")
+        raise SystemExit(128 + stopped.number) from None
+    finally:
+        executor.close()
+
+
+@contextmanager
+def _silent_optuna() -> Iterator[None]:
+    """Failed trials are reported by the table, not by Optuna's log."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _dashboard(folder: Path, url: str | None) -> str:
+    """How to watch the study in a browser."""
+    return f"watch it: optuna-dashboard {shlex.quote(without_password(url) if url else str(folder / JOURNAL))}"
+
+
+def _folder(plan: Plan, root: Path, name: str) -> Path:
+    """The study's folder, the newest of its name or a new one: for all coordinators that are started alike the same."""
+    try:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"can't create {root / name}: {error.strerror}. Name another --folder.") from error
+    with directory.exclusive_lock(root / name):
+        existing = sorted((root / name).glob(f"version_*/{STUDY}"), key=lambda path: int(path.parent.name[8:]))
+        if existing and not plan.options.fresh:
+            check_extends(existing[-1], plan)
+            return existing[-1].parent
+        folder = directory.create_run_dir(root, name)
+        directory.write_text(folder / STUDY, plan.text(""))
+        return folder

@@ -1,0 +1,37 @@
+"""Coordinators in processes of their own, and what their trials have done so far, by the run folders."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from regularization.study import results
+from tests.processes import started
+from tests.study.test_sweep import STUDY, recorded
+
+
+def start(command: Sequence[str], output: str = "out.txt") -> "subprocess.Popen[bytes]":
+    """The command in a process, whose output goes to a file."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with Path(output).open("ab") as out:
+        words = [sys.executable, "-m", "regularization", *command]
+        return started(subprocess.Popen(words, stdout=out, stderr=out, env=environment))
+
+
+def in_the_middle(most: int) -> list[str]:
+    """The trials that have finished an epoch, ``most`` at most, and that have a checkpoint but no result."""
+    found = []
+    for metrics in STUDY.glob("*/*/*/metrics.csv"):
+        run = metrics.parent
+        with suppress(OSError):
+            if not (run / "result.json").exists() and (run / "checkpoints" / "last.ckpt").exists():
+                rows = results.read_rows(run)
+                found += [run.relative_to(STUDY).as_posix()] if 1 <= len(rows) <= most else []
+    return found
+
+
+def resumed(run: str) -> int:
+    """The last step at which a trial began or resumed."""
+    return [int(one.user_attrs["start_step"]) for one in recorded() if one.user_attrs.get("run") == run][-1]
