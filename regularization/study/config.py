@@ -1,4 +1,4 @@
-"""The space of a study: its arms, each a way to regularize, and its trials, each an arm with a seed."""
+"""Study, Arm and Trial: what a study compares. An arm is a way to regularize, a trial is an arm with a seed."""
 
 import itertools
 import json
@@ -14,13 +14,13 @@ from regularization.runs import directory
 from regularization.training.configs import find_config
 
 Values = dict[str, Any]
-# Files in a trial's folder: what it is, that a search stopped it early, why it failed.
+# Files in the folder of a trial: its description, a mark that the search pruned it, the reason why it failed.
 TRIAL = "trial.json"
 PRUNED = "stopped_early"
 FAILED = "failed.txt"
-# Options of which 0 means no regularization at all.
+# Options whose value 0 means no regularization.
 _STRENGTH = re.compile(r"(^|\.)(weight_decay|strength|dropout|stochastic_depth|label_smoothing|cutout)$")
-# Others that take one number, so that a list of them is one to choose from.
+# Other options that take one number: a list of values is one to choose from.
 _TUNABLE = re.compile(r"(^|\.)(lr|alpha|decay|timescale_epochs)$")
 
 
@@ -28,28 +28,28 @@ _TUNABLE = re.compile(r"(^|\.)(lr|alpha|decay|timescale_epochs)$")
 class Study:
     """Trains every arm with every seed, and answers which regularization helps and how strong it should be.
 
-    Give ``vary`` or ``arms``; every option may be written in a config or on the command line. Options of ``fit``
-    (``--data.root``, ``--trainer.max_epochs`` …) hold for all arms.
+    Give ``vary`` or ``arms``. Each option can be set in the study's config or on the command line. Options of ``fit``
+    (``--data.root``, ``--trainer.max_epochs``, …) apply to all arms.
 
     Args:
         base: The config, or configs, of ``fit`` that all arms share.
-        options: Options of ``fit`` that hold for all arms, with their values.
-        vary: One option and its list of values, or two, of which all combinations are tried.
+        options: Options of ``fit``, with their values, that apply to all arms.
+        vary: One option with a list of values, or two options, of which all combinations are tried.
         arms: By name: a config, options with their values, or a list of these. An option with a list of values is
-            tuned: each value is tried with ``search_seeds``, and the arm's best one goes on.
+            tuned: each value is tried with ``search_seeds`` seeds, and the arm's best value is compared.
         baseline: The arm that the others are compared with; by default the one without regularization.
-        seeds: How many seeds each arm is trained with, or which.
-        search: ``grid`` tries everything; ``halving`` stops the worse part of the arms early; ``tpe`` has Optuna
-            propose ``proposals`` values between the smallest and the largest that ``vary`` lists. After an adaptive
-            search the finalists and the baseline are trained again with fresh seeds.
-        search_seeds: Seeds of each arm while searching.
-        proposals: Arms that ``tpe`` proposes.
-        finalists: Arms that an adaptive search lets into the final.
-        score: The epoch whose validation accuracy counts: the ``last``, or the ``best``.
-        choose: On one axis: the ``middle`` of the values that can't be told from the best, the ``best``, or the
-            ``strongest`` of them.
-        paired: Compares arms seed by seed, for when the same seed makes arms alike.
-        resample_split: Whether seeds also redraw which images are held out; by default with more than two seeds.
+        seeds: The number of seeds per arm, or a list of seeds.
+        search: ``grid`` tries all values; ``halving`` stops the worse arms early; ``tpe`` has Optuna propose
+            ``proposals`` values between the smallest and the largest value that ``vary`` lists. After an adaptive
+            search, the finalists and the baseline are trained again with new seeds.
+        search_seeds: The number of seeds per arm in the search.
+        proposals: The number of arms that ``tpe`` proposes.
+        finalists: The number of arms that are compared after an adaptive search.
+        score: The epoch whose validation accuracy counts: ``last`` or ``best``.
+        choose: With one option in ``vary``, of the values that are not distinguishable from the best: the ``middle``
+            one, the ``best`` one, or the ``strongest`` one.
+        paired: Whether to compare arms seed by seed.
+        resample_split: Whether each seed also draws another validation set; by default with more than two seeds.
     """
 
     base: str | list[str] = ""
@@ -68,7 +68,7 @@ class Study:
     resample_split: bool | None = None
 
     def seed_list(self) -> list[int]:
-        """The seeds of the arms that are compared; fresh ones after an adaptive search."""
+        """The seeds of the arms that are compared; after an adaptive search, seeds that the search has not used."""
         if isinstance(self.seeds, list):
             return self.seeds
         first = self.search_seeds if self.adaptive else 0
@@ -77,16 +77,16 @@ class Study:
     @property
     def adaptive(self) -> bool:
         """Whether arms are chosen by their results before the comparison that counts."""
-        return self.search != "grid" or any(_tuned(arm) for arm in self.arms.values())
+        return self.search != "grid" or any(_has_tuned_option(arm) for arm in self.arms.values())
 
     @property
     def resamples(self) -> bool:
-        """Whether seeds redraw the split too."""
+        """Whether each seed also draws another validation set."""
         return len(self.seed_list()) > 2 if self.resample_split is None else self.resample_split
 
     @property
     def axis(self) -> str | None:
-        """The option that is varied, when it is one and its values are numbers in an order."""
+        """The option that is varied; None if there are two, or arms."""
         return next(iter(self.vary)) if len(self.vary) == 1 and not self.arms else None
 
 
@@ -95,10 +95,10 @@ class Arm:
     """One way to regularize.
 
     Attributes:
-        name: Unique, and good as a folder's name.
-        group: The arm of the config that it is a tuned value of; its own name where nothing was tuned.
-        values: The options it sets.
-        args: Those options, and configs, as one would type them.
+        name: Unique, and usable as the name of a folder.
+        group: The name of the arm in the config; several arms share it if the arm is tuned.
+        values: The options that it sets.
+        args: Its configs and options as arguments of the command line.
     """
 
     name: str
@@ -108,12 +108,12 @@ class Arm:
 
     @property
     def unregularized(self) -> bool:
-        """Whether every regularization that it sets is 0; what its configs set is not known here."""
+        """Whether every regularization that it sets is 0. False for an arm with a config, whose options are unknown."""
         return "--config" not in self.args and unregularized(self.values)
 
 
 def unregularized(values: Values) -> bool:
-    """Whether the options name a regularization, and every one that they name is 0."""
+    """Whether the options set a regularization, and all that they set are 0."""
     strengths = [value for option, value in values.items() if _STRENGTH.search(option)]
     return bool(strengths) and not any(strengths)
 
@@ -123,9 +123,9 @@ class Trial:
     """One training run of a study.
 
     Attributes:
-        arm: What is trained.
-        seed: Of initialization and order, and of the split where it is redrawn.
-        stage: ``search``, or ``final`` for those that are compared.
+        arm: The arm that is trained.
+        seed: The seed of initialization, order and augmentation, and of the split if it is drawn again.
+        stage: ``search``, ``final`` (compared), or ``refit``.
         args: The options of ``fit``.
         folder: Its run folder.
     """
@@ -138,28 +138,28 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name in tables and messages."""
         return f"{self.arm.name} seed {self.seed}"
 
     @property
     def done(self) -> bool:
-        """Whether it ran to its end."""
+        """Whether it is complete."""
         return (self.folder / directory.RESULT).is_file()
 
     def plan(self) -> None:
-        """Makes its folder, which says from then on what it is."""
+        """Creates its folder, with a file that describes the trial."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        about: dict[str, Any] = {"arm": self.arm.name, "group": self.arm.group, "values": self.arm.values}
-        about |= {"unregularized": self.arm.unregularized}
-        text = json.dumps({**about, "seed": self.seed, "stage": self.stage, "args": self.args}, indent=2)
+        arm: dict[str, Any] = {"arm": self.arm.name, "group": self.arm.group, "values": self.arm.values}
+        arm["unregularized"] = self.arm.unregularized
+        text = json.dumps({**arm, "seed": self.seed, "stage": self.stage, "args": self.args}, indent=2)
         directory.write_text(self.folder / TRIAL, text + "\n")
 
 
 def check_study(study: Study) -> None:
-    """Checks what can be said of a study before any of its configs is parsed.
+    """Checks a study before any of its configs is parsed.
 
     Raises:
-        UserError: Naming the option that can't be.
+        UserError: When an option has an impossible value.
     """
     if not study.base:
         raise UserError("a study needs a base: the config of fit that its arms share")
@@ -185,77 +185,72 @@ def _check_values(option: str, values: list[Any]) -> None:
         raise UserError(f"vary.{option}: the list is empty")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"vary.{option}: {value!r} is no number; what is not a number belongs into arms")
+            raise UserError(f"vary.{option}: {value!r} is not a number; use arms for other values")
         if value < 0 and _STRENGTH.search(option):
             raise UserError(f"vary.{option}: λ must not be negative, not {value:g}")
     if len(set(values)) < len(values):
         raise UserError(f"vary.{option}: a value is listed twice")
 
 
-def build_arms(study: Study, place: Path) -> list[Arm]:
+def build_arms(study: Study, path: Path) -> list[Arm]:
     """The study's arms in their order: along the axis from small to large, or as they are written.
 
     Args:
         study: The study, checked.
-        place: Its config file; configs are also looked for in the folders that this one lies in.
+        path: Its config file; the configs that it names are also searched for in the folders that contain it.
     """
     if study.vary:
         options = list(study.vary)
-        return [
-            arm_from_values(dict(zip(options, values, strict=True)))
-            for values in itertools.product(*(sorted(values) for values in study.vary.values()))
-        ]
-    return [arm for name, content in study.arms.items() for arm in _written(name, content, place)]
+        combinations = itertools.product(*(sorted(values) for values in study.vary.values()))
+        return [arm_from_values(dict(zip(options, values, strict=True))) for values in combinations]
+    return [arm for name, content in study.arms.items() for arm in _arms_from_config(name, content, path)]
 
 
 def arm_from_values(values: Values) -> Arm:
-    """The arm that these options with their values make."""
-    short = {option.rpartition(".")[2]: value for option, value in values.items()}
-    named = short if len(short) == len(values) else values
-    name = ",".join(f"{option}={_text(value)}" for option, value in named.items())
+    """The arm that sets these options to these values."""
+    short_names = {option.rpartition(".")[2]: value for option, value in values.items()}
+    labels = short_names if len(short_names) == len(values) else values
+    name = ",".join(f"{label}={_text(value)}" for label, value in labels.items())
     return Arm(name, name, values, to_cli_args(values))
 
 
-def _written(name: str, content: Any, place: Path) -> list[Arm]:
-    """The arm ``name`` of a config; several where it is tuned."""
+def _arms_from_config(name: str, content: Any, path: Path) -> list[Arm]:
+    """The arm ``name`` of a study's config; one for each combination of values where it is tuned."""
     if not re.fullmatch(r"\w[\w.+=-]*", name):
         raise UserError(f"arms: the name {name!r} must be made of letters, digits and _ . + = -")
     configs: list[str] = []
     values: Values = {}
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, str):
-            configs += ["--config", str(find_config(part, place))]
+            configs += ["--config", str(find_config(part, path))]
         elif isinstance(part, dict):
             values |= part
         elif part is not None:
-            raise UserError(
-                f"arms.{name}: must be a config, options with their values, or a list of these, not {part!r}"
-            )
-    fixed = {option: value for option, value in values.items() if not _is_tuned(option, value)}
+            expected = "a config, options with their values, or a list of these"
+            raise UserError(f"arms.{name}: must be {expected}, not {part!r}")
     tuned = {option: value for option, value in values.items() if _is_tuned(option, value)}
     if not tuned:
         return [Arm(name, name, values, (*configs, *to_cli_args(values)))]
-    made = []
-    for chosen in itertools.product(*tuned.values()):
-        one = dict(zip(tuned, chosen, strict=True))
-        made.append(
-            Arm(f"{name},{arm_from_values(one).name}", name, fixed | one, (*configs, *to_cli_args(fixed | one)))
-        )
-    return made
+    arms = []
+    for combination in itertools.product(*tuned.values()):
+        chosen = dict(zip(tuned, combination, strict=True))
+        options = {option: value for option, value in values.items() if option not in tuned} | chosen
+        arms.append(Arm(f"{name},{arm_from_values(chosen).name}", name, options, (*configs, *to_cli_args(options))))
+    return arms
 
 
-def _tuned(content: Any) -> bool:
+def _has_tuned_option(content: Any) -> bool:
     parts = content if isinstance(content, list) else [content]
     return any(_is_tuned(option, value) for part in parts if isinstance(part, dict) for option, value in part.items())
 
 
 def _is_tuned(option: str, value: Any) -> bool:
-    """A list of numbers for an option that takes one; betas, for instance, is a list by itself."""
+    """Whether the value is a list for an option that takes a number; betas, for instance, takes a list."""
     return isinstance(value, list) and bool(_STRENGTH.search(option) or _TUNABLE.search(option))
 
 
 def to_cli_args(values: Values) -> tuple[str, ...]:
-    """Options and their values, as one would type them."""
+    """Options and their values as arguments of the command line."""
     return tuple(f"--{option}={_text(value)}" for option, value in values.items())
 
 
@@ -269,29 +264,29 @@ def _text(value: Any) -> str:
 def build_trials(
     study: Study, arms: Sequence[Arm], seeds: Sequence[int], stage: str, common: Sequence[str], folder: Path
 ) -> list[Trial]:
-    """Every arm with every seed; the seeds in the outer loop, so that all arms have some results early.
+    """Every arm with every seed. The seeds are in the outer loop, so that all arms have some results early.
 
     Args:
         study: The study.
-        arms: Its arms, or some of them.
-        seeds: Their seeds.
+        arms: All of its arms, or some of them.
+        seeds: The seeds of each arm.
         stage: ``search`` or ``final``.
-        common: The configs and options that all of them share.
+        common: The configs and options that all trials share.
         folder: The study's folder.
     """
     trials = []
     for seed, arm in itertools.product(seeds, arms):
-        drawn = [f"--seed_everything={seed}", *([f"--data.split_seed={seed}"] if study.resamples else [])]
-        args = (*common, *arm.args, *drawn)
+        seed_args = [f"--seed_everything={seed}", *([f"--data.split_seed={seed}"] if study.resamples else [])]
+        args = (*common, *arm.args, *seed_args)
         trials.append(Trial(arm, seed, stage, args, folder / stage / arm.name / f"seed_{seed}"))
     return trials
 
 
 def find_baseline(study: Study, arms: Sequence[Arm]) -> Arm | None:
-    """The arm to compare with: the one that was named, else the one without regularization, else None.
+    """The arm to compare with: the one that the study names, else the one without regularization, else None.
 
     Raises:
-        UserError: When the one that was named does not exist.
+        UserError: When the arm that the study names does not exist.
     """
     if study.baseline is None:
         return next((arm for arm in arms if arm.unregularized), None)

@@ -1,4 +1,4 @@
-"""Results: what finished runs have left in their folders."""
+"""Results of complete runs, read from their run folders."""
 
 import csv
 import json
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from regularization.errors import UserError
 from regularization.runs import directory
 from regularization.study.config import FAILED, PRUNED, TRIAL, unregularized
+from regularization.training.configs import read_config
 
 Row = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run.
+    """The result of one complete run.
 
     Attributes:
         arm: What was trained; runs of the same arm differ by their seed.
@@ -85,86 +86,87 @@ class Result:
 
 
 def read(folder: Path, score: str = "last", validated: bool = True) -> Result | None:
-    """The result in a run folder, or None when the run has not come to its end.
+    """The result in a run folder; None if the run is not complete.
 
     Args:
         folder: The run folder.
         score: The epoch that counts: ``last`` or ``best``.
-        validated: Whether one without validation is none.
+        validated: Whether a run without validation has no result.
     """
     if not (folder / directory.RESULT).is_file() or not (folder / directory.METRICS).is_file():
         return None
-    kept = json.loads((folder / directory.RESULT).read_text())
-    about = _about(folder)
+    summary = json.loads((folder / directory.RESULT).read_text())
     rows = read_rows(folder)
-    if score not in kept or (validated and "val_accuracy" not in kept[score]):
+    if score not in summary or (validated and "val_accuracy" not in summary[score]):
         return None
-    row = next(row for row in rows if row["epoch"] == kept[score]["epoch"])
+    row = next(row for row in rows if row["epoch"] == summary[score]["epoch"])
     return Result(
-        **about,
+        **_read_trial(folder),
         folder=folder,
         accuracy=row.get("val_accuracy", math.nan),
         row=row,
         rows=rows,
-        weight_decay=kept.get("weight_decay", math.nan),
-        timescale=kept.get("timescale_epochs"),
-        test_accuracy=kept.get("test", {}).get("test_accuracy"),
+        weight_decay=summary.get("weight_decay", math.nan),
+        timescale=summary.get("timescale_epochs"),
+        test_accuracy=summary.get("test", {}).get("test_accuracy"),
         pruned=(folder / PRUNED).is_file(),
     )
 
 
-def _about(folder: Path) -> dict[str, Any]:
+def _read_trial(folder: Path) -> dict[str, Any]:
+    """Which trial a run is; a run of ``fit`` is an arm with the name of its config."""
     if (folder / TRIAL).is_file():
-        kept = json.loads((folder / TRIAL).read_text())
-        kept.setdefault("unregularized", unregularized(kept["values"]))
-        return {name: kept[name] for name in ("arm", "group", "values", "seed", "stage", "unregularized")}
-    # A run by ``fit``: its config's name is its arm.
-    from regularization.training.configs import read_config
-
+        trial = json.loads((folder / TRIAL).read_text())
+        trial.setdefault("unregularized", unregularized(trial["values"]))
+        return {name: trial[name] for name in ("arm", "group", "values", "seed", "stage", "unregularized")}
     seed = read_config(folder / directory.CONFIG).get("seed_everything")
     name = folder.parent.name
     return {"arm": name, "group": name, "values": {}, "seed": int(seed or 0), "stage": "final"}
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """``metrics.csv``, an epoch a row; what an epoch does not have is left out."""
+    """``metrics.csv``, one row per epoch; metrics that an epoch does not have are left out."""
     with (folder / directory.METRICS).open(newline="") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def find(folders: Iterable[Path], score: str = "last") -> list[Result]:
-    """The results of all finished runs in or below ``folders``.
+    """The results of all complete runs in or below ``folders``.
 
     Raises:
         UserError: When there are none.
     """
     folders = list(folders)
-    found = dict.fromkeys(path.parent for folder in folders for path in sorted(folder.rglob(directory.RESULT)))
-    results = [result for folder in found if (result := read(folder, score)) is not None]
+    run_dirs = dict.fromkeys(path.parent for folder in folders for path in sorted(folder.rglob(directory.RESULT)))
+    results = [result for run_dir in run_dirs if (result := read(run_dir, score)) is not None]
     if not results:
         raise UserError(f"there are no finished runs with a validation in {', '.join(map(str, folders))}")
     return _disambiguate_arms(results)
 
 
 def _disambiguate_arms(results: list[Result]) -> list[Result]:
-    """Runs by ``fit`` of the same name are one arm only where nothing but their seeds differs."""
-    settings: dict[str, dict[str, str]] = {}
-    keys = {}
-    for one in results:
-        if not (one.folder / TRIAL).is_file():
-            keys[one.folder] = _without_seeds(one.folder)
-            settings.setdefault(one.arm, {}).setdefault(keys[one.folder], f"{one.arm}/{one.folder.name}")
-    apart = {name: arms for name, arms in settings.items() if len(arms) > 1}
-    names = {one.folder: apart[one.arm][keys[one.folder]] for one in results if one.arm in apart and one.folder in keys}
-    return [
-        replace(one, arm=names[one.folder], group=names[one.folder]) if one.folder in names else one for one in results
-    ]
+    """Gives runs of ``fit`` with the same config name but other options, apart from seeds, names of their own."""
+    options = {
+        result.folder: _options_without_seeds(result.folder)
+        for result in results
+        if not (result.folder / TRIAL).is_file()
+    }
+    names: dict[str, dict[str, str]] = {}
+    for result in results:
+        if result.folder in options:
+            own_name = f"{result.arm}/{result.folder.name}"
+            names.setdefault(result.arm, {}).setdefault(options[result.folder], own_name)
+    renamed = []
+    for result in results:
+        if result.folder in options and len(names[result.arm]) > 1:
+            name = names[result.arm][options[result.folder]]
+            result = replace(result, arm=name, group=name)
+        renamed.append(result)
+    return renamed
 
 
-def _without_seeds(folder: Path) -> str:
-    from regularization.training.configs import read_config
-
-    config = read_config(folder / directory.CONFIG)
+def _options_without_seeds(run_dir: Path) -> str:
+    config = read_config(run_dir / directory.CONFIG)
     config.pop("seed_everything", None)
     for seed in ("seed", "split_seed"):
         config["data"].get("init_args", {}).pop(seed, None)
@@ -173,31 +175,31 @@ def _without_seeds(folder: Path) -> str:
 
 def failures(folders: Iterable[Path]) -> dict[str, list[str]]:
     """Why trials of the final failed, by arm."""
-    found: dict[str, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
     for path in sorted(path for folder in folders for path in folder.rglob(FAILED)):
-        about = _about(path.parent)
-        if about["stage"] == "final":
-            found.setdefault(about["arm"], []).append(f"seed {about['seed']}: {path.read_text().strip()}")
-    return found
+        trial = _read_trial(path.parent)
+        if trial["stage"] == "final":
+            reasons.setdefault(trial["arm"], []).append(f"seed {trial['seed']}: {path.read_text().strip()}")
+    return reasons
 
 
 def by_arm(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The results of each arm, by seed."""
+    """The results of each arm, ordered by seed."""
     arms = dict.fromkeys(result.arm for result in results)
-    return {arm: sorted((one for one in results if one.arm == arm), key=lambda one: one.seed) for arm in arms}
+    ordered = sorted(results, key=lambda result: result.seed)
+    return {arm: [result for result in ordered if result.arm == arm] for arm in arms}
 
 
 def write_table(results: Sequence[Result], path: Path) -> None:
-    """One row a run as CSV: arm, seed, what was set, and the metrics of the epoch that counts."""
-    settings = list(dict.fromkeys(option for result in results for option in result.values))
+    """Writes one row per run as CSV: arm, seed, options, cost, and the metrics of the epoch that counts."""
+    options = list(dict.fromkeys(option for result in results for option in result.values))
     metrics = ["val_accuracy", "val_loss", "val_calibration_error", "clean_accuracy", "gap_accuracy", "sparsity"]
-    with directory.atomic_write(path) as aside, aside.open("w", newline="") as file:
-        writer = csv.writer(file)
-        first = ["arm", "seed", "stage", *settings, "weight_decay", "timescale_epochs", "run_length_over_tau"]
-        writer.writerow([*first, *metrics, "test_accuracy", "epoch", "steps", "seconds", "folder"])
-        for one in results:
-            values = [one.values.get(option, "") for option in settings]
-            about = [one.arm, one.seed, one.stage, *values, one.weight_decay, one.timescale, one.decay]
-            measured = [one.row.get(metric, "") for metric in metrics]
-            cost = [one.test_accuracy, int(one.row["epoch"]), one.steps, round(one.seconds, 1), one.folder]
-            writer.writerow([*about, *measured, *cost])
+    columns = ["arm", "seed", "stage", *options, "weight_decay", "timescale_epochs", "run_length_over_tau", *metrics]
+    rows = []
+    for result in results:
+        values = [result.values.get(option, "") for option in options]
+        trial = [result.arm, result.seed, result.stage, *values, result.weight_decay, result.timescale, result.decay]
+        measured = [result.row.get(metric, "") for metric in metrics]
+        cost = [int(result.row["epoch"]), result.steps, round(result.seconds, 1), result.folder]
+        rows.append([*trial, *measured, result.test_accuracy, *cost])
+    directory.write_csv(path, [*columns, "test_accuracy", "epoch", "steps", "seconds", "folder"], rows)

@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
 from regularization.callbacks.progress_bar import ProgressBar
+from regularization.callbacks.tensorboard import ignore_file_errors_in_threads
 from regularization.errors import UserError
 from regularization.inference.evaluation import PredictionCollector, save_evaluation
 from regularization.runs import directory, distributed
@@ -21,6 +22,7 @@ from regularization.training.training_cli import TrainingCLI
 def fit(args: list[str]) -> None:
     """Trains a network by its config, or continues a run."""
     retain_freed_memory()
+    ignore_file_errors_in_threads()
     run_fit(args)
 
 

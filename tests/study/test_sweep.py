@@ -245,7 +245,7 @@ def test_report_compares_any_runs(capsys: pytest.CaptureFixture[str], refused: R
             "unknown option weight_dekay (did you mean weight_decay",
         ),
         ({"vary": {LAMBDA: []}}, [], "the list is empty"),
-        ({"vary": {LAMBDA: ["a lot"]}}, [], "'a lot' is no number"),
+        ({"vary": {LAMBDA: ["a lot"]}}, [], "'a lot' is not a number"),
         ({"vary": {LAMBDA: [-1]}}, [], "λ must not be negative"),
         ({"vary": {"model.optimizer.lr": [-1]}}, [], "arm lr=-1: "),
         ({"varry": {}}, [], "a study has no option varry (did you mean vary"),

@@ -113,6 +113,7 @@ def run_trial(trial: Trial, control: Control, threads: int) -> End:
 
 
 def _fit(trial: Trial, control: Control) -> None:
+    from regularization.callbacks.tensorboard import ignore_file_errors_in_threads
     from regularization.training.command import run_fit
     from regularization.training.memory import retain_freed_memory
 
@@ -120,6 +121,7 @@ def _fit(trial: Trial, control: Control) -> None:
     # The test set is for the end of the study, and the cores are shared out already, whatever a config says.
     args = [*trial.args, "--test=null", "--threads=null", *(["--ckpt_path=last"] if last.is_file() else [])]
     retain_freed_memory()
+    ignore_file_errors_in_threads()
     run_fit(args, trial.folder, callbacks=[StopBetweenSteps(control), ReportEpochs(control, trial.folder)])
 
 
