@@ -129,7 +129,7 @@ def test_the_oldest_versions_are_those_of_the_project() -> None:
     oldest = done.stdout.split()
     about = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     extras = about["optional-dependencies"]
-    for requirement in [*about["dependencies"], *extras["search"], *extras["test"]]:
+    for requirement in [*about["dependencies"], *extras["test"]]:
         assert requirement.split(",")[0].replace(">=", "==") in oldest
     assert "jsonargparse[signatures]==4.53" in oldest
     assert len(set(oldest)) == len(oldest)
