@@ -15,7 +15,7 @@ from rich.table import Table
 
 from regularization.callbacks.history import format_duration
 from regularization.study.config import FAILED, Trial
-from regularization.study.execution.coordinator import START_STEP, REASON
+from regularization.study.execution.coordinator import REASON, START_STEP
 from regularization.study.execution.queue import RUN, TrialQueue
 
 
