@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+# The trials of a sweep are forked from a process that has read them.
+@lru_cache(2)
 def read_cifar(source: type[CIFAR10], root: Path, train: bool) -> Images:
     """The training (50,000) or test (10,000) images of CIFAR-10 or CIFAR-100 (Krizhevsky 2009), 32×32.
 

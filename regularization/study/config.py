@@ -235,13 +235,12 @@ def _written(name: str, content: Any, place: Path) -> list[Arm]:
     tuned = {option: value for option, value in values.items() if _is_tuned(option, value)}
     if not tuned:
         return [Arm(name, name, values, (*configs, *to_cli_args(values)))]
-    made = []
+    arms = []
     for chosen in itertools.product(*tuned.values()):
-        one = dict(zip(tuned, chosen, strict=True))
-        made.append(
-            Arm(f"{name},{arm_from_values(one).name}", name, fixed | one, (*configs, *to_cli_args(fixed | one)))
-        )
-    return made
+        values = dict(zip(tuned, chosen, strict=True))
+        arm_name, values = f"{name},{arm_from_values(values).name}", fixed | values
+        arms.append(Arm(arm_name, name, values, (*configs, *to_cli_args(values))))
+    return arms
 
 
 def _tuned(content: Any) -> bool:

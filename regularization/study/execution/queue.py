@@ -31,11 +31,11 @@ class QueueEmpty(Exception):  # noqa: N818 - the normal end
 
 
 class TrialQueue(optuna.Study):
-    """Hands out the trials of a stage: each to one coordinator, and again when that one has died.
+    """Hands out the trials of a stage: each to one coordinator, and again when that coordinator has died.
 
-    ``optimize`` asks it for trials. Whatever is decided is decided under the lock of the study's folder. The run folders
-    are the record: a trial that is complete there is only reported to Optuna, and one that Optuna calls complete without
-    a result there is run again.
+    ``optimize`` asks it for trials. Whatever is decided is decided under the lock of the study's folder. The run
+    folders are the record: a trial that is complete there is only reported to Optuna, and one that Optuna calls
+    complete without a result there is run again.
 
     A coordinator holds the lock of a folder of its own. One whose lock is free is dead, and so is a trial that it ran,
     as soon as the lock of its run folder is free too.
