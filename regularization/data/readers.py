@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -114,14 +114,18 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-# The trials of a sweep are forked from a process that has read them.
-@lru_cache(2)
 def read_cifar(source: type[CIFAR10], root: Path, train: bool) -> Images:
     """The training (50,000) or test (10,000) images of CIFAR-10 or CIFAR-100 (Krizhevsky 2009), 32×32.
 
     Raises:
         UserError: When a file is missing, or its MD5 is not the published one.
     """
+    return _read_cifar(cast(Any, source), root, train)
+
+
+# The trials of a sweep are forked from a process that has read the images.
+@lru_cache(2)
+def _read_cifar(source: type[CIFAR10], root: Path, train: bool) -> Images:
     folder = root / source.base_folder
     md5s = dict(_files(source))
     names = [name for name, _ in (source.train_list if train else source.test_list)]

@@ -9,29 +9,27 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 
 from regularization.study import results, statistics
-from regularization.study.config import Arm, Trial
 from regularization.study.results import Result
-from regularization.study.samplers import Halving
+from regularization.study.samplers import halving
 
 ORDERS = 20
 
 
 def search(arms: list[Result]) -> tuple[str, int]:
     """The arm that the search would choose from these runs, in this order, and the steps it would take."""
-    epochs = max(len(one.rows) for one in arms)
-    judge = Halving(epochs)
+    study = optuna.create_study(direction="maximize", pruner=halving(max(len(one.rows) for one in arms)))
     steps, left = 0, {}
     for one in arms:
-        trial = Trial(Arm(one.arm, one.arm, {}, ()), one.seed, "search", (), Path("nowhere"))
+        trial = study.ask()
         last = one.rows[-1]
-        for row in one.rows:
-            if (
-                row is not one.rows[-1]
-                and "val_accuracy" in row
-                and not judge(trial, int(row["epoch"]), row["val_accuracy"])
-            ):
+        for row in one.rows[:-1]:
+            if "val_accuracy" not in row:
+                continue
+            trial.report(row["val_accuracy"], int(row["epoch"]) + 1)
+            if trial.should_prune():
                 last = row
                 break
         else:
