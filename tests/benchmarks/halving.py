@@ -40,6 +40,7 @@ def search(arms: list[Result]) -> tuple[str, int]:
 
 def main(folder: Path) -> None:
     """Prints the share of the steps, and how often the choice lies within one standard error of the grid's best."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     grid = results.by_arm(results.find([folder / "final"]))
     names = list(grid)
     good = {
