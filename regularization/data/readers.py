@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -121,6 +122,12 @@ def read_cifar(source: type[CIFAR10], root: Path, train: bool) -> Images:
     Raises:
         UserError: When a file is missing, or its MD5 is not the published one.
     """
+    return _read_cifar(cast(Any, source), root, train)
+
+
+# The trials of a sweep are forked from a process that has read the images.
+@lru_cache(2)
+def _read_cifar(source: type[CIFAR10], root: Path, train: bool) -> Images:
     folder = root / source.base_folder
     md5s = dict(_files(source))
     names = [name for name, _ in (source.train_list if train else source.test_list)]

@@ -1,4 +1,4 @@
-"""The end of a study: the choice, the test images, the report, and the refit."""
+"""The choices of a study and its end: the finalists, the answer, the test images, the report, and the refit."""
 
 import contextlib
 import io
@@ -15,6 +15,7 @@ from regularization.runs import directory
 from regularization.study import results
 from regularization.study.conclusion import Conclusion, draw_conclusion
 from regularization.study.config import Arm, Study, Trial
+from regularization.study.extension import study_record
 from regularization.study.report.page import write_report
 from regularization.study.results import Result
 from regularization.training.command import run_scoring
@@ -25,6 +26,39 @@ if TYPE_CHECKING:
 STUDY = "study.yaml"
 REFIT = "refit"
 TESTED = "tested.json"
+
+
+def choose_finalists(plan: "Plan", arms: list[Arm], folder: Path) -> list[Arm]:
+    """The best value of each tuned arm, or the best arms of a search; with the baseline, in the order of the arms.
+
+    Raises:
+        UserError: When no trial of the search has a result.
+    """
+    scores = {arm.name: score for arm in arms if (score := _search_score(plan, arm, folder)) is not None}
+    if not scores:
+        raise UserError(f"no trial of the search came to its end; see {folder}/search/*/*/log.txt")
+    ranked = sorted((arm for arm in arms if arm.name in scores), key=lambda arm: -scores[arm.name])
+    if plan.study.arms:
+        best: dict[str, Arm] = {}
+        for arm in ranked:
+            best.setdefault(arm.group, arm)
+        chosen = list(best.values())
+    else:
+        chosen = ranked[: plan.study.finalists]
+    if plan.baseline is not None and plan.baseline not in chosen:
+        # A baseline that was named is tuned like the others; the one without regularization stays what it is.
+        group = [arm for arm in chosen if arm.group == plan.baseline.group and plan.study.baseline is not None]
+        plan.baseline = group[0] if group else plan.baseline
+        chosen += [] if group else [plan.baseline]
+    order = sorted(arms, key=lambda arm: list(arm.values.values())) if plan.study.axis else arms
+    return [arm for arm in order if arm in chosen]
+
+
+def _search_score(plan: "Plan", arm: Arm, folder: Path) -> float | None:
+    """Mean validation accuracy of an arm in the search; None when it failed or was pruned."""
+    found = [results.read(trial.folder, plan.study.score) for trial in plan.trials("search", [arm], folder)]
+    scores = [one.accuracy for one in found if one is not None and not one.pruned]
+    return sum(scores) / len(scores) if len(scores) == len(found) else None
 
 
 def close_study(
@@ -48,7 +82,7 @@ def close_study(
     baseline = _baseline(plan, arms, found)
     # Which arm that is may be known only now; a report that is made again compares with the same one.
     plan.baseline = next((arm for arm in arms if arm.name == baseline), None)
-    directory.write_text(folder / STUDY, plan.text(command))
+    directory.write_text(folder / STUDY, study_record(plan, command))
     first, _ = conclude([folder], plan.study, baseline, plan.compared)
     _test(first, plan, trials, folder)
     final, everything = conclude([folder], plan.study, baseline, plan.compared)

@@ -4,14 +4,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Timer
 
+from regularization.callbacks.history import format_duration
 from regularization.data.sampling import Batch
 from regularization.errors import UserError
 from regularization.training.training_cli import TrainingCLI
+
+if TYPE_CHECKING:
+    from regularization.study.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -76,3 +82,22 @@ def _limited(trainer: Trainer, steps: int, seconds: float, size: int) -> Cost:
             limits.append(int(left / seconds * steps))
     total = min(limits, default=None)
     return Cost(total, (total or 0) / steps * seconds, size)
+
+
+def describe(plan: "Plan") -> None:
+    """Prints the trials with their steps, and what time and disk they would take."""
+    assert plan.first is not None
+    trials = plan.trials(plan.stage(), plan.arms, Path(plan.stage()))
+    for trial in trials:
+        print(f"{trial.folder.parent.parent.name}  {trial.name}  {' '.join(trial.arm.args)}")
+    cost = plan.first.cost()
+    if cost.steps is None:
+        print(f"{len(trials)} trials that nothing ends: give --trainer.max_epochs, max_steps or max_time")
+    else:
+        total = format_duration(cost.seconds * len(trials) / (plan.workers or 1))
+        each = f"{len(trials)} trials of {cost.steps:,} steps, about {format_duration(cost.seconds)} each"
+        print(f"{each} and {total} in all")
+    workers = f"{plan.workers} workers" if plan.workers else "as many workers as the cluster has room for,"
+    print(f"with {workers} of {plan.threads} threads; about {cost.bytes * len(trials) / 1e6:,.0f} MB of disk")
+    if plan.study.adaptive:
+        print(f"then the finalists and the baseline with {len(plan.study.seed_list())} fresh seeds")

@@ -1,18 +1,36 @@
-"""Whether a study goes on with another: what may be added to it, and what would make its results another thing."""
+"""The record of a study, ``study.yaml``, and whether a changed config extends the study or is another one."""
 
+import dataclasses
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from regularization.errors import UserError
-from regularization.study.plan import Plan
+from regularization.training.configs import split_args
+
+if TYPE_CHECKING:
+    from regularization.study.plan import Plan
 
 # Of the study's own options, those that its finished trials depend on.
 FIXED = ("search", "score")
 
 
-def check_extends(path: Path, plan: Plan) -> None:
+def study_record(plan: "Plan", command: str) -> str:
+    """What makes the study what it is, as YAML; ``command`` is what was typed."""
+    about: dict[str, Any] = {"study": dataclasses.asdict(plan.study), "options": plan.common}
+    about |= {"threads": plan.threads, "resamples": plan.study.resamples}
+    about["arms"] = {arm.name: list(arm.args) for arm in plan.arms}
+    words = [word for arm in plan.arms for word in arm.args]
+    configs = {path: path.read_bytes() for path in split_args([*plan.common, *words])[0]}
+    about["configs"] = {str(path): hashlib.sha256(text).hexdigest()[:16] for path, text in configs.items()}
+    about |= {"compared": plan.compared, "command": command}
+    about["baseline"] = None if plan.baseline is None else plan.baseline.name
+    return yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
+
+
+def check_extends(path: Path, plan: "Plan") -> None:
     """Checks that the trials of the study that ``path`` describes would be run the same way by ``plan``.
 
     Seeds and arms may be added or removed.
@@ -20,7 +38,7 @@ def check_extends(path: Path, plan: Plan) -> None:
     Raises:
         UserError: Naming what has changed.
     """
-    then, now = yaml.safe_load(path.read_text()), yaml.safe_load(plan.text(""))
+    then, now = yaml.safe_load(path.read_text()), yaml.safe_load(study_record(plan, ""))
     fixed: list[tuple[str, Any, Any]] = [(name, then["study"].get(name), now["study"][name]) for name in FIXED]
     fixed += [("options", then["options"], now["options"]), ("threads", then["threads"], now["threads"])]
     fixed += [(f"arm {name}", args, now["arms"].get(name, args)) for name, args in then["arms"].items()]

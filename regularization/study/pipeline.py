@@ -5,15 +5,14 @@ from pathlib import Path
 
 from optuna.storages import BaseStorage
 
-from regularization.errors import UserError
 from regularization.runs import directory
-from regularization.study import results
-from regularization.study.closing import STUDY, close_study
+from regularization.study.closing import STUDY, choose_finalists, close_study
 from regularization.study.conclusion import Conclusion
 from regularization.study.config import FAILED, Arm
 from regularization.study.execution.coordinator import Coordinator
 from regularization.study.execution.executor import Executor
 from regularization.study.execution.queue import TrialQueue
+from regularization.study.extension import study_record
 from regularization.study.live_table import LiveTable
 from regularization.study.plan import Plan
 from regularization.study.samplers import ProposalQueue, halving
@@ -52,7 +51,7 @@ class Pipeline:
         """
         plan, folder = self._plan, self._folder
         with directory.exclusive_lock(folder, PATIENCE):
-            directory.write_text(folder / STUDY, plan.text(command))
+            directory.write_text(folder / STUDY, study_record(plan, command))
             for failed in folder.rglob(FAILED) if plan.options.retry_failed else []:
                 failed.unlink()
         arms = self._search() if plan.study.adaptive else plan.arms
@@ -79,36 +78,7 @@ class Pipeline:
             propose = partial(plan.trials, "search", folder=self._folder)
             queue = ProposalQueue(*where, stopped=self._coordinator.stopped, study=study, plan=propose)
             self._train(queue)
-            return self._finalists([*arms, *queue.arms.values()])
+            return choose_finalists(plan, [*arms, *queue.arms.values()], self._folder)
         pruner = halving(plan.epochs) if study.search == "halving" else None
         self._train(TrialQueue(*where, pruner, self._coordinator.stopped), prune=pruner is not None)
-        return self._finalists(arms)
-
-    def _score(self, arm: Arm) -> float | None:
-        """Mean validation accuracy of an arm in the search; None when it failed or was pruned."""
-        trials = self._plan.trials("search", [arm], self._folder)
-        found = [results.read(trial.folder, self._plan.study.score) for trial in trials]
-        scores = [one.accuracy for one in found if one is not None and not one.pruned]
-        return sum(scores) / len(scores) if len(scores) == len(found) else None
-
-    def _finalists(self, arms: list[Arm]) -> list[Arm]:
-        """The best value of each tuned arm, or the best arms; with the baseline, in the order of the arms."""
-        plan = self._plan
-        scores = {arm.name: score for arm in arms if (score := self._score(arm)) is not None}
-        if not scores:
-            raise UserError(f"no trial of the search came to its end; see {self._folder}/search/*/*/log.txt")
-        ranked = sorted((arm for arm in arms if arm.name in scores), key=lambda arm: -scores[arm.name])
-        if plan.study.arms:
-            best: dict[str, Arm] = {}
-            for arm in ranked:
-                best.setdefault(arm.group, arm)
-            chosen = list(best.values())
-        else:
-            chosen = ranked[: plan.study.finalists]
-        if plan.baseline is not None and plan.baseline not in chosen:
-            # A baseline that was named is tuned like the others; the one without regularization stays what it is.
-            group = [arm for arm in chosen if arm.group == plan.baseline.group and plan.study.baseline is not None]
-            plan.baseline = group[0] if group else plan.baseline
-            chosen += [] if group else [plan.baseline]
-        order = sorted(arms, key=lambda arm: list(arm.values.values())) if plan.study.axis else arms
-        return [arm for arm in order if arm in chosen]
+        return choose_finalists(plan, arms, self._folder)

@@ -1,7 +1,5 @@
 """The plan of a study: its arms and trials, all parsed before the first one starts."""
 
-import dataclasses
-import hashlib
 import os
 import warnings
 from collections import Counter
@@ -10,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from regularization.callbacks.history import format_duration
 from regularization.errors import UserError
 from regularization.study import config as study_config
 from regularization.study.config import Arm, Study, Trial
 from regularization.study.dry_run import DryRun
 from regularization.study.execution.executor import Executor
 from regularization.study.execution.local import LocalExecutor
-from regularization.training.configs import split_args
 
 
 class Plan:
@@ -95,36 +90,6 @@ class Plan:
                 for stage in ("fit", "test"):
                     planned.datamodule.setup(stage)
                 self.first = planned
-
-    def describe(self) -> None:
-        """Prints the trials with their steps, and what time and disk they would take."""
-        assert self.first is not None
-        trials = self.trials(self.stage(), self.arms, Path(self.stage()))
-        for trial in trials:
-            print(f"{trial.folder.parent.parent.name}  {trial.name}  {' '.join(trial.arm.args)}")
-        cost = self.first.cost()
-        if cost.steps is None:
-            print(f"{len(trials)} trials that nothing ends: give --trainer.max_epochs, max_steps or max_time")
-        else:
-            total = format_duration(cost.seconds * len(trials) / (self.workers or 1))
-            each = f"{len(trials)} trials of {cost.steps:,} steps, about {format_duration(cost.seconds)} each"
-            print(f"{each} and {total} in all")
-        workers = f"{self.workers} workers" if self.workers else "as many workers as the cluster has room for,"
-        print(f"with {workers} of {self.threads} threads; about {cost.bytes * len(trials) / 1e6:,.0f} MB of disk")
-        if self.study.adaptive:
-            print(f"then the finalists and the baseline with {len(self.study.seed_list())} fresh seeds")
-
-    def text(self, command: str) -> str:
-        """What makes the study what it is, as YAML."""
-        about: dict[str, Any] = {"study": dataclasses.asdict(self.study), "options": self.common}
-        about |= {"threads": self.threads, "resamples": self.study.resamples}
-        about["arms"] = {arm.name: list(arm.args) for arm in self.arms}
-        words = [word for arm in self.arms for word in arm.args]
-        configs = {path: path.read_bytes() for path in split_args([*self.common, *words])[0]}
-        about["configs"] = {str(path): hashlib.sha256(text).hexdigest()[:16] for path, text in configs.items()}
-        about |= {"compared": self.compared, "command": command}
-        about["baseline"] = None if self.baseline is None else self.baseline.name
-        return yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
 
 
 def _sizes(options: Any) -> tuple[int | None, int]:

@@ -15,8 +15,9 @@ from regularization.study import config as study_config
 from regularization.study.closing import STUDY
 from regularization.study.conclusion import Conclusion
 from regularization.study.config import Study
+from regularization.study.dry_run import describe
 from regularization.study.execution.storage import JOURNAL, open_database, open_journal, without_password
-from regularization.study.extension import check_extends
+from regularization.study.extension import check_extends, study_record
 from regularization.study.pipeline import Pipeline
 from regularization.study.plan import Plan
 from regularization.training.configs import find_config
@@ -50,7 +51,7 @@ def run_sweep(
         plan = Plan(study, arms, study_config.find_baseline(study, arms), shared, options)
         plan.check()
         if options.dry_run:
-            plan.describe()
+            describe(plan)
             return None
         url = options.storage
         # Others may read the report: it must not contain a password.
@@ -104,5 +105,5 @@ def _folder(plan: Plan, root: Path, name: str) -> Path:
             check_extends(existing[-1], plan)
             return existing[-1].parent
         folder = directory.create_run_dir(root, name)
-        directory.write_text(folder / STUDY, plan.text(""))
+        directory.write_text(folder / STUDY, study_record(plan, ""))
         return folder

@@ -2,13 +2,17 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import optuna
 import pytest
+import torch
 import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -179,6 +183,18 @@ def test_when_all_fail_there_is_no_report(refused: Refused) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(command)
     assert exit_.value.code == 2
+
+
+def test_a_sweep_in_a_thread_leaves_the_process_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    def process() -> list[Any]:
+        return [dict(os.environ), torch.get_num_threads(), *map(signal.getsignal, (signal.SIGINT, signal.SIGTERM))]
+
+    command, before = write(vary={LAMBDA: [0]}, seeds=1), process()
+    thread = Thread(target=main, args=(command,))
+    thread.start()
+    thread.join()
+    assert process() == before
+    assert [row["arm"] for row in table()] == ["weight_decay=0"]
 
 
 def test_tuned_arms_go_on_with_fresh_seeds(capsys: pytest.CaptureFixture[str]) -> None:

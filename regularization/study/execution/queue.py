@@ -31,11 +31,11 @@ class QueueEmpty(Exception):  # noqa: N818 - the normal end
 
 
 class TrialQueue(optuna.Study):
-    """Hands out the trials of a stage: each to one coordinator, and again when that one has died.
+    """Hands out the trials of a stage: each to one coordinator, and again when that coordinator has died.
 
-    ``optimize`` asks it for trials. Decisions are made under the lock of the study's folder. The run folders are the
-    record: a trial that is complete there is only reported to Optuna, one that Optuna calls complete and that
-    has no result is run again.
+    ``optimize`` asks it for trials. Whatever is decided is decided under the lock of the study's folder. The run
+    folders are the record: a trial that is complete there is only reported to Optuna, and one that Optuna calls
+    complete without a result there is run again.
 
     A coordinator holds the lock of a folder of its own. One whose lock is free is dead, and so is a trial that it ran,
     as soon as the lock of its run folder is free too.
@@ -70,9 +70,6 @@ class TrialQueue(optuna.Study):
         own = self._coordinator_folder(self._coordinator)
         own.mkdir(parents=True)
         self._held.enter_context(directory.exclusive_lock(own))
-        # What is not complete in its folder now has to be run, whatever Optuna recorded.
-        self._known = {key for key, trial in self.planned.items() if trial.done}
-        self._ignored = {one.number for one in self.get_trials(deepcopy=False) if one.state not in UNFINISHED}
 
     def plan(self, trials: Sequence[Trial]) -> None:
         """Adds to the trials that are to be run."""
@@ -181,8 +178,8 @@ class TrialQueue(optuna.Study):
                 self.enqueue_trial(self.parameters(trial), user_attrs=self.attributes(trial))
 
     def _counts(self, trial: FrozenTrial) -> bool:
-        lost = trial.number in self._ignored and trial.user_attrs[RUN] not in self._known
-        return bool(trial.state != TrialState.FAIL and not lost)
+        planned = self.planned.get(trial.user_attrs[RUN])
+        return trial.state in UNFINISHED or (trial.state != TrialState.FAIL and planned is not None and planned.done)
 
     def attributes(self, trial: Trial) -> dict[str, Any]:
         """What Optuna's dashboard shows of a trial besides its parameters."""
