@@ -18,6 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from regularization import sweep
 from regularization.cli.main import main
 from regularization.study import results
 from tests.conftest import CONFIGS
@@ -185,12 +186,13 @@ def test_when_all_fail_there_is_no_report(refused: Refused) -> None:
     assert exit_.value.code == 2
 
 
-def test_a_sweep_in_a_thread_leaves_the_process_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_in_a_thread_leaves_the_process_as_it_was() -> None:
     def process() -> list[Any]:
         return [dict(os.environ), torch.get_num_threads(), *map(signal.getsignal, (signal.SIGINT, signal.SIGTERM))]
 
-    command, before = write(vary={LAMBDA: [0]}, seeds=1), process()
-    thread = Thread(target=main, args=(command,))
+    write(vary={LAMBDA: [0]}, seeds=1)
+    before = process()
+    thread = Thread(target=sweep, args=("tiny.yaml",), kwargs={"threads": 1})
     thread.start()
     thread.join()
     assert process() == before
