@@ -49,6 +49,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (2, ["predict", "--ckpt_path", "x", "--imagse", "."]),
         (0, ["export", "--help"]),
         (2, ["export", "--ckpt_path", "x", "--format", "onxn"]),
+        (0, ["report", "--help"]),
+        (2, ["report", ".", "--outptu", "x"]),
+        (0, ["completion", "--help"]),
+        (2, ["completion", "fish"]),
+        (0, ["sweep", "--help"]),
+        (2, ["sweep", "--workers", "many"]),
     ],
 )
 def test_answers_that_do_not_import_torch(code: int, args: list[str]) -> None:
