@@ -122,10 +122,11 @@ def read_cifar(source: type[CIFAR10], root: Path, train: bool) -> Images:
     Raises:
         UserError: When a file is missing, or its MD5 is not the published one.
     """
-    return _read_cifar(cast(Any, source), root, train)
+    # The type of lru_cache does not accept a class as an argument.
+    return _read_cifar(cast(Any, source), root.absolute(), train)
 
 
-# The trials of a sweep are forked from a process that has read the images.
+# Cached, because the trials of a sweep are forked from a process that has read the images.
 @lru_cache(2)
 def _read_cifar(source: type[CIFAR10], root: Path, train: bool) -> Images:
     folder = root / source.base_folder
