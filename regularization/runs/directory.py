@@ -150,7 +150,7 @@ def exclusive_lock(folder: Path, seconds: float = 20.0) -> Iterator[None]:
         # leaves behind.
         lock = FileLock(folder / LOCK, timeout=seconds, fallback_to_soft=False).acquire()
     except Timeout:
-        raise AlreadyLocked(f"another process is using {folder}; --fresh starts a new study") from None
+        raise AlreadyLocked(f"another process is using {folder}") from None
     with lock:
         yield
 

@@ -117,7 +117,7 @@ def test_a_thread_that_waits_too_long_gives_up(tmp_path: Path) -> None:
         return str(error.value)
 
     with directory.exclusive_lock(tmp_path), ThreadPoolExecutor(1) as pool:
-        assert pool.submit(attempt).result() == f"another process is using {tmp_path}; --fresh starts a new study"
+        assert pool.submit(attempt).result() == f"another process is using {tmp_path}"
 
 
 def test_a_file_system_that_cannot_lock_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
