@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.progress import track
 from torch import Tensor
 
 from regularization.data.readers import Sample
@@ -86,10 +87,6 @@ def read_all(paths: Sequence[Path], side: int, description: str) -> Iterator[Ten
 
     On a terminal it shows a progress bar with the ``description``.
     """
-    # Imported here: rich uses the type Union[float, int]. Python would return that object for Lightning's
-    # Union[int, float] as well, and the parser would read --trainer.limit_train_batches 1 as 1.0, all batches.
-    from rich.progress import track
-
     threads = torch.get_num_threads()  # a sweep divides the CPU cores among its trials by this number
     # Decoding and resizing release Python's lock. Submitted in parts, because results wait in memory.
     with ThreadPoolExecutor(threads) as pool:

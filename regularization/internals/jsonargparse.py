@@ -1,10 +1,14 @@
-"""Private parts of jsonargparse: its parsing settings, which hold for the whole process, and the text of a type."""
+"""Private parts of jsonargparse: its parsing settings, which hold for the whole process, and the types of options."""
 
 from argparse import Action
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
+from operator import or_
+from types import UnionType
+from typing import Union, get_args, get_origin
 
-from jsonargparse import DefaultHelpFormatter, _common, _optionals
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, _common, _optionals
 
 
 @contextmanager
@@ -30,3 +34,19 @@ def type_name(action: Action) -> str:
     """
     formatter = DefaultHelpFormatter("")  # type: ignore[no-untyped-call]
     return formatter._get_type_str(action) or ""
+
+
+def try_integers_first(parser: ArgumentParser) -> None:
+    """Makes options whose type allows ``int`` and ``float`` read ``1`` as an integer.
+
+    jsonargparse tries the types of a union in their order, and ``--trainer.limit_train_batches 1`` is one batch while
+    1.0 is all of them. Lightning's type is ``Optional[Union[int, float]]``; but ``typing`` caches such types without
+    regard to the order, so that it can be the ``Optional[Union[float, int]]`` of a library that was imported before.
+    The type of an option is a private attribute.
+    """
+    for action in parser._actions:
+        type_ = getattr(action, "_typehint", None)
+        types = get_args(type_)
+        if get_origin(type_) in (Union, UnionType) and int in types and float in types:
+            # Not by Union[…]: the types of | are not cached.
+            action._typehint = reduce(or_, sorted(types, key=lambda item: item is not int))  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ import regularization
 from regularization.callbacks import averaging
 from regularization.data import image_folder
 from regularization.data.datamodules import CIFAR10, ImageData
+from regularization.internals.jsonargparse import try_integers_first
 from regularization.models import networks
 from regularization.models.classifier import ImageClassifier
 from regularization.optim import penalties, schedules, weight_decay
@@ -112,6 +113,7 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
         group.add_argument(f"--checkpoint.{name}", **interval, help=f"Write last.ckpt every N {name}, too.")
     # Last, so that its fifty options follow ours in the help.
     parser.add_lightning_class_args(Trainer, "trainer")
+    try_integers_first(parser)
     parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
     assert parser.groups is not None
     for name, (title, description) in _GROUPS.items():

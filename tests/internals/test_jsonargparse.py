@@ -1,12 +1,13 @@
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Union
 
 import fsspec
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from regularization.internals.jsonargparse import preserve_parsing_settings, type_name
+from regularization.internals.jsonargparse import preserve_parsing_settings, try_integers_first, type_name
+from regularization.training.arguments import make_parser
 
 
 @pytest.fixture
@@ -42,3 +43,23 @@ def test_the_text_of_a_type() -> None:
     number = parser.add_argument("--number", type=int | float | None)
     switch = parser.add_argument("--switch", action="store_true")
     assert (type_name(number), type_name(switch)) == ("int | float | null", "")
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("1.0", 1.0), ("0.5", 0.5), ("null", None), ("true", True)])
+def test_integers_are_tried_first(text: str, value: Any) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--number", type=Union[float, int, bool, None])  # noqa: UP007 - the type of |, in this order
+    assert isinstance(parser.parse_args(["--number=1"]).number, float)
+    try_integers_first(parser)
+    number = parser.parse_args([f"--number={text}"]).number
+    assert (type(number), number) == (type(value), value)
+
+
+def test_the_limits_of_the_trainer_are_integers_or_shares() -> None:
+    parser = make_parser("fit")
+    names = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches", "val_check_interval")
+    for name in names:
+        assert [type(parser.parse_args([f"--trainer.{name}={text}"]).trainer[name]) for text in ("1", "1.0")] == [
+            int,
+            float,
+        ]
