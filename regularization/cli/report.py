@@ -27,11 +27,11 @@ def report(args: list[str]) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder}")
-    kept = folders[0] / STUDY
-    about = yaml.safe_load(kept.read_text()) if len(folders) == 1 and kept.is_file() else {}
-    study = Study(**about["study"]) if about else Study(base="", arms={"": None})
-    conclusion, runs = conclude(folders, study, options.baseline or about.get("baseline"), about.get("compared"))
+    path = folders[0] / STUDY
+    record = yaml.safe_load(path.read_text()) if len(folders) == 1 and path.is_file() else {}
+    study = Study(**record["study"]) if record else Study(base="", arms={"": None})
+    conclusion, runs = conclude(folders, study, options.baseline or record.get("baseline"), record.get("compared"))
     if options.baseline is not None and conclusion.baseline is None:
         names = ", ".join(sorted(arm.name for arm in conclusion.arms))
         raise UserError(f"--baseline: there is no arm {options.baseline}, there are {names}")
-    write_answer(conclusion, runs, study, Path(options.output or folders[0]), about.get("command", ""))
+    write_answer(conclusion, runs, study, Path(options.output or folders[0]), record.get("command", ""))

@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from regularization.study.conclusion import Conclusion
 
 
+_OPTIONS: tuple[tuple[str, Any, Any, str, str], ...] = (
+    ("workers", int | None, None, "INT", "Trials at a time; by default one per GPU, or one."),
+    ("threads", int | None, None, "INT", "CPU threads per trial; by default the cores are divided among the workers."),
+    ("ray", str | None, None, "ADDRESS", "Run trials on the Ray cluster with its head at this host:port, or auto."),
+    ("gpus", float | None, None, "NUMBER", "GPUs per trial on Ray; a fraction shares a GPU."),
+    ("storage", str | None, None, "URL", "Keep the Optuna study in this database: postgresql://…"),
+    ("folder", str, "runs", "FOLDER", "Where the study's folder is created."),
+)
+_SWITCHES = (
+    ("dry_run", "Only list the trials and their cost."),
+    ("fresh", "Start a new study instead of continuing the latest one."),
+    ("retry_failed", "Run the trials that failed once more."),
+    ("refit", "Train the chosen arm on all images and test it once."),
+)
+
+
 def sweep(args: list[str]) -> "Conclusion | None":
     """Runs a study from its config to its report, or continues one; its conclusion, None after a dry run."""
     study, options, common, config = _parse(args)
@@ -29,28 +45,18 @@ def sweep(args: list[str]) -> "Conclusion | None":
 
 def make_parser() -> Parser:
     """The options of ``sweep``, those of its study among them."""
-    about = (Study.__doc__ or "").partition("Args:")[0]
+    description = (Study.__doc__ or "").partition("Args:")[0]
     usage = "regularization sweep --config STUDY [options] [options of fit]"
-    parser = Parser(prog="regularization sweep", usage=usage, description=about)
-    # Read before the others are parsed: its keys have dots in them, which those of a parser's config may not.
-    study = "The study: a file, or the name of one that comes with the program, such as sweeps/quickstart."
-    parser.add_argument("-c", "--config", dest="study", metavar="FILE", default=SUPPRESS, help=study)
-    parser.add_argument("--workers", type=int | None, default=None, help="Trials at a time; one a GPU, else one.")
-    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads of a worker; shared out evenly.")
-    ray = "Run trials on the Ray cluster with its head at this host:port, or auto; see docs/cluster.md."
-    parser.add_argument("--ray", type=str | None, default=None, metavar="ADDRESS", help=ray)
-    parser.add_argument(
-        "--gpus", type=float | None, default=None, help="GPUs of a trial on Ray; a fraction shares one."
-    )
-    storage = "Share the study with the same command on other machines, through this database: postgresql://…"
-    parser.add_argument("--storage", type=str | None, default=None, metavar="URL", help=storage)
-    parser.add_argument("--folder", type=str, default="runs", help="Where the study's folder goes.")
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="Only list the trials and their cost.")
-    parser.add_argument("--fresh", action="store_true", help="Start a new study instead of going on with the last.")
-    again = "Run the trials again that failed."
-    parser.add_argument("--retry_failed", "--retry-failed", action="store_true", help=again)
-    parser.add_argument("--refit", action="store_true", help="Train the chosen arm on all images and test it once.")
-    # In a group of ours: the title of its own would be the description once more.
+    parser = Parser(prog="regularization sweep", usage=usage, description=description)
+    # The study's config is read apart from the options: its keys have dots, which the config of a parser may not have.
+    config = "The study: a file, or the name of a study that comes with the program, such as sweeps/quickstart."
+    parser.add_argument("-c", "--config", dest="study", metavar="FILE", default=SUPPRESS, help=config)
+    for name, type_, default, metavar, text in _OPTIONS:
+        parser.add_argument(f"--{name}", type=type_, default=default, metavar=metavar, help=text)
+    for name, text in _SWITCHES:
+        spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+        parser.add_argument(*spellings, action="store_true", help=text)
+    # A group, because jsonargparse would repeat the description as the title of its own group.
     parser.add_argument_group("the study, in its config or here").add_class_arguments(Study, as_group=False)
     return parser
 

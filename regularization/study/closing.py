@@ -56,9 +56,9 @@ def choose_finalists(plan: "Plan", arms: list[Arm], folder: Path) -> list[Arm]:
 
 def _search_score(plan: "Plan", arm: Arm, folder: Path) -> float | None:
     """Mean validation accuracy of an arm in the search; None when it failed or was pruned."""
-    found = [results.read(trial.folder, plan.study.score) for trial in plan.trials("search", [arm], folder)]
-    scores = [one.accuracy for one in found if one is not None and not one.pruned]
-    return sum(scores) / len(scores) if len(scores) == len(found) else None
+    runs = [results.read(trial.folder, plan.study.score) for trial in plan.trials("search", [arm], folder)]
+    scores = [run.accuracy for run in runs if run is not None and not run.pruned]
+    return sum(scores) / len(scores) if len(scores) == len(runs) else None
 
 
 def close_study(
@@ -78,8 +78,8 @@ def close_study(
         UserError: When no trial has a result, or the refit failed.
     """
     plan.compared = [arm.name for arm in arms]
-    found = _final(results.find([folder], plan.study.score), plan.study, plan.compared)
-    baseline = _baseline(plan, arms, found)
+    final_runs = _final(results.find([folder], plan.study.score), plan.study, plan.compared)
+    baseline = _baseline(plan, arms, final_runs)
     # Which arm that is may be known only now; a report that is made again compares with the same one.
     plan.baseline = next((arm for arm in arms if arm.name == baseline), None)
     directory.write_text(folder / STUDY, study_record(plan, command))
@@ -100,21 +100,21 @@ def conclude(
     Args:
         folders: Where runs are.
         study: The study.
-        baseline: The arm to compare with, or None; one that has no result is none.
+        baseline: The arm to compare with, or None. An arm without results is ignored.
         compared: The arms that the study has now; None takes all that are there.
 
     Raises:
         UserError: When no run is finished.
     """
-    everything = [one for one in results.find(folders, study.score) if one.stage != REFIT]
+    everything = [run for run in results.find(folders, study.score) if run.stage != REFIT]
     final = _final(everything, study, compared)
-    others = [one for one in everything if one.stage == "final" and one not in final]
+    removed = [run for run in everything if run.stage == "final" and run not in final]
     failed = results.failures(folders)
     failed = {arm: reasons for arm, reasons in failed.items() if compared is None or arm in compared}
-    known = {one.arm for one in final}
-    conclusion = draw_conclusion(final, study, baseline if baseline in known else None, failed)
-    left_out = [f"left out, no longer part of the study: {one.arm} seed {one.seed}" for one in others]
-    kept = [one for one in everything if one not in others]
+    arms = {run.arm for run in final}
+    conclusion = draw_conclusion(final, study, baseline if baseline in arms else None, failed)
+    left_out = [f"left out, no longer part of the study: {run.arm} seed {run.seed}" for run in removed]
+    kept = [run for run in everything if run not in removed]
     return replace(conclusion, remarks=[*conclusion.remarks, *left_out]), kept
 
 
@@ -129,20 +129,21 @@ def write_answer(conclusion: Conclusion, runs: Sequence[Result], study: Study, f
 
 def _final(runs: Sequence[Result], study: Study, compared: Collection[str] | None) -> list[Result]:
     """The runs that are compared: those of the final, or of a search that has none yet."""
-    final = [one for one in runs if one.stage == "final"]
+    final = [run for run in runs if run.stage == "final"]
     if compared is None:
         return final or list(runs)
-    kept = [one for one in final if one.arm in compared and one.seed in study.seed_list()]
-    if not kept:
+    selected = [run for run in final if run.arm in compared and run.seed in study.seed_list()]
+    if not selected:
         raise UserError("no trial of the study came to its end; see final/*/*/log.txt in its folder")
-    return kept
+    return selected
 
 
-def _baseline(plan: "Plan", arms: list[Arm], found: Sequence[Result]) -> str | None:
+def _baseline(plan: "Plan", arms: list[Arm], runs: Sequence[Result]) -> str | None:
     """The baseline's name; with two axes the best of the arms without regularization, whatever else they differ in."""
     if plan.study.baseline is None and len(plan.study.vary) == 2:
-        free = {name: own for name, own in results.by_arm(found).items() if own[0].unregularized}
-        return max(free, key=lambda name: sum(one.accuracy for one in free[name]) / len(free[name]), default=None)
+        by_arm = {name: own for name, own in results.by_arm(runs).items() if own[0].unregularized}
+        means = {name: sum(run.accuracy for run in own) / len(own) for name, own in by_arm.items()}
+        return max(means, key=lambda name: means[name], default=None)
     return plan.baseline.name if plan.baseline is not None and plan.baseline in arms else None
 
 

@@ -19,15 +19,15 @@ FIXED = ("search", "score")
 
 def study_record(plan: "Plan", command: str) -> str:
     """What makes the study what it is, as YAML; ``command`` is what was typed."""
-    about: dict[str, Any] = {"study": dataclasses.asdict(plan.study), "options": plan.common}
-    about |= {"threads": plan.threads, "resamples": plan.study.resamples}
-    about["arms"] = {arm.name: list(arm.args) for arm in plan.arms}
+    record: dict[str, Any] = {"study": dataclasses.asdict(plan.study), "options": plan.common}
+    record |= {"threads": plan.threads, "resamples": plan.study.resamples}
+    record["arms"] = {arm.name: list(arm.args) for arm in plan.arms}
     words = [word for arm in plan.arms for word in arm.args]
     configs = {path: path.read_bytes() for path in split_args([*plan.common, *words])[0]}
-    about["configs"] = {str(path): hashlib.sha256(text).hexdigest()[:16] for path, text in configs.items()}
-    about |= {"compared": plan.compared, "command": command}
-    about["baseline"] = None if plan.baseline is None else plan.baseline.name
-    return yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
+    record["configs"] = {str(path): hashlib.sha256(text).hexdigest()[:16] for path, text in configs.items()}
+    record |= {"compared": plan.compared, "command": command}
+    record["baseline"] = None if plan.baseline is None else plan.baseline.name
+    return yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
 
 
 def check_extends(path: Path, plan: "Plan") -> None:
@@ -42,14 +42,14 @@ def check_extends(path: Path, plan: "Plan") -> None:
     fixed: list[tuple[str, Any, Any]] = [(name, then["study"].get(name), now["study"][name]) for name in FIXED]
     fixed += [("options", then["options"], now["options"]), ("threads", then["threads"], now["threads"])]
     fixed += [(f"arm {name}", args, now["arms"].get(name, args)) for name, args in then["arms"].items()]
-    for what, before, after in fixed:
+    for name, before, after in fixed:
         if before != after:
-            raise _refusal(path, f"with another {what}: {_text(before)}, not {_text(after)}")
+            raise _refusal(path, f"with another {name}: {_text(before)}, not {_text(after)}")
     if then["resamples"] != now["resamples"]:
         same = str(then["resamples"]).lower()
         raise UserError(
             f"{path.parent}: by default more than two seeds redraw which images are held out, and fewer do not.\n"
-            f"Add --resample_split={same} to go on with it as it is, or --fresh to start another."
+            f"Add --resample_split={same} to continue it as it is, or --fresh to start another study."
         )
     configs = then["configs"]
     if changed := [name for name, digest in now["configs"].items() if configs.get(name, digest) != digest]:
@@ -60,7 +60,7 @@ def _text(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
-def _refusal(path: Path, what: str) -> UserError:
+def _refusal(path: Path, change: str) -> UserError:
     return UserError(
-        f"{path.parent} is a study {what}.\nPut it back to go on with it, or add --fresh to start another."
+        f"{path.parent} is a study {change}.\nUndo the change to continue it, or add --fresh to start another study."
     )

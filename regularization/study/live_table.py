@@ -66,12 +66,13 @@ class LiveTable:
         planned = self._queue.planned
         number = list(planned).index(trial.user_attrs[RUN]) + 1
         name = planned[trial.user_attrs[RUN]].name
-        what = f"failed: {reason}" if reason else f"validation accuracy {trial.value or 0:.4f}"
-        print(f"{number:3}/{len(planned)} {name}: {what}  {self._left(self.progress())}", flush=True)
+        outcome = f"failed: {reason}" if reason else f"validation accuracy {trial.value or 0:.4f}"
+        print(f"{number:3}/{len(planned)} {name}: {outcome}  {self._left(self.progress())}", flush=True)
 
     def progress(self) -> list[tuple[Trial, Progress]]:
         """Of every trial, from Optuna's study."""
-        newest = {one.user_attrs[RUN]: one for one in self._queue.get_trials(deepcopy=False) if RUN in one.user_attrs}
+        recorded = [trial for trial in self._queue.get_trials(deepcopy=False) if RUN in trial.user_attrs]
+        newest = {trial.user_attrs[RUN]: trial for trial in recorded}
         return [(trial, _progress(trial, newest.get(key))) for key, trial in list(self._queue.planned.items())]
 
     def table(self) -> Table:
@@ -81,11 +82,11 @@ class LiveTable:
         for column in ("arm", "done", "running", "validation accuracy"):
             table.add_column(column, justify="left" if column == "arm" else "right")
         for arm in dict.fromkeys(trial.arm.name for trial, _ in progress):
-            own = [one for trial, one in progress if trial.arm.name == arm]
-            running = [f"epoch {one.epoch}/{self._epochs or '?'}" for one in own if one.state == "running"]
-            accuracies = [one.accuracy for one in own if one.accuracy is not None]
-            failed = sum(one.state == "failed" for one in own)
-            done = f"{sum(one.state == 'done' for one in own)}/{len(own)}" + (f" {failed} failed" if failed else "")
+            own = [state for trial, state in progress if trial.arm.name == arm]
+            running = [f"epoch {item.epoch}/{self._epochs or '?'}" for item in own if item.state == "running"]
+            accuracies = [item.accuracy for item in own if item.accuracy is not None]
+            failed = sum(item.state == "failed" for item in own)
+            done = f"{sum(item.state == 'done' for item in own)}/{len(own)}" + (f" {failed} failed" if failed else "")
             table.add_row(arm, done, ", ".join(running), f"{np.mean(accuracies):.4f}" if accuracies else "")
         return table
 
@@ -98,8 +99,8 @@ class LiveTable:
     def _share(self, progress: list[tuple[Trial, Progress]]) -> float:
         """The part of all trials that is done."""
         shares = [
-            1.0 if one.state in ("done", "failed") else one.epoch / self._epochs if self._epochs else 0.0
-            for _, one in progress
+            1.0 if item.state in ("done", "failed") else item.epoch / self._epochs if self._epochs else 0.0
+            for _, item in progress
         ]
         return float(np.mean(shares)) if shares else 0.0
 

@@ -71,8 +71,8 @@ class Plan:
         """
         tries = Counter(arm.group for arm in self.arms if arm != self.baseline)
         if self.study.arms and len(set(tries.values())) > 1:
-            said = ", ".join(f"{group} {count}" for group, count in tries.items())
-            warnings.warn(f"arms don't have an equal chance, their numbers of tries differ: {said}", stacklevel=2)
+            counts = ", ".join(f"{group} {count}" for group, count in tries.items())
+            warnings.warn(f"arms are not tuned with the same number of trials: {counts}", stacklevel=2)
         # Seeds are in the outer loop, and differ by nothing that could be refused.
         for trial in self.trials(self.stage(), self.arms, Path())[: len(self.arms)]:
             try:

@@ -44,7 +44,7 @@ class ProposalQueue(TrialQueue):
     Args:
         args: As for ``TrialQueue``; the trials are those of the arms without regularization.
         study: The study, whose axis is searched.
-        plan: Makes the trials of arms, one a seed.
+        plan: Creates the trials of arms, one per seed.
         options: As for ``TrialQueue``.
     """
 

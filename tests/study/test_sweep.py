@@ -310,7 +310,7 @@ def test_a_study_is_not_mixed_with_another(refused: Refused) -> None:
     assert "is a study with another options: " in message
     assert "--fresh" in message
     message = refused(*write(vary={LAMBDA: [0]}, seeds=3))
-    assert "Add --resample_split=false to go on with it as it is" in message
+    assert "Add --resample_split=false to continue it as it is" in message
     main([*write(vary={LAMBDA: [0]}, seeds=[5]), "--fresh"])
     assert sorted(path.name for path in STUDY.parent.glob("*")) == [".lock", "version_0", "version_1"]
 

@@ -103,7 +103,7 @@ class TrialQueue(optuna.Study):
                 self._enqueue_missing()
                 if (trial := self._next()) is not None:
                     return trial
-                if not any(one.state == TrialState.RUNNING and not self._is_own(one) for one in self._latest()):
+                if not any(trial.state == TrialState.RUNNING and not self._is_own(trial) for trial in self._latest()):
                     raise QueueEmpty
             time.sleep(POLL)
         raise QueueEmpty
@@ -168,11 +168,11 @@ class TrialQueue(optuna.Study):
     def _latest(self) -> list[FrozenTrial]:
         """The newest Optuna trial of each run."""
         trials = self.get_trials(deepcopy=False)
-        return list({one.user_attrs[RUN]: one for one in trials if RUN in one.user_attrs}.values())
+        return list({trial.user_attrs[RUN]: trial for trial in trials if RUN in trial.user_attrs}.values())
 
     def _enqueue_missing(self) -> None:
         """Enqueues what nobody has run, runs or will run."""
-        taken = {one.user_attrs[RUN] for one in self._latest() if self._counts(one)}
+        taken = {trial.user_attrs[RUN] for trial in self._latest() if self._counts(trial)}
         for key, trial in self.planned.items():
             if key not in taken and not (trial.folder / FAILED).is_file():
                 self.enqueue_trial(self.parameters(trial), user_attrs=self.attributes(trial))
@@ -183,8 +183,10 @@ class TrialQueue(optuna.Study):
 
     def attributes(self, trial: Trial) -> dict[str, Any]:
         """What Optuna's dashboard shows of a trial besides its parameters."""
-        about = {"arm": trial.arm.name, "stage": trial.stage, RUN: self.key(trial)}
-        return about | {option: value for option, value in trial.arm.values.items() if isinstance(value, str | bool)}
+        attributes = {"arm": trial.arm.name, "stage": trial.stage, RUN: self.key(trial)}
+        return attributes | {
+            option: value for option, value in trial.arm.values.items() if isinstance(value, str | bool)
+        }
 
     def _coordinator_folder(self, coordinator: str) -> Path:
         return self._folder / FOLDER / "coordinators" / coordinator

@@ -81,7 +81,7 @@ class RayExecutor:
     def __init__(self, address: str, workers: int | None, threads: int, gpus: float | None) -> None:
         self._ray = _connect(address)
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        sizes = [(int(one.get("CPU", 0)), float(one.get("GPU", 0))) for one in machines]
+        sizes = [(int(machine.get("CPU", 0)), float(machine.get("GPU", 0))) for machine in machines]
         self._gpus = float(any(devices for _, devices in sizes)) if gpus is None else gpus
         self._threads = threads
         room = sum(min(cores // threads, _shares(devices, self._gpus)) for cores, devices in sizes)
