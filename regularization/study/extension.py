@@ -39,6 +39,9 @@ def check_extends(path: Path, plan: "Plan") -> None:
         UserError: Naming what has changed.
     """
     then, now = yaml.safe_load(path.read_text()), yaml.safe_load(study_record(plan, ""))
+    if missing := now.keys() - then.keys():
+        names = ", ".join(sorted(missing))
+        raise UserError(f"{path} is of an older version, without {names}.\nAdd --fresh to start another study.")
     fixed: list[tuple[str, Any, Any]] = [(name, then["study"].get(name), now["study"][name]) for name in FIXED]
     fixed += [("options", then["options"], now["options"]), ("threads", then["threads"], now["threads"])]
     fixed += [(f"arm {name}", args, now["arms"].get(name, args)) for name, args in then["arms"].items()]
@@ -48,7 +51,7 @@ def check_extends(path: Path, plan: "Plan") -> None:
     if then["resamples"] != now["resamples"]:
         same = str(then["resamples"]).lower()
         raise UserError(
-            f"{path.parent}: by default more than two seeds redraw which images are held out, and fewer do not.\n"
+            f"{path.parent}: by default, more than two seeds also draw other validation sets; fewer do not.\n"
             f"Add --resample_split={same} to continue it as it is, or --fresh to start another study."
         )
     configs = then["configs"]

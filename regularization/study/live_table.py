@@ -1,4 +1,4 @@
-"""The live table of a sweep on the terminal: an arm a row; elsewhere a line for each trial that ends."""
+"""The live table of a sweep on a terminal, with one row per arm; elsewhere, one line per trial that ends."""
 
 import sys
 import time

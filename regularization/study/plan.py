@@ -85,7 +85,7 @@ class Plan:
             if self.study.score == "last" and (planned.trainer.max_epochs or every) % every:
                 raise UserError(f"the last epoch is not validated: --trainer.max_epochs must be a multiple of {every}")
             if self.first is None:
-                # What can't be read, or has nothing to test on, is said before anything is trained.
+                # Data that can't be read, or without test images, is reported before anything is trained.
                 planned.datamodule.prepare_data()
                 for stage in ("fit", "test"):
                     planned.datamodule.setup(stage)

@@ -12,7 +12,7 @@ from regularization.errors import UserError
 from regularization.study.config import Arm, Study, Trial, arm_from_values
 from regularization.study.execution.queue import RUN, SEED, TrialQueue
 
-# A rung lets the better third of its trials go on, to three times as many epochs.
+# At a rung, the better third of the trials continues, to three times as many epochs.
 REDUCTION = 3
 
 

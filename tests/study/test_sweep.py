@@ -311,6 +311,13 @@ def test_a_study_is_not_mixed_with_another(refused: Refused) -> None:
     assert "--fresh" in message
     message = refused(*write(vary={LAMBDA: [0]}, seeds=3))
     assert "Add --resample_split=false to continue it as it is" in message
+    record = STUDY / "study.yaml"
+    content = yaml.safe_load(record.read_text())
+    record.write_text(
+        yaml.safe_dump({name: value for name, value in content.items() if name not in ("arms", "resamples")})
+    )
+    message = refused(*write(vary={LAMBDA: [0]}, seeds=1))
+    assert f"{record} is of an older version, without arms, resamples.\nAdd --fresh" in message
     main([*write(vary={LAMBDA: [0]}, seeds=[5]), "--fresh"])
     assert sorted(path.name for path in STUDY.parent.glob("*")) == [".lock", "version_0", "version_1"]
 

@@ -24,7 +24,7 @@ POLL = 0.2
 
 
 class Mailbox:
-    """An actor beside the coordinator: what trials report, whether they go on, and whether all are to stop."""
+    """An actor on the coordinator's machine: what trials report, whether each continues, and whether all must stop."""
 
     def __init__(self) -> None:
         self._epochs: dict[str, list[Epoch]] = {}
@@ -46,7 +46,7 @@ class Mailbox:
         return self._epochs.pop(run, [])
 
     def answer(self, run: str, epoch: Epoch, train_on: bool) -> None:
-        """Tells a trial whether to go on after an epoch."""
+        """Tells a trial whether to continue after an epoch."""
         self._train_on[run, epoch.number] = train_on
 
     def answered(self, run: str, epoch: Epoch) -> bool | None:

@@ -57,7 +57,7 @@ def open_database(url: str) -> BaseStorage:
     """Optuna's tables in a PostgreSQL database, created where there are none.
 
     Raises:
-        UserError: When it is no PostgreSQL, or can't be opened.
+        UserError: When it is not a PostgreSQL database, or can't be opened.
     """
     shown = without_password(url)
     if not re.match(r"postgres(ql)?(\+\w+)?://", url):
