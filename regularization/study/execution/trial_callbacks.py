@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from regularization.models.classifier import ImageClassifier
 from regularization.study.config import PRUNED
 from regularization.study.execution.executor import Epoch
 
@@ -53,11 +54,6 @@ class ReportEpochs(Checkpoint):
     def __init__(self, control: Control, folder: Path) -> None:
         self._control = control
         self._folder = folder
-        self._validated = False
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that the epoch has a score."""
-        self._validated = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reports where the run begins or resumes."""
@@ -66,8 +62,8 @@ class ReportEpochs(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reports the score; a pruned run ends as if this epoch were its last."""
         # Lightning keeps the accuracy of the last validation, which may be some epochs ago.
-        accuracy = float(trainer.callback_metrics["val_accuracy"]) if self._validated else float("nan")
-        self._validated = False
+        assert isinstance(pl_module, ImageClassifier)
+        accuracy = float(trainer.callback_metrics["val_accuracy"]) if pl_module.validated else float("nan")
         number = trainer.current_epoch + 1
         if not self._control.report(Epoch(number, trainer.global_step, accuracy)) and number != trainer.max_epochs:
             (self._folder / PRUNED).touch()
