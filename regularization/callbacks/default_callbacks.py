@@ -27,7 +27,7 @@ class FitCallbacks:
     Attributes:
         ordered: All of them, for the Trainer.
         history: The one that holds a row of metrics per epoch.
-        monitor: The one that says what λ did.
+        monitor: The one that reports its measurements when the run ends.
         consensus: Used by the processes of the run to agree on when to write and to stop.
     """
 

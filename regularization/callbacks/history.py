@@ -102,7 +102,7 @@ class History(Checkpoint):
             print(self._describe_epoch(trainer), flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the best and the last epoch to ``result.json``, with λ and τ."""
+        """Writes the best and the last epoch to ``result.json``, with λ, and τ at the highest learning rate."""
         if not self.rows or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, ImageClassifier)

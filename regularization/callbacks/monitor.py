@@ -1,4 +1,4 @@
-"""The monitor: the effects of λ, measured once per epoch while the network trains, and summed up at the end."""
+"""The monitor: what λ may change, measured once per epoch while the network trains, and reported at the end."""
 
 import math
 from typing import Any
@@ -13,10 +13,13 @@ from regularization.callbacks.history import History, Row
 from regularization.callbacks.parameter_report import ParameterReport
 from regularization.models.classifier import ImageClassifier
 from regularization.models.metrics import EpochMetrics
-from regularization.optim.penalties import filters
+from regularization.optim.applied import Regularizer
+from regularization.optim.invariance import Invariance
+from regularization.optim.penalties import L2SP, filters
 from regularization.optim.weight_decay import decay_per_step, is_decoupled, momentum_gain
 
 INTERVAL = 100  # optimizer steps between two measurements of the gradients; there is at least one per epoch
+CAVEAT = "one run cannot tell whether regularization helps; the command sweep compares several λ with λ = 0"
 
 
 class Monitor(Callback):
@@ -27,7 +30,8 @@ class Monitor(Callback):
     dropout and mixing.
     ``gap_loss``, ``gap_accuracy``: validation loss minus clean loss, and clean accuracy minus validation accuracy: how
     much the network has memorized.
-    ``accumulated_decay``: Σηλ/(1−μ) so far, the length of the run in units of τ: whether λ had time to act.
+    ``accumulated_decay``: Σηλ/(1−μ) so far, with the η and λ of each step. Weight decay alone would have multiplied the
+    initial weights by exp(−accumulated_decay).
     ``decay_share``: ‖λw‖/‖∇loss‖ under SGD, the mean over measurements every 100 steps. It is no verdict: where filters
     are scale-invariant, it settles at 1/√(2τ in steps) for any λ.
     ``effective_lr``: the median of η/((1−μ)·‖w‖²) over scale-invariant filters, how fast their direction changes.
@@ -35,7 +39,7 @@ class Monitor(Callback):
 
     Args:
         parameter_report: Has measured which filters are scale-invariant.
-        history: Its rows are summed up at the end.
+        history: Its last row is reported at the end.
     """
 
     def __init__(self, parameter_report: ParameterReport, history: History) -> None:
@@ -84,9 +88,12 @@ class Monitor(Callback):
             metrics["gap_accuracy"] = logged["clean_accuracy"] - logged["val_accuracy"]
         pl_module.log_dict({**metrics, "accumulated_decay": self._accumulated})
 
-    def summary(self, num_classes: int) -> str:
-        """One sentence on what λ did in this run; see ``describe_effect``."""
-        return describe_effect(self._history.rows, num_classes)
+    def summary(self, trainer: Trainer) -> str:
+        """The measurements of the last epoch, see ``describe_run``; and what they cannot tell."""
+        classifier = trainer.lightning_module
+        assert isinstance(classifier, ImageClassifier)
+        tau = classifier.optimization.tau(trainer.optimizers[0], 0)
+        return f"{describe_run(self._history.rows[-1], tau, distances_from_start(classifier.regularizer))}\n{CAVEAT}"
 
     def _accumulate_decay(self, optimizer: Optimizer, *_: Any) -> None:
         self._accumulated += decay_per_step(optimizer, optimizer.param_groups[0]) or 0.0
@@ -101,30 +108,31 @@ class Monitor(Callback):
         classifier.log_dict({f"clean_{name}": value for name, value in means.items()})
 
 
-def describe_effect(rows: list[Row], num_classes: int) -> str:
-    """One sentence on the effect of λ; *likely*, because only a comparison with λ = 0 could tell for sure.
-
-    In a run shorter than τ (accumulated decay less than 1), λ hardly acts. λ is likely too strong if the run is longer,
-    and the clean training images are fitted worse than before or hardly better than by guessing.
+def describe_run(row: Row, tau: float | None, distances: dict[str, float]) -> str:
+    """The measurements of one epoch, in one line. A single run gives no reason to judge λ by them.
 
     Args:
-        rows: The history of the run.
-        num_classes: Number of classes; guessing has the loss log(num_classes).
+        row: The row of the epoch in the history, with the metrics of ``Monitor``.
+        tau: τ in epochs at the highest learning rate; None or infinite if there is none.
+        distances: See ``distances_from_start``.
     """
-    row = rows[-1]
-    decay, accuracy, loss = row["accumulated_decay"], row["clean_accuracy"], row["clean_loss"]
-    fit = f"clean training accuracy {accuracy:.1%}, gap {row['gap_accuracy']:+.1%}"
+    parts = [f"clean training accuracy {row['clean_accuracy']:.1%}, gap {100 * row['gap_accuracy']:+.1f} points"]
     if row["sparsity"]:
-        fit += f", {row['sparsity']:.1%} of the weights are zero"
-    if decay == 0:
-        return f"weight decay was off, or this optimizer gives it no timescale ({fit})"
-    length = f"the run was {decay:.2g} τ long ({fit})"
-    if decay < 1:
-        return f"λ hardly acted: {length}"
-    worse = accuracy < max(row.get("clean_accuracy", 0.0) for row in rows) - 0.05
-    if worse or loss > 0.8 * math.log(num_classes):
-        return f"λ is likely too strong, the network no longer fits its training data: {length}"
-    return f"λ acted: {length}"
+        parts.append(f"{row['sparsity']:.1%} of the weights are zero")
+    norm = math.hypot(*(value for name, value in row.items() if name.startswith("norm/")))
+    parts.append(f"weight norm {norm:.3g}")
+    parts += [f"distance from w₀ {distance:.3g} ({name})" for name, distance in distances.items()]
+    epochs = row["epoch"] + 1
+    length = f"run length {epochs:g} epoch{'s' if epochs > 1 else ''}"
+    parts.append(length if tau is None or tau == math.inf else f"{length} = {epochs / tau:.2g} τ")
+    return ", ".join(parts)
+
+
+def distances_from_start(regularizer: Regularizer) -> dict[str, float]:
+    """‖w − w₀‖ of the weights that each ``L2SP`` penalty selects, by the name of the penalty."""
+    penalties = {name: penalty for name, penalty in regularizer.penalties.items() if isinstance(penalty, L2SP)}
+    weights = {name: [w.detach() for w in regularizer.selected[name].values()] for name in penalties}
+    return {name: math.sqrt(2 * penalty.value(weights[name]).item()) for name, penalty in penalties.items()}
 
 
 def decay_share(optimizer: SGD) -> Tensor:
@@ -134,7 +142,7 @@ def decay_share(optimizer: SGD) -> Tensor:
         trained = [w for w in group["params"] if w.grad is not None]
         if trained:
             norms = torch.stack(list(torch._foreach_norm([w.detach() for w in trained])))
-            gain = momentum_gain(group) if is_decoupled(optimizer, group) else 1.0
+            gain = momentum_gain(group) if is_decoupled(optimizer) else 1.0
             decays.append((group["weight_decay"] / gain * norms).square().sum())
             gradients.append(torch.stack(list(torch._foreach_norm([w.grad for w in trained]))).square().sum())
     return (torch.stack(decays).sum() / torch.stack(gradients).sum()).sqrt()
@@ -150,10 +158,12 @@ def _weight_metrics(classifier: ImageClassifier) -> dict[str, Tensor]:
     return {"sparsity": zeros / sum(w.numel() for w in weights.values()), **by_layer}
 
 
-def _effective_lr(classifier: ImageClassifier, optimizer: Optimizer, invariant: dict[str, Tensor]) -> dict[str, Tensor]:
+def _effective_lr(
+    classifier: ImageClassifier, optimizer: Optimizer, invariant: dict[str, Invariance]
+) -> dict[str, Tensor]:
     """``effective_lr``, if the optimizer is a kind of SGD and there are scale-invariant filters."""
     parameters = dict(classifier.network.named_parameters())
-    squares = [filters(parameters[name].detach()).square().sum(dim=1)[mask] for name, mask in invariant.items()]
+    squares = [filters(parameters[name].detach()).square().sum(dim=1)[it.filters] for name, it in invariant.items()]
     group = optimizer.param_groups[0]
     if "dampening" not in group or not any(len(part) for part in squares):
         return {}

@@ -8,17 +8,17 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD
 
 from regularization.data.sampling import Batch
 from regularization.models.classifier import ImageClassifier
-from regularization.optim.invariance import scale_invariant
+from regularization.optim.invariance import Invariance, scale_invariant
 from regularization.optim.penalties import L2, GroupLasso, MaxNorm
 from regularization.optim.weight_decay import parameter_kind
 
 # The number of training images that scale invariance is measured on, and the least number for it.
-SAMPLE, SMALLEST_SAMPLE = 64, 8
+SAMPLE, SMALLEST_SAMPLE = 64, 16
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class ReportRow:
         kind: ``weights``, ``scales`` or ``biases``.
         names: The names of the parameters.
         elements: How many elements they have in total.
-        invariant: The fraction of the elements that belong to scale-invariant filters.
+        invariant: The fraction of the elements that belong to something scale-invariant, by its level: ``filters``,
+            ``groups`` of filters, or whole ``layers``; see ``Invariance``.
         decay: The weight decay λ of the optimizer.
         tau: τ in epochs at the highest learning rate; infinite without weight decay, None for an optimizer without a
             formula.
@@ -39,7 +40,7 @@ class ReportRow:
     kind: str
     names: list[str]
     elements: int
-    invariant: float
+    invariant: dict[str, float]
     decay: float
     tau: float | None
     penalties: list[str]
@@ -50,12 +51,12 @@ class ParameterReport(Callback):
 
     Attributes:
         rows: The rows of the table.
-        invariant: Which filters are scale-invariant, a boolean tensor by the name of the parameter.
+        invariant: What is scale-invariant, by the name of the parameter.
     """
 
     def __init__(self) -> None:
         self.rows: list[ReportRow] = []
-        self.invariant: dict[str, Tensor] = {}
+        self.invariant: dict[str, Invariance] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures scale invariance on the first training images, prints and warns."""
@@ -64,12 +65,11 @@ class ParameterReport(Callback):
         self.rows = report_rows(trainer, pl_module, self.invariant)
         if trainer.is_global_zero:
             Console(width=110, highlight=False).print(table(self.rows, pl_module))
-            length = pl_module.optimization.planned_decay(trainer.optimizers[0])
-            for warning in misuse_warnings(self.rows, pl_module, length):
+            for warning in misuse_warnings(self.rows, pl_module):
                 warnings.warn(warning, stacklevel=1)
 
 
-def report_rows(trainer: Trainer, classifier: ImageClassifier, invariant: dict[str, Tensor]) -> list[ReportRow]:
+def report_rows(trainer: Trainer, classifier: ImageClassifier, invariant: dict[str, Invariance]) -> list[ReportRow]:
     """Groups the trained parameters by optimizer group, kind, and the penalties on them."""
     optimizer = trainer.optimizers[0]
     group_of = {id(w): index for index, group in enumerate(optimizer.param_groups) for w in group["params"]}
@@ -82,9 +82,17 @@ def report_rows(trainer: Trainer, classifier: ImageClassifier, invariant: dict[s
     for (index, kind, *penalties), members in grouped.items():
         decay, tau = classifier.optimization.base_weight_decay(index), classifier.optimization.tau(optimizer, index)
         elements = sum(w.numel() for w in members.values())
-        unscaled = sum(invariant[n].float().mean().item() * w.numel() for n, w in members.items() if n in invariant)
-        rows.append(ReportRow(kind, list(members), elements, unscaled / elements, decay, tau, penalties))
+        rows.append(ReportRow(kind, list(members), elements, _fractions(members, invariant), decay, tau, penalties))
     return rows
+
+
+def _fractions(members: dict[str, nn.Parameter], invariant: dict[str, Invariance]) -> dict[str, float]:
+    """The fraction of the elements of ``members`` that is scale-invariant, by level; only levels that occur."""
+    elements = dict.fromkeys(("filters", "groups", "layers"), 0.0)
+    for name in members.keys() & invariant.keys():
+        elements[invariant[name].level] += invariant[name].fraction * members[name].numel()
+    total = sum(w.numel() for w in members.values())
+    return {level: number / total for level, number in elements.items() if number}
 
 
 def table(rows: list[ReportRow], classifier: ImageClassifier) -> Table:
@@ -96,19 +104,19 @@ def table(rows: list[ReportRow], classifier: ImageClassifier) -> Table:
     for row in rows:
         tau = "–" if row.tau is None or row.tau == float("inf") else f"{row.tau:.3g}"
         penalties = ", ".join(_describe_penalty(name, classifier) for name in row.penalties) or "–"
-        invariant = f"{row.invariant:.0%}" if row.kind == "weights" else "–"
+        invariant = ", ".join(f"{fraction:.0%} {level}" for level, fraction in row.invariant.items())
+        invariant = invariant or ("0%" if row.kind == "weights" else "–")
         decay = f"{row.decay:g}" if row.decay else "–"
         result.add_row(row.kind, str(len(row.names)), f"{row.elements:,}", invariant, decay, tau, penalties)
     return result
 
 
-def misuse_warnings(rows: list[ReportRow], classifier: ImageClassifier, length: float | None) -> list[str]:
+def misuse_warnings(rows: list[ReportRow], classifier: ImageClassifier) -> list[str]:
     """What was likely not intended, one sentence each.
 
     Args:
         rows: The rows of the report.
         classifier: The network, with its penalties.
-        length: The length of the whole run over τ, Σηλ/(1−μ); None for an optimizer without a formula.
     """
     messages = []
     if any(row.decay and row.kind != "weights" for row in rows):
@@ -120,27 +128,26 @@ def misuse_warnings(rows: list[ReportRow], classifier: ImageClassifier, length: 
     if any(row.decay and isinstance(penalties[name], L2) for row in rows for name in row.penalties):
         messages.append("an L2 penalty and weight_decay act on the same parameters: their λ add up")
     for name, penalty in penalties.items():
-        invariant = [row.invariant for row in rows if name in row.penalties and row.kind == "weights"]
+        # A filter that is only invariant together with others does change the network when it shrinks alone.
+        invariant = [row.invariant.get("filters", 0.0) for row in rows if name in row.penalties]
         if isinstance(penalty, GroupLasso) and any(fraction > 0.5 for fraction in invariant):
             messages.append(
                 f"penalty {name}: most of its filters are scale-invariant, so shrinking them changes nothing and "
                 "gives no zeros; penalize the scales of the normalization layers (parameters: scales) instead"
             )
-    if length is not None and 0 < length < 1:
-        messages.append(f"the run is {length:.2g} τ long: weight decay can hardly act in that time")
     return messages
 
 
-def _measure_invariance(trainer: Trainer, classifier: ImageClassifier) -> dict[str, Tensor]:
-    """Which filters are scale-invariant, by parameter; none if there are too few images to tell."""
+def _measure_invariance(trainer: Trainer, classifier: ImageClassifier) -> dict[str, Invariance]:
+    """What is scale-invariant, by parameter; empty if there are too few images to tell."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     # Not the training batches, of which few may be left in the epoch of a resumed run.
     batch: Batch = next(iter(data.clean_dataloader()))
     sample = Batch(batch.images[:SAMPLE], batch.labels[:SAMPLE], batch.indices[:SAMPLE], 1.0)
-    images, labels, *_ = trainer.strategy.batch_to_device(sample, dataloader_idx=0)
-    if len(labels) < SMALLEST_SAMPLE:
+    images = trainer.strategy.batch_to_device(sample, dataloader_idx=0).images
+    if len(images) < SMALLEST_SAMPLE:
         return {}
-    return scale_invariant(classifier.network, images.to(classifier.dtype), labels)
+    return scale_invariant(classifier.network, images.to(classifier.dtype))
 
 
 def _describe_penalty(name: str, classifier: ImageClassifier) -> str:

@@ -111,10 +111,8 @@ class ImageData(LightningDataModule, ABC):
         part = self.train_set or self.test_set
         assert part is not None, "setup() comes first"
         height, width = part[0].shape
-        return {
-            "classes": list(part[0].classes),
-            "preprocess": self.preprocess.settings(height if height == width else None),
-        }
+        preprocess = self.preprocess.settings(height if height == width else None)
+        return {"classes": list(part[0].classes), "preprocess": preprocess}
 
     def setup(self, stage: str) -> None:
         """Reads and splits the images that ``stage`` (fit, validate, test, predict) needs, if not done before."""
@@ -172,10 +170,15 @@ class ImageData(LightningDataModule, ABC):
         return self._loader(self.test_set, self.eval_batch_size)
 
     def clean_dataloader(self) -> DataLoader[Any]:
-        """Batches of a fixed, unaugmented subset of the training images: 2%, and at least 256."""
+        """Batches of a fixed, unaugmented subset of the training images: as many as are validated, from 256 to 5,000.
+
+        It costs at most as much as the validation. The standard error of an accuracy on 5,000 images is 0.7 points.
+        """
         assert self.train_set is not None, "setup() comes first"
         images, subset = self.train_set
-        return self._loader((images, self._shuffled(subset)[: max(256, len(subset) // 50)]), self.eval_batch_size)
+        limit = 5000 if self.trainer is None else self.eval_batch_size * sum(self.trainer.num_val_batches)
+        size = max(256, int(min(5000, _count(self.val_set), limit)))
+        return self._loader((images, self._shuffled(subset)[:size]), self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turns uint8 pixels into the network's input on the device, float32 ``(B, 3, H, W)``; augments in training."""
@@ -191,10 +194,9 @@ class ImageData(LightningDataModule, ABC):
     def calibration_sample(self) -> Tensor:
         """Up to 1,000 unaugmented training images in the size of the first step, float32 ``(N, 3, H, W)``."""
         assert self.train_set is not None, "setup() comes first"
-        images, subset = self.train_set
         # Each process takes the whole sample, so that all of them begin with the same weights.
-        images = self._on_device(images)
-        sampler = EpochSampler(self._shuffled(subset)[:1000], self.eval_batch_size, device=images.labels.device)
+        images, subset = self._on_device(self.train_set[0]), self._shuffled(self.train_set[1])[:1000]
+        sampler = EpochSampler(subset, self.eval_batch_size, device=images.labels.device)
         pixels = torch.cat([batch.images for batch in make_loader(images, sampler)])
         sample: Tensor = (self._early_preprocess or self.preprocess).to(pixels.device)(pixels)
         return sample
@@ -230,16 +232,14 @@ class ImageData(LightningDataModule, ABC):
         return self._device_images[id(images)]
 
     def _split(self, images: Images | ImageFiles) -> tuple[Part, Part | None]:
-        if self.val_size is None:
-            return (images, torch.arange(len(images))), None
+        if self.val_size:
+            kept, held_out = stratified_split(images.labels, self.val_size, self.split_seed)
+            return (images, kept), (images, held_out)
         if self.val_size == 0:
-            assert self.test_set is not None
             warnings.warn(
                 "val_size is 0: validating on the test set, which is then no longer independent", stacklevel=2
             )
-            return (images, torch.arange(len(images))), self.test_set
-        kept, held_out = stratified_split(images.labels, self.val_size, self.split_seed)
-        return (images, kept), (images, held_out)
+        return (images, torch.arange(len(images))), self.test_set if self.val_size == 0 else None
 
 
 class CIFAR10(ImageData):

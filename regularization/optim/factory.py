@@ -62,11 +62,11 @@ class OptimizerFactory:
         self._timescale_epochs = timescale_epochs
         # Any length will do until ``prepare``: this only checks the arguments, before minutes of preparation.
         self.steps, self.steps_per_epoch = 1000.0, 1000
-        self.peak_lr = self._mean_decaying_lr = 1.0
+        self.peak_lr = 1.0
         self.hyperparameters = hyperparameters(*self.build())
 
     def prepare(self, steps: float, steps_per_epoch: int) -> None:
-        """Sets the length of the run, and computes the learning rates of all its steps.
+        """Sets the length of the run, and finds the highest learning rate of its schedule.
 
         Args:
             steps: Optimizer steps of the run, or infinity.
@@ -81,10 +81,7 @@ class OptimizerFactory:
             )
         self.steps = steps
         self.steps_per_epoch = max(1, steps_per_epoch)
-        rates = self._learning_rates()
-        self.peak_lr = max(rates) or 1.0  # If all are 0, nothing moves, and any peak will do.
-        factors = [self._decay_factor(index / len(rates), rate / self.peak_lr) for index, rate in enumerate(rates)]
-        self._mean_decaying_lr = sum(rate * factor for rate, factor in zip(rates, factors, strict=True)) / len(rates)
+        self.peak_lr = max(self._learning_rates()) or 1.0  # If all are 0, nothing moves, and any peak will do.
         self.hyperparameters = hyperparameters(*self.build())
 
     def build(self) -> tuple[Optimizer, Scheduler | None]:
@@ -134,13 +131,9 @@ class OptimizerFactory:
 
     def tau(self, optimizer: Optimizer, group_index: int) -> float | None:
         """τ in epochs at the peak learning rate; infinite without weight decay, None without a formula."""
-        per_step = self._decay_per_step(optimizer, group_index, self.peak_lr)
+        group = optimizer.param_groups[group_index] | {"weight_decay": self.base_weight_decay(group_index)}
+        per_step = weight_decay.decay_per_step(optimizer, group, self.peak_lr)
         return None if per_step is None else 1 / (per_step * self.steps_per_epoch) if per_step else math.inf
-
-    def planned_decay(self, optimizer: Optimizer) -> float | None:
-        """Σηλ/(1−μ) over the whole run, with schedules: its length divided by τ. None without a formula or an end."""
-        per_step = self._decay_per_step(optimizer, 0, self._mean_decaying_lr)
-        return None if per_step is None or self.steps == math.inf else per_step * self.steps
 
     def _decay_factor(self, time: float, lr_ratio: float) -> float:
         return 1.0 if self._decay_schedule is None else self._decay_schedule.factor(time, lr_ratio)
@@ -155,10 +148,6 @@ class OptimizerFactory:
             return replay_schedule(scheduler, int(length) - 1)
         except ValueError as error:
             raise UserError(f"the scheduler ends before the training does: {error}") from error
-
-    def _decay_per_step(self, optimizer: Optimizer, group_index: int, lr: float) -> float | None:
-        group = optimizer.param_groups[group_index] | {"weight_decay": self.base_weight_decay(group_index)}
-        return weight_decay.decay_per_step(optimizer, group, lr)
 
     def _set_timescale(self, optimizer: Optimizer) -> None:
         if self._timescale_epochs is None:

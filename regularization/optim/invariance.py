@@ -1,59 +1,101 @@
-"""Which filters are scale-invariant: measured on any network, without looking at the names of its layers.
+"""Which weights are scale-invariant: measured on any network, without looking at the names of its layers.
 
-A filter is scale-invariant if the loss does not change when the filter is multiplied by a positive number, as in front
-of a norm layer. Euler's identity then says ⟨w, ∂L/∂w⟩ = 0. Weight decay does not shrink the function of such a filter:
-it only sets how fast its direction turns, by the effective learning rate η/((1−μ)·‖w‖²) (van Laarhoven 2017,
-arXiv:1706.05350).
+Weights are scale-invariant if the output of the network does not change when they are multiplied by a positive number.
+In front of batch norm, that holds for each filter by itself; in front of group norm, for each group of filters as a
+whole; in front of layer norm, for the layer as a whole. Euler's identity then says ⟨w, ∂f/∂w⟩ = 0 for any function f of
+the output. Weight decay does not shrink the function of such weights: it only sets how fast their direction turns, by
+the effective learning rate η/((1−μ)·‖w‖²) (van Laarhoven 2017, arXiv:1706.05350).
 """
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from regularization.optim.penalties import filters
 
-PARTS = 4
-# |⟨w, g⟩|·√d/(‖w‖·‖g‖) is about 1 for two unrelated vectors of d numbers. In front of a norm layer it is below 0.01 in
-# float32: what remains is rounding and the ε of the layer. By chance, it is below the limit in all four parts for one
-# filter in 400,000.
-LIMIT = 0.05
+# The alignment |⟨w, g⟩|·√d/(‖w‖·‖g‖) is the size of a normal variable with standard deviation s, because g is the
+# gradient of a random combination of the outputs: ⟨w, g⟩ is a sum of independent normal variables. s is 1 for unrelated
+# vectors of d numbers; the least s of weights that are not invariant was 0.2, in the stem of a SmallResNet. In front of
+# a norm layer, rounding in float32 and the ε of the layer left less than 0.005. The alignment must be below the limit
+# for eight independent combinations: by chance, the probability of that is (0.04/s)⁸, 7e-12 for s = 1 and 3e-6 for
+# s = 0.2. Looking for groups hardly adds to it: all groups of a layer must pass, and two already have the square of it.
+# Of 26,760 filters that are not invariant, in 180 networks of three architectures, none was below the limit.
+PARTS, LIMIT = 8, 0.05
 
 
-def scale_invariant(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """For each parameter with two or more dimensions, which of its filters are scale-invariant.
+@dataclass(frozen=True)
+class Invariance:
+    """What is scale-invariant in one parameter.
 
-    The gradient is taken on four parts of a batch, in training mode, on a copy: the network, its running statistics
+    Attributes:
+        filters: Which filters are invariant, each by itself; bool ``(filters,)``.
+        groups: The largest number of groups of consecutive filters of which each is invariant as a whole, 1 for the
+            layer as a whole; 0 if there is none, or at least half of the filters are invariant by themselves.
+    """
+
+    filters: Tensor
+    groups: int
+
+    @property
+    def level(self) -> str:
+        """``filters``, ``groups`` or ``layers``: what is invariant as a whole."""
+        return "filters" if self.groups == 0 else "layers" if self.groups == 1 else "groups"
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of the elements that belong to something invariant on this level."""
+        return 1.0 if self.groups else self.filters.float().mean().item()
+
+
+def scale_invariant(network: nn.Module, images: Tensor) -> dict[str, Invariance]:
+    """What is scale-invariant in each parameter with two or more dimensions.
+
+    The gradient is taken on eight parts of a batch, in training mode, on a copy: the network, its running statistics
     and the state of the random generators do not change.
 
     Args:
         network: Maps images to logits.
-        images: Preprocessed images, float ``(B, 3, H, W)``, with B at least 8.
-        labels: int64 ``(B,)``.
+        images: Preprocessed images, float ``(B, 3, H, W)``, with B at least 16.
 
     Returns:
-        bool ``(filters,)`` by the name of the parameter; False for a filter that has no gradient.
+        The result by the name of the parameter. Weights without a gradient are not invariant.
     """
     network = copy.deepcopy(network).train()
     kernels = {name: w for name, w in network.named_parameters() if w.ndim > 1 and w.requires_grad}
-    invariant = {name: torch.ones(len(w), dtype=torch.bool, device=w.device) for name, w in kernels.items()}
+    products: dict[str, list[Tensor]] = {name: [] for name in kernels}
+    generator = torch.Generator().manual_seed(0)
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
-        for part, targets in zip(images.tensor_split(PARTS), labels.tensor_split(PARTS), strict=True):
-            loss = functional.cross_entropy(network(part), targets)
-            gradients = torch.autograd.grad(loss, list(kernels.values()), allow_unused=True)
+        for part in images.tensor_split(PARTS):
+            outputs = network(part)
+            combination = torch.randn(outputs.shape, generator=generator).to(outputs)
+            gradients = torch.autograd.grad(outputs, list(kernels.values()), combination, allow_unused=True)
             for (name, w), gradient in zip(kernels.items(), gradients, strict=True):
-                invariant[name] &= _alignment(w.detach(), gradient) < LIMIT
-    return invariant
+                products[name].append(_products(w.detach(), gradient))
+    return {name: _invariance(torch.stack(products[name]), w) for name, w in kernels.items()}
 
 
-def _alignment(w: Tensor, gradient: Tensor | None) -> Tensor:
-    """|⟨w, g⟩|·√d/(‖w‖·‖g‖) per filter, ``(filters,)``; infinite where w or g is zero or g is missing."""
-    if gradient is None:
-        return w.new_full((len(w),), torch.inf)
+def _products(w: Tensor, gradient: Tensor | None) -> Tensor:
+    """⟨w, g⟩, ‖w‖² and ‖g‖² per filter, ``(3, filters)``."""
+    gradient = torch.zeros_like(w) if gradient is None else gradient
     # On the CPU, because not every device has float64. This runs once per run.
     w64, g64 = filters(w).cpu().double(), filters(gradient).cpu().double()
-    norms = w64.norm(dim=1) * g64.norm(dim=1)
-    alignment = (w64 * g64).sum(dim=1).abs() * w64.shape[1] ** 0.5 / norms
-    return torch.where(norms > 0, alignment, torch.inf).to(w.device)
+    return torch.stack([(w64 * g64).sum(dim=1), w64.square().sum(dim=1), g64.square().sum(dim=1)])
+
+
+def _invariance(products: Tensor, w: Tensor) -> Invariance:
+    """The levels of invariance, from the ``_products`` of each part, ``(parts, 3, filters)``."""
+    count = len(w)
+
+    def invariant(groups: int) -> Tensor:
+        inner, squares, gradient_squares = products.unflatten(2, (groups, -1)).sum(dim=3).unbind(dim=1)
+        alignment = inner.abs() * (w.numel() / groups) ** 0.5 / (squares * gradient_squares).sqrt()
+        # Where w or g is zero, the alignment is NaN, which is not below the limit.
+        below: Tensor = alignment < LIMIT
+        return below.all(dim=0)
+
+    single = invariant(count)
+    smaller = (n for n in range(count // 2, 0, -1) if count % n == 0) if single.float().mean() < 0.5 else ()
+    return Invariance(single.to(w.device), next((n for n in smaller if invariant(n).all()), 0))

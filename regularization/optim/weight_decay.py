@@ -1,14 +1,19 @@
 """Weight decay: which parameters decay, decoupled SGD, and the conversion between λ and the timescale τ."""
 
+import copy
 import inspect
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 Decay = Literal["all", "weights"]
+# What is_decoupled has measured.
+_decoupled: WeakKeyDictionary[Optimizer, bool] = WeakKeyDictionary()
 
 
 class SGDW(SGD):
@@ -92,9 +97,41 @@ def parameter_kind(name: str, w: Tensor) -> str:
     return "weights" if w.ndim > 1 else "biases" if name.rpartition(".")[2] == "bias" else "scales"
 
 
-def is_decoupled(optimizer: Optimizer, group: dict[str, Any]) -> bool:
-    """Whether ``weight_decay`` multiplies the weights directly, instead of being added to the gradient."""
-    return isinstance(optimizer, SGDW | torch.optim.AdamW) or bool(group.get("decoupled_weight_decay"))
+def is_decoupled(optimizer: Optimizer) -> bool:
+    """Whether each step multiplies the weights by 1 − ηλ, whatever the gradient: decoupled weight decay.
+
+    This is measured once per optimizer, on separate weights, because libraries have no common name for it. AdamW, SGDW,
+    Lion and Muon are decoupled, in timm as well; optimizers that scale λ in another way are not.
+    """
+    if type(optimizer) is SGD:
+        return False
+    if optimizer not in _decoupled:
+        try:
+            _decoupled[optimizer] = _measure_decoupled(optimizer)
+        except Exception:  # An optimizer of any library, which may need more than gradients: no formula is known.
+            _decoupled[optimizer] = False
+    return _decoupled[optimizer]
+
+
+def _measure_decoupled(optimizer: Optimizer) -> bool:
+    group = optimizer.param_groups[0]
+    w = torch.full((2, 3), 0.1, device=group["params"][0].device, requires_grad=True)
+    # The gradient of the second row is zero, that of the whole is not: LARS and LAMB scale the step by its norm.
+    w.grad = torch.zeros_like(w)
+    w.grad[0, 0] = 1.0
+    probe = copy.copy(optimizer)
+    probe.state = defaultdict(dict)
+    probe.param_groups = [{**group, "params": [w], "weight_decay": 0.1}]
+    # Ten steps, as momentum shows from the second one on, and RAdam divides by the size of the gradient from the sixth.
+    # Two learning rates, as some λ are relative to the highest one.
+    decays = []
+    for lr in [0.01, 0.005] * 5:
+        before = w.detach()[1].clone()
+        probe.param_groups[0]["lr"] = lr
+        probe.step()
+        decays.append((1 - w.detach()[1] / before) / (lr * 0.1))
+    # ADOPT only initializes its state in the first step.
+    return bool(((torch.stack(decays[1:]) - 1).abs() < 0.01).all())
 
 
 def decay_per_step(optimizer: Optimizer, group: dict[str, Any], lr: float | None = None) -> float | None:
@@ -104,19 +141,19 @@ def decay_per_step(optimizer: Optimizer, group: dict[str, Any], lr: float | None
     passes through the momentum.
 
     Args:
-        optimizer: SGD, SGDW or AdamW. Adaptive optimizers with coupled decay have no such formula.
+        optimizer: SGD, or one with decoupled weight decay. Adaptive optimizers with coupled decay have no such formula.
         group: One of its parameter groups.
         lr: The learning rate η to use; by default the current one of the group.
 
     Returns:
         The fraction, or None if there is no formula.
     """
-    lr = float(group["lr"]) if lr is None else lr
-    if is_decoupled(optimizer, group):
-        return float(lr * group["weight_decay"])
-    if not isinstance(optimizer, SGD):
-        return None if group.get("weight_decay") else 0.0
-    return float(lr * group["weight_decay"] * momentum_gain(group))
+    if not group.get("weight_decay"):
+        return 0.0
+    product = float(group["lr"] if lr is None else lr) * float(group["weight_decay"])
+    if is_decoupled(optimizer):
+        return product
+    return product * momentum_gain(group) if isinstance(optimizer, SGD) else None
 
 
 def momentum_gain(group: dict[str, Any]) -> float:

@@ -126,7 +126,7 @@ class FitRun:
         if not self.started:
             complete_run(history, self.trainer, self.cli.model)
         if history.rows and "clean_accuracy" in history.rows[-1]:
-            print(self.callbacks.monitor.summary(self.cli.datamodule.num_classes))
+            print(self.callbacks.monitor.summary(self.trainer))
         print(self.summary())
         return self.run_dir
 

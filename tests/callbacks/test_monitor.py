@@ -1,3 +1,4 @@
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -8,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from regularization import CIFAR10, L1, Digits, ImageClassifier, Linear, SmallResNet, WarmupDecay
+from regularization import CIFAR10, L1, L2SP, Digits, ImageClassifier, Linear, SmallResNet, WarmupDecay
 from regularization.callbacks.history import History
-from regularization.callbacks.monitor import Monitor, describe_effect
+from regularization.callbacks.monitor import Monitor, describe_run
 from regularization.callbacks.parameter_report import ParameterReport
 from regularization.cli.main import main
 from regularization.optim.penalties import filters
@@ -44,14 +45,14 @@ def test_each_metric_is_its_definition(tmp_path: Path) -> None:
     assert zeros > 0
     for name, w in weights.items():
         assert row[f"norm/{name.removesuffix('.weight')}"] == pytest.approx(np.linalg.norm(w.numpy().ravel()), rel=1e-5)
-    rates = [0.05 / 0.1 / filters(weights[name])[mask].square().sum(1) for name, mask in report.invariant.items()]
+    rates = [0.05 / 0.1 / filters(weights[name])[it.filters].square().sum(1) for name, it in report.invariant.items()]
     assert row["effective_lr"] == pytest.approx(torch.cat(rates).median().item(), rel=1e-5)
     assert row["gap_accuracy"] == pytest.approx(row["clean_accuracy"] - row["val_accuracy"])
     assert row["gap_loss"] == pytest.approx(row["val_loss"] - row["clean_loss"])
 
     index = torch.cat([batch.indices for batch in data.clean_dataloader()])
     images, subset = data.train_set or pytest.fail("not read")
-    assert len(set(index.tolist())) == 256
+    assert len(index) == len(set(index.tolist())) == 256
     assert set(index.tolist()) <= set(subset.tolist())
     classifier.eval()
     logits = classifier(data.preprocess(images[index][0])).detach()
@@ -98,35 +99,89 @@ def test_a_resumed_run_accumulates_decay_as_an_uninterrupted_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "tau", "message"),
     [
-        ({"accumulated_decay": 0.0}, "weight decay was off, or this optimizer gives it no timescale (clean"),
-        ({"accumulated_decay": 0.4}, "λ hardly acted: the run was 0.4 τ long"),
-        ({"accumulated_decay": 5.0}, "λ acted: the run was 5 τ long (clean training accuracy 90.0%, gap +10.0%)"),
-        ({"accumulated_decay": 5.0, "clean_accuracy": 0.5}, "λ is likely too strong, the network no longer fits"),
-        ({"accumulated_decay": 5.0, "clean_loss": 2.2}, "λ is likely too strong"),
-        ({"accumulated_decay": 5.0, "sparsity": 0.25}, "gap +10.0%, 25.0% of the weights are zero)"),
+        ({}, 4.0, "clean training accuracy 90.0%, gap +10.5 points, weight norm 5, run length 2 epochs = 0.5 τ"),
+        ({"epoch": 0}, 0.1, "weight norm 5, run length 1 epoch = 10 τ"),
+        ({}, None, "weight norm 5, run length 2 epochs"),
+        ({}, math.inf, "weight norm 5, run length 2 epochs"),
+        (
+            {"sparsity": 0.25, "gap_accuracy": -0.001},
+            4.0,
+            "gap -0.1 points, 25.0% of the weights are zero, weight norm",
+        ),
     ],
 )
-def test_the_effect_is_described_in_a_sentence(changes: Row, message: str) -> None:
-    row = {"clean_accuracy": 0.9, "clean_loss": 0.3, "gap_accuracy": 0.1, "sparsity": 0.0}
-    assert message in describe_effect([row, row | changes], num_classes=10)
+def test_a_run_is_described_by_its_measurements(changes: Row, tau: float | None, message: str) -> None:
+    row = {"epoch": 1, "clean_accuracy": 0.9, "gap_accuracy": 0.105, "sparsity": 0.0, "norm/a": 3.0, "norm/b": 4.0}
+    description = describe_run(row | changes, tau, {})
+    assert message in description
+    assert description.endswith("τ") == (tau not in (None, math.inf))
 
 
-def test_a_lambda_that_is_far_too_strong_is_recognized(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["fit", *QUICK, "--model.optimizer.weight_decay", "0.5", "--trainer.max_epochs", "3"])
-    assert "λ is likely too strong, the network no longer fits its training data" in capsys.readouterr().out
-    assert not math.isnan(rows_of(RUN)[-1]["clean_loss"])
+def test_the_distance_from_the_initial_weights_is_measured(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    origin = SmallResNet(width=4, dropout=0.3).head.weight.detach().clone()
+    rows, classifier, _, report = monitored(tmp_path, penalties={"start": L2SP(0.01, ["head.weight"])})
+    history = History(tmp_path)
+    history.rows = rows
+    message, caveat = Monitor(report, history).summary(classifier.trainer).splitlines()
+    head: Any = classifier.network.head
+    distance = np.linalg.norm((head.weight.detach() - origin).numpy())
+    assert distance > 0
+    assert f"distance from w₀ {distance:.3g} (start)" in message
+    # τ = (1 − 0.9)/(0.05 · 0.01 · 5) epochs.
+    assert message.endswith("run length 2 epochs = 0.05 τ")
+    assert caveat.startswith("one run cannot tell whether regularization helps")
 
 
-def test_the_clean_part_of_cifar_is_a_fiftieth_of_the_training_images(cifar_root: str) -> None:
-    data = CIFAR10(root=cifar_root, val_size=5000)
+@pytest.mark.parametrize("strength", ["5e-7", "0.5"])
+def test_a_run_ends_without_a_verdict_on_lambda(capsys: pytest.CaptureFixture[str], strength: str) -> None:
+    short = ("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "4")
+    main(["fit", *QUICK, *short, "--model.optimizer.weight_decay", strength])
+    *_, message, caveat, _, _ = capsys.readouterr().out.splitlines()
+    result = json.loads((RUN / "result.json").read_text())
+    row = rows_of(RUN)[-1]
+    assert message.startswith(
+        f"clean training accuracy {row['clean_accuracy']:.1%}, gap {100 * row['gap_accuracy']:+.1f} "
+    )
+    assert message.endswith(f"run length 2 epochs = {2 / result['timescale_epochs']:.2g} τ")
+    assert caveat == "one run cannot tell whether regularization helps; the command sweep compares several λ with λ = 0"
+
+
+def clean_images(data: Digits | CIFAR10) -> int:
+    return sum(len(batch.indices) for batch in data.clean_dataloader())
+
+
+@pytest.mark.parametrize(("val_size", "images"), [(None, 256), (0.1, 256), (400, 400), (1300, 137)])
+def test_as_many_clean_images_as_validation_images_are_measured(val_size: float | None, images: int) -> None:
+    """But at least 256, if there are as many."""
+    data = Digits(val_size=val_size)
     data.setup("fit")
-    assert sum(len(batch.indices) for batch in data.clean_dataloader()) == 900
+    assert clean_images(data) == images
 
 
-def test_the_planned_decay_has_accumulated_at_the_end(tmp_path: Path) -> None:
-    make = partial(WarmupDecay, warmup=0.3)
-    rows, classifier, *_ = monitored(tmp_path, lr_scheduler=make, decay_schedule=Linear(1.0, 0.2))
-    planned = classifier.optimization.planned_decay(classifier.trainer.optimizers[0])
-    assert rows[-1]["accumulated_decay"] == pytest.approx(planned)
+def test_a_shortened_validation_shortens_the_clean_one() -> None:
+    data = Digits(val_size=700, eval_batch_size=100)
+    fitted = trainer(1, limit_train_batches=1, limit_val_batches=3)
+    fitted.fit(ImageClassifier(SmallResNet(width=4)), data)
+    assert clean_images(data) == 300
+
+
+@pytest.mark.parametrize(("val_size", "images"), [(3000, 3000), (20000, 5000)])
+def test_at_most_5000_clean_images_are_measured(cifar_root: str, val_size: int, images: int) -> None:
+    data = CIFAR10(root=cifar_root, val_size=val_size)
+    data.setup("fit")
+    assert clean_images(data) == images
+
+
+def test_the_decay_accumulates_with_both_schedules(tmp_path: Path) -> None:
+    rows, classifier, *_ = monitored(
+        tmp_path, lr_scheduler=partial(WarmupDecay, warmup=0.0, decay="linear"), decay_schedule=Linear(1.0, 0.2)
+    )
+    steps = np.arange(10)
+    rates, strengths = 0.05 * (1 - (steps + 1) / 11), 0.01 * (1 - 0.8 * steps / 10)
+    assert rows[-1]["accumulated_decay"] == pytest.approx((rates * strengths / 0.1).sum())
+    # τ does not depend on the schedules: it is that of the highest learning rate and of the λ of the config.
+    tau = classifier.optimization.tau(classifier.trainer.optimizers[0], 0)
+    assert tau == pytest.approx(0.1 / (rates.max() * 0.01 * 5))

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from regularization import L1, L2, SGDW, Digits, GroupLasso, ImageClassifier, MaxNorm, Penalty, SmallResNet
 from regularization.callbacks.parameter_report import ParameterReport
@@ -15,14 +16,14 @@ SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01)
 
 
 def reported(
-    capsys: pytest.CaptureFixture[str], optimizer: Any = SGD, **options: Any
+    capsys: pytest.CaptureFixture[str], optimizer: Any = SGD, network: nn.Module | None = None, **options: Any
 ) -> tuple[ParameterReport, str, list[str]]:
     report = ParameterReport()
     fitted = trainer(2, limit_train_batches=5, limit_val_batches=1, callbacks=[report])
     torch.manual_seed(0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fitted.fit(ImageClassifier(SmallResNet(width=4), optimizer, **options), Digits())
+        fitted.fit(ImageClassifier(network or SmallResNet(width=4), optimizer, **options), Digits())
     messages = [str(warning.message) for warning in caught if "parameter_report.py" in warning.filename]
     return report, capsys.readouterr().out, messages
 
@@ -36,9 +37,10 @@ def test_each_element_is_listed_once_with_its_regularization(capsys: pytest.Capt
     by_kind = {(row.kind, *row.penalties): row for row in report.rows}
     head, kernels = by_kind["weights", "l1", "cap"], by_kind["weights", "cap"]
     assert head.names == ["head.weight"]
-    assert head.invariant == 0
+    assert head.invariant == {}
     branches = sum(w.numel() for name, w in network.named_parameters() if name.endswith("branch.0.weight"))
-    assert kernels.invariant == pytest.approx(branches / kernels.elements)
+    assert kernels.invariant == {"filters": pytest.approx(branches / kernels.elements)}
+    assert f"{branches / kernels.elements:.0%} filters" in output
     assert by_kind["scales",].decay == by_kind["biases",].decay == 0
     # 5 steps per epoch: τ = (1 − 0.9)/(0.1 · 0.01 · 5) epochs.
     assert head.tau == pytest.approx(0.1 / (0.1 * 0.01 * 5))
@@ -67,7 +69,6 @@ def test_tau_of_other_optimizers(capsys: pytest.CaptureFixture[str], optimizer: 
     [
         ({}, "scales of normalization layers; model.decay: weights leaves them out"),
         ({"decay": "weights", "penalties": {"l2": L2(0.1)}}, "their λ add up"),
-        ({"decay": "weights"}, r"the run is 0.1 τ long: weight decay can hardly act in that time"),
         (
             {"penalties": {"g": GroupLasso(0.1, ["*branch.0.weight"])}},
             "most of its filters are scale-invariant, so shrinking them",
@@ -79,6 +80,27 @@ def test_each_misuse_is_warned_about_once(
 ) -> None:
     _, _, messages = reported(capsys, **options)
     assert sum(warning in message for message in messages) == 1
+
+
+def test_invariance_is_reported_by_its_level(capsys: pytest.CaptureFixture[str]) -> None:
+    layers: list[nn.Module] = [nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+    layers += [nn.Conv2d(8, 8, 3, bias=False), nn.GroupNorm(2, 8), nn.ReLU()]
+    layers += [nn.Conv2d(8, 16, 3, bias=False), nn.GroupNorm(1, 16), nn.ReLU()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)]
+    penalties: dict[str, Penalty | None] = {"g": GroupLasso(0.1)}
+    report, output, messages = reported(capsys, network=nn.Sequential(*layers), decay="weights", penalties=penalties)
+    weights = next(row for row in report.rows if row.kind == "weights")
+    assert weights.elements == 216 + 576 + 1152 + 160
+    assert weights.invariant == pytest.approx({"filters": 216 / 2104, "groups": 576 / 2104, "layers": 1152 / 2104})
+    assert all(part in output for part in ("10% filters", "27% groups", "55% layers"))
+    # A filter that shrinks alone in front of group norm changes the network: a group penalty does give zeros.
+    assert not messages
+
+
+def test_a_short_run_is_not_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
+    report, _, messages = reported(capsys, decay="weights")
+    assert report.rows[0].tau == pytest.approx(20)  # epochs, of which there are 2
+    assert not messages
 
 
 def test_a_lambda_that_was_chosen_for_another_optimizer_is_warned_about(capsys: pytest.CaptureFixture[str]) -> None:

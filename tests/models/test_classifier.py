@@ -221,17 +221,6 @@ def test_steps_per_epoch_do_not_depend_on_how_the_training_length_is_given(limit
     assert classifier.optimization.base_weight_decay(0) == pytest.approx(1 / (0.01 * 3 * 4))
 
 
-def test_planned_decay_includes_the_schedules() -> None:
-    sgd = partial(torch.optim.SGD, lr=0.1, weight_decay=0.02)
-    classifier = ImageClassifier(
-        small(), sgd, partial(WarmupDecay, warmup=0.0, decay="linear"), decay_schedule=Linear()
-    )
-    fitted = trainer(2, limit_train_batches=50, limit_val_batches=1)
-    fitted.fit(classifier, Digits(batch_size=8))
-    expected = sum(0.1 * (1 - (s + 1) / 101) * 0.02 * (1 - s / 100) for s in range(100))
-    assert classifier.optimization.planned_decay(fitted.optimizers[0]) == pytest.approx(expected)
-
-
 def test_the_keys_of_a_checkpoint_are_those_of_version_0_1(tmp_path: Path) -> None:
     fitted = trainer(1, limit_train_batches=1, limit_val_batches=1)
     fitted.fit(ImageClassifier(small()), Digits())

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from regularization import L2, SGDW, Digits, ImageClassifier, SmallResNet
 from regularization.optim.applied import Regularizer, step_size
-from regularization.optim.weight_decay import decay_per_step, parameter_groups, strength_for
+from regularization.optim.weight_decay import decay_per_step, is_decoupled, parameter_groups, strength_for
 from tests.models.test_classifier import trainer
 
 
@@ -132,8 +132,101 @@ def test_timescale_of_other_optimizers() -> None:
         (torch.optim.AdamW(w, 0.1, weight_decay=0.2), 0.02),
         (torch.optim.Adam(w, 0.1, weight_decay=0.2), None),
         (torch.optim.SGD(w, 0.1, weight_decay=0.0), 0.0),
+        (torch.optim.LBFGS(w), 0.0),
     ):
         assert decay_per_step(optimizer, optimizer.param_groups[0]) == (expected and pytest.approx(expected))
+
+
+def remaining_after_steps(optimizer: torch.optim.Optimizer, w: Tensor, steps: int) -> float:
+    """The fraction of w, a tensor of ones, that remains after steps with zero gradient."""
+    for _ in range(steps):
+        w.grad = torch.zeros_like(w)
+        optimizer.step()
+    assert w.std() < 1e-6
+    return w.mean().item()
+
+
+def check_timescale(make: Any) -> None:
+    """1/τ per step is the exact decay by steps with zero gradient: (1 − ηλ)ⁿ."""
+    w = torch.ones(3, 2, requires_grad=True)
+    optimizer = make([w], lr=0.01, weight_decay=0.5)
+    per_step = decay_per_step(optimizer, optimizer.param_groups[0])
+    assert per_step == pytest.approx(0.005)
+    assert remaining_after_steps(optimizer, w, 20) == pytest.approx((1 - 0.005) ** 20, rel=1e-4)
+    assert strength_for(100, optimizer, optimizer.param_groups[0], 0.02) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        torch.optim.Muon,
+        torch.optim.AdamW,
+        partial(torch.optim.AdamW, amsgrad=True),
+        torch.optim.Adafactor,
+        partial(torch.optim.RAdam, decoupled_weight_decay=True),
+        partial(SGDW, momentum=0.9),
+    ],
+)
+def test_decoupled_optimizers_decay_as_their_timescale_says(make: Any) -> None:
+    check_timescale(make)
+
+
+@pytest.mark.parametrize("name", ["SGDW", "AdamW", "AdamWLegacy", "NAdamW", "Lion", "LaProp", "Muon"])
+def test_decoupled_optimizers_of_timm_decay_as_their_timescale_says(name: str) -> None:
+    check_timescale(getattr(pytest.importorskip("timm.optim"), name))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax, torch.optim.RMSprop),
+        *(torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.ASGD, torch.optim.Rprop),
+        partial(torch.optim.SGD, momentum=0.9),
+        torch.optim.LBFGS,
+    ],
+)
+def test_other_optimizers_are_not_decoupled(make: Any) -> None:
+    assert not is_decoupled(make([torch.zeros(3, 2, requires_grad=True)]))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Lars", {}),  # scales λ by the norms
+        ("Lamb", {"decoupled_decay": False, "trust_clip": True}),
+        ("Lion", {"corrected_weight_decay": True}),  # η²λ/η_max
+        ("AdaBelief", {"fixed_decay": True}),  # λ without η
+        ("SGDP", {"momentum": 0.9, "weight_decay": 0.1}),  # ηλ/(1 − μ)
+    ],
+)
+def test_optimizers_of_timm_that_scale_lambda_otherwise_are_not_decoupled(name: str, options: dict[str, Any]) -> None:
+    make = getattr(pytest.importorskip("timm.optim"), name)
+    assert not is_decoupled(make([torch.zeros(3, 2, requires_grad=True)], lr=0.1, **options))
+
+
+def test_the_measurement_does_not_change_the_optimizer() -> None:
+    w = torch.ones(3, 2, requires_grad=True)
+    optimizer = torch.optim.AdamW([w], lr=0.1, weight_decay=0.1)
+    calls = []
+    optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)  # this wraps the step of the optimizer
+    w.grad = torch.ones_like(w)
+    optimizer.step()
+    state = {key: value.clone() for key, value in optimizer.state[w].items()}
+    before, options = w.detach().clone(), {**optimizer.param_groups[0]}
+    assert is_decoupled(optimizer)
+    assert torch.equal(w, before)
+    assert optimizer.param_groups[0] == options
+    assert len(calls) == 1
+    assert all(torch.equal(optimizer.state[w][key], value) for key, value in state.items())
+
+
+def test_a_schedule_of_the_momentum_changes_the_decay_of_sgd() -> None:
+    """OneCycleLR gives a momentum to SGD without one, after the optimizer was made."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1, weight_decay=0.2)
+    assert decay_per_step(optimizer, optimizer.param_groups[0]) == pytest.approx(0.02)
+    optimizer.param_groups[0]["momentum"] = 0.9
+    assert decay_per_step(optimizer, optimizer.param_groups[0]) == pytest.approx(0.2)
 
 
 def test_parameter_groups() -> None:

@@ -66,7 +66,8 @@ def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str
     assert out[1] == "Digits: 1,149 training images, 288 validation images"
     assert out[3].startswith("regularization of the parameters")
     assert sum(line.startswith("epoch   ") for line in out) == 2
-    assert out[-3].startswith("λ hardly acted: the run was 0.0")
+    assert out[-4].startswith("clean training accuracy ")
+    assert out[-3].startswith("one run cannot tell whether regularization helps")
     best = max(rows, key=lambda row: row["val_accuracy"])
     assert out[-2] == f"best validation accuracy {best['val_accuracy']:.4f} in epoch {best['epoch']:.0f}"
     assert out[-1] == str(RUN)
