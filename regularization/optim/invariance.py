@@ -90,7 +90,7 @@ def _invariance(products: Tensor, w: Tensor) -> Invariance:
     count = len(w)
 
     def invariant(groups: int) -> Tensor:
-        inner, squares, gradient_squares = products.unflatten(2, (groups, -1)).sum(dim=3).unbind(dim=1)
+        inner, squares, gradient_squares = products.reshape(PARTS, 3, groups, -1).sum(dim=3).unbind(dim=1)
         alignment = inner.abs() * (w.numel() / groups) ** 0.5 / (squares * gradient_squares).sqrt()
         # Where w or g is zero, the alignment is NaN, which is not below the limit.
         below: Tensor = alignment < LIMIT

@@ -39,7 +39,7 @@ def change_when_scaled(network: nn.Module, images: Tensor, w: Tensor, part: slic
         w[part] *= 10
         after = network(images)
         w.copy_(kept)
-    return ((after - before).norm() / before.norm()).item()
+    return float((after - before).norm() / before.norm())
 
 
 def convolutions(norm: nn.Module) -> nn.Module:
