@@ -13,8 +13,10 @@ import torch
 from regularization.errors import UserError
 from regularization.runs import directory
 from regularization.study import results
-from regularization.study.conclusion import Conclusion, draw_conclusion
-from regularization.study.config import Arm, Study, Trial
+from regularization.study.account import add_look, read_looks
+from regularization.study.analysis.comparison import ALPHA
+from regularization.study.analysis.conclusion import Conclusion, Context, draw_conclusion
+from regularization.study.config import TRIAL, Arm, Study, Trial
 from regularization.study.extension import study_record
 from regularization.study.report.page import write_report
 from regularization.study.results import Result
@@ -83,9 +85,11 @@ def close_study(
     # Which arm that is may be known only now; a report that is made again compares with the same one.
     plan.baseline = next((arm for arm in arms if arm.name == baseline), None)
     directory.write_text(folder / STUDY, study_record(plan, command))
-    first, _ = conclude([folder], plan.study, baseline, plan.compared)
+    add_look(folder, plan.study, baseline, final_runs)
+    context = Context(baseline, workers=plan.workers or 1, command=command)
+    first, _ = conclude([folder], plan.study, context, plan.compared)
     _test(first, plan, trials, folder)
-    final, everything = conclude([folder], plan.study, baseline, plan.compared)
+    final, everything = conclude([folder], plan.study, context, plan.compared)
     write_answer(final, everything, plan.study, folder, command)
     if plan.refit:
         _refit(plan, next(arm for arm in arms if arm.name == first.chosen.name), folder, train)
@@ -93,14 +97,15 @@ def close_study(
 
 
 def conclude(
-    folders: list[Path], study: Study, baseline: str | None, compared: Collection[str] | None
+    folders: list[Path], study: Study, context: Context, compared: Collection[str] | None
 ) -> tuple[Conclusion, list[Result]]:
     """The conclusion from the finished runs in ``folders``, and all runs that belong to the study.
 
     Args:
         folders: Where runs are.
         study: The study.
-        baseline: The arm to compare with, or None. An arm without results is ignored.
+        context: The arm to compare with, or None; an arm without results is ignored. What else it says of the study
+            is completed from the folders.
         compared: The arms that the study has now; None takes all that are there.
 
     Raises:
@@ -111,11 +116,27 @@ def conclude(
     removed = [run for run in everything if run.stage == "final" and run not in final]
     failed = results.failures(folders)
     failed = {arm: reasons for arm, reasons in failed.items() if compared is None or arm in compared}
-    arms = {run.arm for run in final}
-    conclusion = draw_conclusion(final, study, baseline if baseline in arms else None, failed)
+    looks = read_looks(folders[0]) if len(folders) == 1 else []
+    known = replace(
+        context,
+        baseline=context.baseline if context.baseline in {run.arm for run in final} else None,
+        failures=failed,
+        alpha=looks[-1].alpha if looks else ALPHA,
+        missing=_missing(folders, final, study, compared),
+    )
+    conclusion = draw_conclusion(final, study, known)
     left_out = [f"left out, no longer part of the study: {run.arm} seed {run.seed}" for run in removed]
     kept = [run for run in everything if run not in removed]
     return replace(conclusion, remarks=[*conclusion.remarks, *left_out]), kept
+
+
+def _missing(folders: list[Path], runs: list[Result], study: Study, compared: Collection[str] | None) -> int:
+    """Trials that the study has planned, and that have neither finished nor failed; 0 of a study that is closed."""
+    if len(folders) > 1 or not study.base or compared is None or (folders[0] / TESTED).is_file():
+        return 0
+    failed = sum(len(reasons) for reasons in results.failures(folders).values())
+    planned = {path.parent for path in folders[0].glob(f"final/*/*/{TRIAL}")}
+    return max(len(compared) * len(study.first_seeds()), len(planned)) - len(runs) - failed
 
 
 def write_answer(conclusion: Conclusion, runs: Sequence[Result], study: Study, folder: Path, command: str) -> None:

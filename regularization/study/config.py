@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ TRIAL = "trial.json"
 PRUNED = "stopped_early"
 FAILED = "failed.txt"
 # Options whose value 0 means no regularization.
-_STRENGTH = re.compile(r"(^|\.)(weight_decay|strength|dropout|stochastic_depth|label_smoothing|cutout)$")
+STRENGTH = re.compile(r"(^|\.)(weight_decay|strength|dropout|stochastic_depth|label_smoothing|cutout)$")
 # Other options that take one number: a list of values is one to choose from.
 _TUNABLE = re.compile(r"(^|\.)(lr|alpha|decay|timescale_epochs)$")
 
@@ -38,7 +37,13 @@ class Study:
         arms: By name: a config, options with their values, or a list of these. An option with a list of values is
             tuned: each value is tried with ``search_seeds`` seeds, and the arm's best value is compared.
         baseline: The arm that the others are compared with; by default the one without regularization.
-        seeds: The number of seeds per arm, or a list of seeds.
+        seeds: The number of seeds per arm, or a list of seeds. With ``until: decided``, the number that each arm
+            starts with.
+        until: ``seeds`` gives every arm the same seeds. ``decided`` goes on with more seeds of the arms that decide,
+            until an arm helps, none helps by more than the resolution, or ``max_seeds`` are reached.
+        max_seeds: The largest number of seeds per arm with ``until: decided``.
+        refine: With ``until: decided`` and one option in ``vary``, also try a value between the two best ones.
+        resolution: The smallest difference that matters, in percentage points of validation accuracy.
         search: ``grid`` tries all values; ``halving`` stops the worse arms early; ``tpe`` has Optuna propose
             ``proposals`` values between the smallest and the largest value that ``vary`` lists. After an adaptive
             search, the finalists and the baseline are trained again with new seeds.
@@ -46,9 +51,7 @@ class Study:
         proposals: The number of arms that ``tpe`` proposes.
         finalists: The number of arms that are compared after an adaptive search.
         score: The epoch whose validation accuracy counts: ``last`` or ``best``.
-        choose: With one option in ``vary``, of the values that are not distinguishable from the best: the ``middle``
-            one, the ``best`` one, or the ``strongest`` one.
-        paired: Whether to compare arms seed by seed.
+        paired: Whether to compare arms within seeds. Switch it off if the arms are trained on different data.
         resample_split: Whether each seed also draws another validation set; by default with more than two seeds.
     """
 
@@ -58,13 +61,16 @@ class Study:
     arms: dict[str, Any] = field(default_factory=dict)
     baseline: str | None = None
     seeds: int | list[int] = 3
+    until: Literal["seeds", "decided"] = "seeds"
+    max_seeds: int = 20
+    refine: bool = False
+    resolution: float = 0.5
     search: Literal["grid", "halving", "tpe"] = "grid"
     search_seeds: int = 1
     proposals: int = 20
     finalists: int = 2
     score: Literal["last", "best"] = "last"
-    choose: Literal["middle", "best", "strongest"] = "middle"
-    paired: bool = False
+    paired: bool = True
     resample_split: bool | None = None
 
     def seed_list(self) -> list[int]:
@@ -72,7 +78,11 @@ class Study:
         if isinstance(self.seeds, list):
             return self.seeds
         first = self.search_seeds if self.adaptive else 0
-        return list(range(first, first + self.seeds))
+        return list(range(first, first + (self.max_seeds if self.until == "decided" else self.seeds)))
+
+    def first_seeds(self) -> list[int]:
+        """The seeds that every arm of the comparison is trained with."""
+        return self.seed_list()[: self.seeds] if isinstance(self.seeds, int) else self.seeds
 
     @property
     def adaptive(self) -> bool:
@@ -114,7 +124,7 @@ class Arm:
 
 def unregularized(values: Values) -> bool:
     """Whether the options set a regularization, and all that they set are 0."""
-    strengths = [value for option, value in values.items() if _STRENGTH.search(option)]
+    strengths = [value for option, value in values.items() if STRENGTH.search(option)]
     return bool(strengths) and not any(strengths)
 
 
@@ -153,43 +163,6 @@ class Trial:
         arm["unregularized"] = self.arm.unregularized
         text = json.dumps({**arm, "seed": self.seed, "stage": self.stage, "args": self.args}, indent=2)
         directory.write_text(self.folder / TRIAL, text + "\n")
-
-
-def check_study(study: Study) -> None:
-    """Checks a study before any of its configs is parsed.
-
-    Raises:
-        UserError: When an option has an impossible value.
-    """
-    if not study.base:
-        raise UserError("a study needs a base: the config of fit that its arms share")
-    if bool(study.vary) == bool(study.arms):
-        raise UserError("a study needs either vary or arms")
-    if len(study.vary) > 2:
-        raise UserError(f"vary takes one option or two, not {len(study.vary)}: {', '.join(study.vary)}")
-    for option, values in study.vary.items():
-        _check_values(option, values)
-    seeds = study.seed_list()
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(f"seeds must be a number of at least 1, or a list of different ones, not {study.seeds}")
-    if study.adaptive and isinstance(study.seeds, list) and min(seeds) < study.search_seeds:
-        raise UserError(f"seeds: the search uses 0 to {study.search_seeds - 1}; list others, to judge on fresh ones")
-    if study.search != "grid" and not study.axis:
-        raise UserError(f"search {study.search} needs vary with one option")
-    if min(study.search_seeds, study.finalists, study.proposals) < 1:
-        raise UserError("search_seeds, finalists and proposals must be at least 1")
-
-
-def _check_values(option: str, values: list[Any]) -> None:
-    if not values:
-        raise UserError(f"vary.{option}: the list is empty")
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"vary.{option}: {value!r} is not a number; use arms for other values")
-        if value < 0 and _STRENGTH.search(option):
-            raise UserError(f"vary.{option}: λ must not be negative, not {value:g}")
-    if len(set(values)) < len(values):
-        raise UserError(f"vary.{option}: a value is listed twice")
 
 
 def build_arms(study: Study, path: Path) -> list[Arm]:
@@ -246,7 +219,7 @@ def _has_tuned_option(content: Any) -> bool:
 
 def _is_tuned(option: str, value: Any) -> bool:
     """Whether the value is a list for an option that takes a number; betas, for instance, takes a list."""
-    return isinstance(value, list) and bool(_STRENGTH.search(option) or _TUNABLE.search(option))
+    return isinstance(value, list) and bool(STRENGTH.search(option) or _TUNABLE.search(option))
 
 
 def to_cli_args(values: Values) -> tuple[str, ...]:

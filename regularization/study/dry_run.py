@@ -99,5 +99,7 @@ def describe(plan: "Plan") -> None:
         print(f"{each} and {total} in all")
     workers = f"{plan.workers} workers" if plan.workers else "as many workers as the cluster has room for,"
     print(f"with {workers} of {plan.threads} threads; about {cost.bytes * len(trials) / 1e6:,.0f} MB of disk")
+    if plan.study.until == "decided":
+        print(f"then more seeds of the arms that decide, up to {plan.study.max_seeds} per arm")
     if plan.study.adaptive:
-        print(f"then the finalists and the baseline with {len(plan.study.seed_list())} fresh seeds")
+        print(f"then the finalists and the baseline with {len(plan.study.first_seeds())} fresh seeds")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from regularization.study.plan import Plan
 
 # Of the study's own options, those that its finished trials depend on.
-FIXED = ("search", "score")
+FIXED = ("search", "score", "until")
 
 
 def study_record(plan: "Plan", command: str) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 
 from regularization.runs import directory
+from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.closing import STUDY, choose_finalists, close_study
-from regularization.study.conclusion import Conclusion
 from regularization.study.config import FAILED, Arm
 from regularization.study.execution.coordinator import Coordinator
 from regularization.study.execution.executor import Executor
@@ -15,7 +15,7 @@ from regularization.study.execution.queue import TrialQueue
 from regularization.study.extension import study_record
 from regularization.study.live_table import LiveTable
 from regularization.study.plan import Plan
-from regularization.study.samplers import ProposalQueue, halving
+from regularization.study.samplers import DecidingQueue, Limits, ProposalQueue, halving
 
 # Seconds that a coordinator waits for another one, which may be scoring the test images or training the choice again.
 PATIENCE = 7 * 86400.0
@@ -55,12 +55,29 @@ class Pipeline:
             for failed in folder.rglob(FAILED) if plan.options.retry_failed else []:
                 failed.unlink()
         arms = self._search() if plan.study.adaptive else plan.arms
-        trials = plan.trials("final", arms, folder)
-        self._train(TrialQueue(self._name, self._storage, folder, trials, stopped=self._coordinator.stopped))
+        queue = self._final_queue(arms)
+        self._train(queue)
+        arms, trials = plan.with_refined(arms, queue.planned.values()), list(queue.planned.values())
         for name, reason in self._failed.items():
             print(f"failed: {name}: {reason}")
         with directory.exclusive_lock(folder, PATIENCE):
             return close_study(plan, arms, trials, folder, command, self._coordinator.run_alone)
+
+    def _final_queue(self, arms: list[Arm]) -> TrialQueue:
+        """The trials of the arms that are compared: all of them, or as many as decide."""
+        plan, study = self._plan, self._plan.study
+        where = (self._name, self._storage, self._folder, plan.trials("final", arms, self._folder))
+        if study.until == "seeds":
+            return TrialQueue(*where, stopped=self._coordinator.stopped)
+        return DecidingQueue(
+            *where,
+            stopped=self._coordinator.stopped,
+            study=study,
+            arms=arms,
+            baseline=plan.baseline_among(arms).name,
+            plan=partial(plan.trials_of, folder=self._folder),
+            limits=Limits(plan.options.trials, plan.options.hours),
+        )
 
     def _train(self, queue: TrialQueue, prune: bool = False) -> None:
         table = LiveTable(queue, self._plan.epochs)

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,28 @@ class Plan:
 
     def trials(self, stage: str, arms: Sequence[Arm], folder: Path) -> list[Trial]:
         """The trials of a stage."""
-        seeds = self.study.seed_list() if stage == "final" else list(range(self.study.search_seeds))
+        seeds = self.study.first_seeds() if stage == "final" else list(range(self.study.search_seeds))
         return study_config.build_trials(self.study, arms, seeds, stage, self.common, folder)
+
+    def trials_of(self, arms: Sequence[Arm], seeds: Sequence[int], folder: Path) -> list[Trial]:
+        """The trials of these arms that are compared, with these seeds."""
+        return study_config.build_trials(self.study, arms, seeds, "final", self.common, folder)
+
+    def with_refined(self, arms: list[Arm], trials: Iterable[Trial]) -> list[Arm]:
+        """The arms, and those that were added while the study ran, in the order of their values."""
+        every = list({arm.name: arm for arm in [*arms, *(trial.arm for trial in trials)]}.values())
+        axis = self.study.axis
+        return sorted(every, key=lambda arm: float(arm.values[axis])) if axis and len(every) > len(arms) else arms
+
+    def baseline_among(self, arms: Sequence[Arm]) -> Arm:
+        """The baseline that ``until: decided`` compares with.
+
+        Raises:
+            UserError: When there is none.
+        """
+        if self.baseline is None or self.baseline not in arms:
+            raise UserError("until: decided needs a baseline: an arm with λ = 0, or the one that baseline names")
+        return self.baseline
 
     def stage(self) -> str:
         """The first one."""
@@ -69,6 +89,10 @@ class Plan:
         Raises:
             UserError: Naming the arm that can't be run.
         """
+        if self.study.until == "decided" and not self.study.adaptive:
+            self.baseline_among(self.arms)
+        elif self.study.until == "seeds" and (self.options.trials or self.options.hours):
+            raise UserError("--trials and --hours are limits for until: decided")
         tries = Counter(arm.group for arm in self.arms if arm != self.baseline)
         if self.study.arms and len(set(tries.values())) > 1:
             counts = ", ".join(f"{group} {count}" for group, count in tries.items())

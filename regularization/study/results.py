@@ -72,9 +72,19 @@ class Result:
         return int(self.rows[-1]["step"])
 
     @property
-    def decay(self) -> float:
-        """Run length over τ."""
-        return self.rows[-1].get("accumulated_decay", 0.0)
+    def run_length(self) -> float | None:
+        """Epochs over the timescale τ, which is that of the schedule's highest learning rate; None without τ."""
+        return (self.rows[-1]["epoch"] + 1) / self.timescale if self.timescale else None
+
+    def metric(self, name: str) -> float:
+        """A metric in the epoch that counts, ``weight_norm`` among them; NaN where it was not measured."""
+        return self.weight_norm if name == "weight_norm" else self.row.get(name, math.nan)
+
+    @property
+    def weight_norm(self) -> float:
+        """Norm of all weights in the epoch that counts; NaN where it was not measured."""
+        norms = [value for name, value in self.row.items() if name.startswith("norm/")]
+        return math.sqrt(sum(norm**2 for norm in norms)) if norms else math.nan
 
     def logits(self) -> tuple[NDArray[np.float16], NDArray[np.int64], NDArray[np.int64]] | None:
         """Logits ``(N, C)``, labels and indices ``(N,)`` of its validation images, or None."""
@@ -198,7 +208,15 @@ def write_table(results: Sequence[Result], path: Path) -> None:
     rows = []
     for result in results:
         values = [result.values.get(option, "") for option in options]
-        trial = [result.arm, result.seed, result.stage, *values, result.weight_decay, result.timescale, result.decay]
+        trial = [
+            result.arm,
+            result.seed,
+            result.stage,
+            *values,
+            result.weight_decay,
+            result.timescale,
+            result.run_length,
+        ]
         measured = [result.row.get(metric, "") for metric in metrics]
         cost = [int(result.row["epoch"]), result.steps, round(result.seconds, 1), result.folder]
         rows.append([*trial, *measured, result.test_accuracy, *cost])

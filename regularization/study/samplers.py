@@ -1,16 +1,26 @@
-"""Adaptive search by Optuna: TPE proposes arms, successive halving prunes trials."""
+"""Which trial comes next: arms that TPE proposes, trials that successive halving prunes, seeds that decide."""
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import TPESampler
 
 from regularization.errors import UserError
+from regularization.study import results
+from regularization.study.account import add_look, read_looks
+from regularization.study.analysis.allocation import next_trial
+from regularization.study.analysis.comparison import Sample, compare
+from regularization.study.analysis.looks import next_look, scheduled_alpha
+from regularization.study.analysis.verdicts import Answer, judge_study
 from regularization.study.config import Arm, Study, Trial, arm_from_values
 from regularization.study.execution.queue import RUN, SEED, TrialQueue
+from regularization.study.results import Result
 
 # At a rung, the better third of the trials continues, to three times as many epochs.
 REDUCTION = 3
@@ -91,3 +101,125 @@ class ProposalQueue(TrialQueue):
         trials = self._plan([arm])
         self.plan(trials)
         return trials
+
+
+class DecidingQueue(TrialQueue):
+    """A queue that, when it is empty, hands out the trial that is likely to decide the study (``until: decided``).
+
+    Whether the study is decided is looked at whenever the baseline has as many seeds as the schedule of looks says.
+    Workers never wait for a look: what runs at that time counts when it ends.
+
+    Args:
+        args: As for ``TrialQueue``; the trials are those that every arm starts with.
+        study: The study.
+        arms: The arms that are compared.
+        baseline: Name of the arm that the others are compared with.
+        plan: Creates the trials of an arm with these seeds.
+        limits: Ends the study undecided.
+        options: As for ``TrialQueue``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        study: Study,
+        arms: Sequence[Arm],
+        baseline: str,
+        plan: Callable[[Sequence[Arm], Sequence[int]], list[Trial]],
+        limits: "Limits",
+        **options: Any,
+    ) -> None:
+        self._study, self._plan, self._limits, self._baseline = study, plan, limits, baseline
+        self.arms = {arm.name: arm for arm in arms}
+        self._results: dict[str, Result] = {}
+        super().__init__(*args, **options)
+
+    def update(self) -> None:
+        """Takes note of what was handed out before, or by other coordinators."""
+        for trial in self.get_trials(deepcopy=False):
+            key = trial.user_attrs.get(RUN)
+            if key is None or key in self.planned:
+                continue
+            name = trial.user_attrs["arm"]
+            if name not in self.arms and self._study.refine and self._study.axis in trial.params:
+                self.arms[name] = arm_from_values({self._study.axis: trial.params[self._study.axis]})
+            if name in self.arms and trial.params[SEED] in self._study.seed_list():
+                self.plan(self._plan([self.arms[name]], [trial.params[SEED]]))
+
+    def decided(self) -> bool:
+        """Whether the finished trials decide the study, at the level of the last look."""
+        names = list(self.arms)
+        finished = self._finished()
+        looks = add_look(self._folder, self._study, self._baseline, finished)
+        if not looks:
+            return False
+        comparisons = compare(_sample(finished, names), names.index(self._baseline), looks[-1].alpha)
+        answer = judge_study(comparisons.values(), self._study.resolution / 100)
+        return len(comparisons) == len(names) - 1 and answer != Answer.UNDECIDED
+
+    def _propose(self) -> optuna.Trial | None:
+        if self.decided() or self._limits.reached(len(self.planned)):
+            return None
+        names = list(self.arms)
+        given: dict[int, set[int]] = {index: set() for index in range(len(names))}
+        for planned in self.planned.values():
+            given[names.index(planned.arm.name)].add(planned.seed)
+        looks = read_looks(self._folder)
+        alpha = looks[-1].alpha if looks else scheduled_alpha(next_look(0))
+        sample, baseline = _sample(self._finished(), names), names.index(self._baseline)
+        resolution = self._study.resolution / 100
+        choice = next_trial(sample, given, baseline, self._study.seed_list(), alpha, resolution)
+        if choice is None:
+            return None
+        arm = self._refined(sample) or self.arms[names[choice[0]]]
+        seed = choice[1] if arm.name in names else self._study.first_seeds()[0]
+        self.plan(self._plan([arm], [seed]))
+        self._enqueue_missing()
+        return self._next()
+
+    def _refined(self, sample: Sample) -> Arm | None:
+        """A new arm between the two best λ, where ``refine`` asks for one and none lies there; at most two."""
+        option = self._study.axis
+        if not self._study.refine or option is None or len(self.arms) >= len(self._study.vary[option]) + 2:
+            return None
+        values = [float(arm.values[option]) for arm in self.arms.values()]
+        means = [np.mean(sample.values[sample.arms == index]) for index in range(len(values))]
+        best, second = sorted(sorted(range(len(values)), key=lambda index: -means[index])[:2], key=values.__getitem__)
+        between = [value for value in values if values[best] < value < values[second]]
+        steep = abs(means[best] - means[second]) > self._study.resolution / 200
+        if not values[best] > 0 or between or not steep or values[second] / values[best] < 1.5:
+            return None
+        arm = arm_from_values({option: float(f"{math.sqrt(values[best] * values[second]):.2g}")})
+        return self.arms.setdefault(arm.name, arm)
+
+    def _finished(self) -> list[Result]:
+        for key, trial in self.planned.items():
+            if key not in self._results and trial.done and (result := results.read(trial.folder, self._study.score)):
+                self._results[key] = result
+        return list(self._results.values())
+
+
+class Limits:
+    """The budget of a study that goes on until it is decided.
+
+    Args:
+        trials: The largest number of trials, or None.
+        hours: The largest number of hours that this command may run before its last trial starts, or None.
+    """
+
+    def __init__(self, trials: int | None, hours: float | None) -> None:
+        self._trials = trials
+        self._end = math.inf if hours is None else time.monotonic() + 3600 * hours
+
+    def reached(self, trials: int) -> bool:
+        """Whether no further trial may be started."""
+        return time.monotonic() >= self._end or (self._trials is not None and trials >= self._trials)
+
+
+def _sample(results: Sequence[Result], names: Sequence[str]) -> Sample:
+    """The accuracies of all trials; arms by their index in ``names``."""
+    return Sample(
+        np.array([result.accuracy for result in results], dtype=float),
+        np.array([names.index(result.arm) for result in results], dtype=int),
+        np.array([result.seed for result in results], dtype=int),
+    )

@@ -12,8 +12,9 @@ from regularization.callbacks.checkpointing import RunInterrupted
 from regularization.errors import UserError
 from regularization.runs import directory
 from regularization.study import config as study_config
+from regularization.study.analysis.conclusion import Conclusion
+from regularization.study.checks import check_study
 from regularization.study.closing import STUDY
-from regularization.study.conclusion import Conclusion
 from regularization.study.config import Study
 from regularization.study.dry_run import describe
 from regularization.study.execution.storage import JOURNAL, open_database, open_journal, without_password
@@ -43,7 +44,7 @@ def run_sweep(
         SystemExit: After SIGINT (exit code 130) or SIGTERM (143).
     """
     with _silent_optuna():
-        study_config.check_study(study)
+        check_study(study)
         arms = study_config.build_arms(study, config)
         bases = [study.base] if isinstance(study.base, str) else study.base
         configs = [word for name in bases for word in ("--config", str(find_config(name, config)))]

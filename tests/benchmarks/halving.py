@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from regularization.study import results, statistics
+from regularization.study import results
+from regularization.study.analysis import statistics
 from regularization.study.results import Result
 from regularization.study.samplers import halving
 

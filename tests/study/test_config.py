@@ -9,7 +9,8 @@ from hypothesis import strategies as some
 
 from regularization.errors import UserError
 from regularization.study import config as study_config
-from regularization.study.config import Study, build_arms, build_trials, check_study, find_baseline
+from regularization.study.checks import check_study
+from regularization.study.config import Study, build_arms, build_trials, find_baseline
 from regularization.training.configs import load_yaml
 from tests.conftest import CONFIGS
 

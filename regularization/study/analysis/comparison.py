@@ -14,7 +14,8 @@ ALPHA = 0.05
 # The weight of the pooled variance in the variance of an arm. At a weight of 1, one arm with three times the spread of
 # the others makes 13% false claims instead of 5%; at 0, three seeds per arm show nothing. Chosen by simulation.
 POOLED_WEIGHT = 0.25
-# An arm leaves the pool if its variance is larger than that of the others at this level, or if its accuracy collapsed.
+# An arm leaves the pool if its variance is larger than that of the others at this level, or if it loses 10 points: such
+# networks no longer share the effects of seeds with the others.
 OUTLIER_LEVEL = 0.001
 COLLAPSE = 0.1
 # Variances below this value are rounding errors.
@@ -80,7 +81,9 @@ class _Fit:
     own_df: Array
 
 
-def compare(sample: Sample, baseline: int, alpha: float = ALPHA, blocked: bool = True) -> dict[int, Comparison]:
+def compare(
+    sample: Sample, baseline: int, alpha: float = ALPHA, blocked: bool = True, collapse: float = COLLAPSE
+) -> dict[int, Comparison]:
     """Compares every arm with the baseline by simultaneous confidence intervals.
 
     The model is y = arm + seed + noise: a seed gives all arms the same split, initialization and order, so that its
@@ -96,12 +99,13 @@ def compare(sample: Sample, baseline: int, alpha: float = ALPHA, blocked: bool =
         baseline: The arm to compare with.
         alpha: Intervals have the simultaneous level 1 − ``alpha``.
         blocked: Whether trials with the same seed are comparable; otherwise the seeds are ignored.
+        collapse: An arm has collapsed if its mean is lower than that of the baseline by more than this.
 
     Returns:
         By arm, the baseline excepted, its comparison.
     """
     others = [arm for arm in np.unique(sample.arms).tolist() if arm != baseline]
-    pool = _pool(sample, baseline, blocked)
+    pool = _pool(sample, baseline, blocked, collapse)
     result = {}
     fit = _fit(sample.select(np.isin(sample.arms, pool)), pool, blocked)
     for arm in others:
@@ -172,32 +176,34 @@ def _simultaneous(
 
 def _pairs(sample: Sample, arm: int, baseline: int, count: int, alpha: float, blocked: bool) -> Comparison:
     """Student's t test on the differences within seeds, or Welch's where seeds are ignored; Bonferroni's correction."""
-    first, second = (sample.select(sample.arms == name) for name in (arm, baseline))
+    first, second = (sample.select(sample.arms == index) for index in (arm, baseline))
     difference = float(first.values.mean() - second.values.mean())
     if blocked:
         common = np.intersect1d(first.seeds, second.seeds)
-        pairs = [[part.values[part.seeds == seed].mean() for seed in common] for part in (first, second)]
-        differences = np.subtract(*pairs)
-        difference = float(differences.mean()) if len(common) else difference
-        variance = float(differences.var(ddof=1) / len(common)) if len(common) > 1 else np.nan
-        df = len(common) - 1.0
+        means = [np.array([part.values[part.seeds == seed].mean() for seed in common]) for part in (first, second)]
+        difference = float((means[0] - means[1]).mean()) if len(common) else difference
+        variances, sizes = [_variance(means[0] - means[1])], [len(common)]
     else:
-        parts = [part.values.var(ddof=1) / len(part.values) if len(part.values) > 1 else np.nan for part in (first, second)]
-        variance = sum(parts)
-        df = variance**2 / sum(v**2 / max(1, len(s.values) - 1) for v, s in zip(parts, (first, second), strict=True))
+        variances, sizes = [_variance(part.values) for part in (first, second)], [len(first.values), len(second.values)]
+    variance = sum(variances)
     if not variance > TINY:
         return Comparison(difference, np.nan, np.nan, np.nan, np.nan)
-    error = variance**0.5
-    margin = float(stats.t.isf(alpha / count / 2, df)) * error
-    p = 2 * float(stats.t.sf(abs(difference) / error, df)) * count * ALPHA / alpha
-    return Comparison(difference, difference - margin, difference + margin, min(1.0, p), error)
+    df = variance**2 / sum(part**2 / (size - 1) for part, size in zip(variances, sizes, strict=True))
+    margin = float(stats.t.isf(alpha / count / 2, df)) * variance**0.5
+    p = 2 * float(stats.t.sf(abs(difference) / variance**0.5, df)) * count * ALPHA / alpha
+    return Comparison(difference, difference - margin, difference + margin, min(1.0, p), variance**0.5)
 
 
-def _pool(sample: Sample, baseline: int, blocked: bool) -> list[int]:
-    """The arms that share a variance and seed effects: all but those that collapsed or vary far more than the others."""
+def _variance(values: Array) -> float:
+    """Variance of a mean; NaN for a single value."""
+    return float(values.var(ddof=1) / len(values)) if len(values) > 1 else float("nan")
+
+
+def _pool(sample: Sample, baseline: int, blocked: bool, collapse: float = COLLAPSE) -> list[int]:
+    """The arms that share a variance and seed effects: all but those that collapsed or vary far more than the rest."""
     arms = np.unique(sample.arms).tolist()
     means = {arm: sample.values[sample.arms == arm].mean() for arm in arms}
-    pool = [arm for arm in arms if means[arm] > means[baseline] - COLLAPSE]
+    pool = [arm for arm in arms if means[arm] > means[baseline] - collapse]
     while len(pool) > 2:
         fit = _fit(sample.select(np.isin(sample.arms, pool)), pool, blocked)
         ratios = np.where(fit.own_df > 0, fit.own, -1.0)

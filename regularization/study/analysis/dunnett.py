@@ -49,4 +49,5 @@ def critical_value(alpha: float, count: int, df: float, loading: float = 0.5**0.
 @lru_cache(maxsize=65536)
 def _scale_nodes(df: float) -> NDArray[np.float64]:
     """S at the quantiles that the quadrature uses."""
-    return np.sqrt(stats.chi2.ppf(_LEVELS, df) / df)
+    nodes: NDArray[np.float64] = np.sqrt(stats.chi2.ppf(_LEVELS, df) / df)
+    return nodes

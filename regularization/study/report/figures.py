@@ -2,20 +2,24 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
 from plotly.colors import qualitative
 
-from regularization.study.conclusion import ArmSummary, Conclusion
+from regularization.study.analysis.arms import ArmSummary
+from regularization.study.analysis.conclusion import Conclusion
+from regularization.study.analysis.curve import Curve
 from regularization.study.config import Study
 from regularization.study.results import Result, Row
 
 VALIDATION, CLEAN, RECOMMENDED = "#2a78b5", "#d1603d", "#3a9a5b"
-REGION_COLORS = {"underfits": "rgba(209, 96, 61, 0.12)", "little effect": "rgba(128, 128, 128, 0.14)"}
+BAND = "rgba(42, 120, 181, 0.16)"
 ARM_COLORS = qualitative.D3
 
 
@@ -29,16 +33,14 @@ def main_figure(conclusion: Conclusion, study: Study) -> go.Figure:
 def lambda_curve(conclusion: Conclusion, option: str) -> go.Figure:
     """Validation accuracy against λ (each seed, mean and 95% interval), and clean training accuracy.
 
-    λ has a logarithmic axis, with 0 at its left end. Regions where arms underfit or have little effect are shaded.
+    λ has a logarithmic axis, with 0 at its left end. The smooth curve is drawn with its 95% band.
     """
     arms = conclusion.arms
     positions, labels = _ticks(arms, option)
     x = [10**position for position in positions]
     figure = go.Figure()
-    for start, end, effect in effect_regions(arms, positions):
-        figure.add_vrect(10**start, 10**end, fillcolor=REGION_COLORS[effect], line_width=0)
-        # On a logarithmic axis, Plotly places annotations by their logarithm, unlike shapes and points.
-        figure.add_annotation(x=(start + end) / 2, y=1.07, yref="paper", text=effect, showarrow=False)
+    if conclusion.curve is not None:
+        _add_band(figure, conclusion.curve)
     clean = [arm.average("clean_accuracy") for arm in arms]
     figure.add_scatter(x=x, y=clean, name="clean training", mode="lines+markers", line={"color": CLEAN, "dash": "dot"})
     figure.add_trace(_mean_trace(arms, x))
@@ -49,26 +51,30 @@ def lambda_curve(conclusion: Conclusion, option: str) -> go.Figure:
     return _with_layout(figure)
 
 
+def _add_band(figure: go.Figure, curve: Curve) -> None:
+    """The smooth curve and its band."""
+    both = np.concatenate([curve.values, curve.values[::-1]])
+    ends = np.concatenate([curve.high, curve.low[::-1]])
+    figure.add_scatter(
+        x=both,
+        y=ends,
+        fill="toself",
+        fillcolor=BAND,
+        line={"width": 0},
+        hoverinfo="skip",
+        name="95% band",
+        mode="lines",
+    )
+    figure.add_scatter(
+        x=curve.values, y=curve.mean, name="smooth curve", mode="lines", line={"color": VALIDATION, "width": 1.5}
+    )
+
+
 def log_positions(values: Sequence[float]) -> list[float]:
     """log₁₀ of each value; 0 is placed to the left of the smallest positive value."""
     logs = [math.log10(value) for value in values if value > 0]
     gap = max(0.5, (max(logs) - min(logs)) / 6) if logs else 1.0
     return [math.log10(value) if value > 0 else (min(logs, default=0.0) - gap) for value in values]
-
-
-def effect_regions(arms: Sequence[ArmSummary], positions: Sequence[float]) -> list[tuple[float, float, str]]:
-    """(start, end, effect) on the logarithmic axis; a region ends halfway to the next arm with another effect."""
-    regions: list[tuple[float, float, str]] = []
-    for index, arm in enumerate(arms):
-        if not arm.effect:
-            continue
-        start = (positions[index - 1] + positions[index]) / 2 if index else positions[index] - 0.25
-        end = (positions[index] + positions[index + 1]) / 2 if index + 1 < len(arms) else positions[index] + 0.25
-        if regions and regions[-1][1:] == (start, arm.effect):
-            regions[-1] = (regions[-1][0], end, arm.effect)
-        else:
-            regions.append((start, end, arm.effect))
-    return regions
 
 
 def heat_map(conclusion: Conclusion, options: list[str]) -> go.Figure:
@@ -100,7 +106,7 @@ def forest_plot(conclusion: Conclusion) -> go.Figure:
     figure.add_scatter(
         x=[arm.mean for arm in arms],
         y=names,
-        error_x={"type": "data", "array": _error_bars(arms)},
+        error_x=_plotly_error_bars(arms),
         name="mean, 95% interval",
         mode="markers",
         marker={"color": VALIDATION, "size": 11, "symbol": "diamond"},
@@ -149,9 +155,10 @@ def paper_figure(conclusion: Conclusion, study: Study) -> Figure:
 def _draw_lambda_curve(axes: Axes, conclusion: Conclusion, option: str) -> None:
     arms = conclusion.arms
     positions, labels = _ticks(arms, option)
-    for start, end, effect in effect_regions(arms, positions):
-        axes.axvspan(start, end, color=CLEAN if effect == "underfits" else "grey", alpha=0.12, lw=0)
-        axes.text((start + end) / 2, 1.01, effect, ha="center", fontsize=8, transform=axes.get_xaxis_transform())
+    if (curve := conclusion.curve) is not None:
+        logs = np.log10(curve.values)
+        axes.fill_between(logs, curve.low, curve.high, color=VALIDATION, alpha=0.16, lw=0)
+        axes.plot(logs, curve.mean, color=VALIDATION, lw=1.2, label="smooth curve, 95% band")
     for position, arm in zip(positions, arms, strict=True):
         axes.plot([position] * len(arm.results), arm.accuracies, "o", color=VALIDATION, alpha=0.4, markersize=4)
     clean = [arm.average("clean_accuracy") for arm in arms]
@@ -190,12 +197,11 @@ def _mean_trace(arms: Sequence[ArmSummary], x: list[float]) -> go.Scatter:
     return go.Scatter(
         x=x,
         y=[arm.mean for arm in arms],
-        error_y={"type": "data", "array": _error_bars(arms)},
+        error_y=_plotly_error_bars(arms),
         customdata=[[arm.name, f"{arm.timescale:.3g}" if arm.timescale else "–"] for arm in arms],
         name="validation, 95% interval",
-        mode="lines+markers",
-        line={"color": VALIDATION},
-        marker={"size": 9, "symbol": "diamond"},
+        mode="markers",
+        marker={"color": VALIDATION, "size": 9, "symbol": "diamond"},
         hovertemplate="%{customdata[0]}<br>τ = %{customdata[1]} epochs<br>mean %{y:.2%}<extra></extra>",
     )
 
@@ -216,9 +222,16 @@ def _seed_trace(
     )
 
 
-def _error_bars(arms: Sequence[ArmSummary]) -> list[float]:
-    """Half-widths of the intervals; 0, hence no bar, for an arm with one seed."""
-    return [0.0 if math.isnan(arm.ci_half_width) else arm.ci_half_width for arm in arms]
+def _error_bars(arms: Sequence[ArmSummary]) -> NDArray[np.float64]:
+    """Distances from the mean to the ends of its interval, ``(2, arms)``; 0, hence no bar, for an arm with one seed."""
+    ends = np.array([(arm.mean - arm.low, arm.high - arm.mean) for arm in arms], dtype=np.float64)
+    bars: NDArray[np.float64] = np.nan_to_num(ends).clip(0).T
+    return bars
+
+
+def _plotly_error_bars(arms: Sequence[ArmSummary]) -> dict[str, Any]:
+    below, above = _error_bars(arms).tolist()
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
 
 
 def _means_by_epoch(runs: list[list[Row]], metric: str) -> tuple[list[float], list[float]]:

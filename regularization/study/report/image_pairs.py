@@ -13,9 +13,9 @@ from PIL import Image
 from regularization.data.datamodules import ImageData
 from regularization.errors import UserError
 from regularization.runs import directory
-from regularization.study import statistics
+from regularization.study.analysis import statistics
+from regularization.study.analysis.comparison import Comparison
 from regularization.study.results import Result
-from regularization.study.statistics import Bools, Comparison
 
 MAX_IMAGES = 24  # per contact sheet
 THUMBNAIL_SIZE = 72  # pixels
@@ -57,8 +57,8 @@ class Thumbnail:
 class _SeedPair:
     """For one seed, whether each arm classifies each image correctly, and the images' indices; ``(N,)`` each."""
 
-    first: Bools
-    second: Bools
+    first: NDArray[np.bool_]
+    second: NDArray[np.bool_]
     index: NDArray[np.int64]
 
 
@@ -73,7 +73,7 @@ def compare_images(first: Sequence[Result], second: Sequence[Result]) -> PairedI
     pairs = [pair for results in common if (pair := _pair(*results)) is not None]
     if not pairs:
         return None
-    gain = statistics.bootstrap([pair.first for pair in pairs], [pair.second for pair in pairs])
+    gain = statistics.bootstrap(_gain_table(pairs))
     fixed = sum(int((pair.first & ~pair.second).sum()) for pair in pairs)
     broken = sum(int((pair.second & ~pair.first).sum()) for pair in pairs)
     return PairedImages(gain, fixed, broken, statistics.mcnemar(fixed, broken), _gains_by_image(pairs))
@@ -87,6 +87,15 @@ def _pair(first: Result, second: Result) -> _SeedPair | None:
         logits.argmax(axis=1) == labels for logits, labels, _ in (first_logits, second_logits)
     )
     return _SeedPair(first_correct, second_correct, first_logits[2])
+
+
+def _gain_table(pairs: list[_SeedPair]) -> NDArray[np.float32]:
+    """+1 (fixed), −1 (broken) or 0, ``(seeds, images)``; NaN where the image was not validated with this seed."""
+    images = np.unique(np.concatenate([pair.index for pair in pairs]))
+    table = np.full((len(pairs), len(images)), np.nan, dtype=np.float32)
+    for row, pair in zip(table, pairs, strict=True):
+        row[np.searchsorted(images, pair.index)] = pair.first.astype(np.int8) - pair.second
+    return table
 
 
 def _gains_by_image(pairs: list[_SeedPair]) -> dict[int, float]:

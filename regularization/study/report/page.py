@@ -1,5 +1,6 @@
 """The report page: one HTML file that works offline, with the conclusion at its top; and a figure for papers."""
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from plotly.offline import get_plotlyjs
 
 from regularization.callbacks.curves import save
 from regularization.runs import directory
-from regularization.study.conclusion import Conclusion
+from regularization.study.analysis import statistics
+from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.config import Study
 from regularization.study.report import figures, image_pairs, tables
 from regularization.study.report.image_pairs import PairedImages, Thumbnail
@@ -22,11 +24,13 @@ REPORT = "report.html"
 FIGURE = "figure.png"
 
 TABLE_NOTE = (
-    "Accuracies are means over seeds ± half the width of the 95% interval. Differences are in percentage points; "
-    "p values are adjusted by Holm's method. The difference by image compares predictions on the same images, with a "
-    "bootstrap interval over seeds and images. Over all seeds, “fixed” counts the predictions that are correct in this "
-    "arm and wrong in the baseline, and “broken” the opposite. NLL is the negative log-likelihood in nats and ECE the "
-    "expected calibration error, both on the validation images. Trials, steps and seconds include tuning."
+    "Accuracies are means over seeds with their 95% intervals. Differences are in percentage points, within seeds; "
+    "their intervals hold simultaneously in 95% of studies, and p is adjusted likewise. An asterisk marks a mean that "
+    "differs from the baseline's, tested in the same way. The difference by image compares predictions on the same "
+    "images, with a bootstrap interval that crosses seeds and images. Over all seeds, “fixed” counts the predictions "
+    "that are correct in this arm and wrong in the baseline, and “broken” the opposite. NLL is the negative "
+    "log-likelihood in nats and ECE the expected calibration error, both on the validation images. Trials, steps and "
+    "seconds include tuning."
 )
 
 
@@ -97,7 +101,9 @@ def _pair_with_baseline(conclusion: Conclusion) -> dict[str, PairedImages | None
 def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
     title = f"Validation accuracy against {study.axis}" if study.axis else "Validation accuracy"
     line = "recommended value. The value 0 is at the left end" if study.axis else "baseline"
-    note = f"Each dot is one seed; bars are 95% t-intervals over seeds. The dashed line marks the {line}."
+    note = f"Each dot is one seed; bars are 95% intervals over seeds. The dashed line marks the {line}."
+    if conclusion.curve is not None and study.axis:
+        note += " The band is the 95% interval of a smooth curve through all trials, at the average of the seeds tried."
     plots = [Plot(figures.main_figure(conclusion, study), title, "" if len(study.vary) == 2 else note)]
     for metric, title, percent in (
         ("val_accuracy", "Validation accuracy by epoch", True),
@@ -133,24 +139,52 @@ def _method(study: Study, conclusion: Conclusion) -> str:
     if not study.base:
         return (
             "These runs were not planned as one study. The intervals assume that the runs of an arm differ by chance "
-            "alone."
+            "alone, and that runs with the same seed share what the seed decides."
         )
-    sentences = [f"Arms are compared by the validation accuracy of the {study.score} epoch, as fixed in advance."]
-    if study.resamples:
+    how = "within seeds" if study.paired else "between seeds"
+    sentences = [
+        f"Arms are compared {how} by the validation accuracy of the {study.score} epoch, as fixed in advance, with "
+        "simultaneous 95% intervals (Dunnett's) of a model with effects of arms and seeds. Differences below "
+        f"{study.resolution:g} points are taken not to matter."
+    ]
+    if study.until == "decided":
         sentences.append(
-            "Each seed draws a new initialization, a new order of images and a new set of validation images: the "
-            "intervals are valid for repeated training on other splits of these images."
+            "Seeds were added until the study was decided; each look at the results has a share of the 5%."
         )
-    else:
-        sentences.append(
-            "Each seed draws a new initialization and a new order of images, but uses the same validation images: the "
-            "intervals are valid for repeated training on this split only."
-        )
+    sentences += [_validation_share(conclusion), _validity(study)]
     if study.adaptive:
         sentences.append("These arms were chosen by a search and trained again with fresh seeds.")
     if any(result.test_accuracy is not None for result in conclusion.chosen.results):
         sentences.append("The test images were evaluated once, after the choice, with the chosen arm and the baseline.")
-    return " ".join(sentences)
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _validity(study: Study) -> str:
+    if study.resamples:
+        return (
+            "Each seed draws a new initialization, a new order of images and a new set of validation images: the "
+            "intervals are valid for repeated training on other splits of these images."
+        )
+    return (
+        "Each seed draws a new initialization and a new order of images, but uses the same validation images: the "
+        "intervals are valid for repeated training on this split only."
+    )
+
+
+def _validation_share(conclusion: Conclusion) -> str:
+    """How much of the spread between seeds comes from the size of the validation set."""
+    arm = conclusion.baseline or conclusion.chosen
+    logits = arm.results[0].logits()
+    if logits is None:
+        return ""
+    images = len(logits[1])
+    share = statistics.image_share(arm.accuracies, images)
+    if math.isnan(share):
+        return ""
+    return (
+        f"Each trial is validated on {images:,} images; the size of this set accounts for about {share:.0%} of the "
+        f"variance between the seeds of {arm.name}."
+    )
 
 
 def _versions() -> str:

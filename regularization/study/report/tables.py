@@ -4,11 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from regularization.study import statistics
-from regularization.study.conclusion import ArmSummary, Conclusion, format_percent, format_points
+from regularization.study.analysis import statistics
+from regularization.study.analysis.arms import ArmSummary
+from regularization.study.analysis.comparison import ALPHA, Comparison
+from regularization.study.analysis.conclusion import Conclusion
+from regularization.study.analysis.sentences import format_interval, format_percent, format_points
 from regularization.study.report.image_pairs import PairedImages
 from regularization.study.results import Result
-from regularization.study.statistics import Comparison
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,10 @@ def _accuracy_cells(arm: ArmSummary) -> dict[str, Cell]:
         difference, p = _difference(arm.comparison), arm.comparison.p
     return {
         "arm": _text(arm.name),
-        "validation accuracy": _mean(arm.mean, arm.ci_half_width),
+        "validation accuracy": _mean(arm.mean, arm.low, arm.high),
         "difference from baseline": difference,
         "p": _number(p, ".2g"),
+        "verdict": _text(arm.verdict) if arm.verdict else MISSING,
     }
 
 
@@ -80,15 +83,15 @@ def _image_cells(pairs: PairedImages | None) -> dict[str, Cell]:
 
 
 def _training_cells(arm: ArmSummary) -> dict[str, Cell]:
-    logits = [logits for result in arm.results if (logits := result.logits()) is not None]
     tests = [result.test_accuracy for result in arm.results if result.test_accuracy is not None]
     return {
-        "clean training accuracy": _number(arm.average("clean_accuracy"), ".2%"),
-        "NLL": _number(_average([statistics.negative_log_likelihood(*arrays[:2]) for arrays in logits]), ".4f"),
-        "ECE": _number(_average([statistics.calibration_error(*arrays[:2]) for arrays in logits]), ".4f"),
+        "clean training accuracy": _effect(arm, "clean_accuracy", ".2%"),
+        "NLL": _effect(arm, "val_loss", ".4f"),
+        "ECE": _effect(arm, "val_calibration_error", ".4f"),
+        "norm of the weights": _effect(arm, "weight_norm", ".3g"),
         "τ (epochs)": _number(arm.timescale or None, ".3g"),
-        "run length / τ": _number(_average([result.decay for result in arm.results]), ".2g"),
-        "test accuracy": _mean(_average(tests), statistics.ci_half_width(tests)) if tests else MISSING,
+        "run length / τ": _number(arm.results[0].run_length, ".2g"),
+        "test accuracy": _mean(_average(tests), *statistics.mean_interval(tests)) if tests else MISSING,
     }
 
 
@@ -125,13 +128,21 @@ def _number(value: float | None, spec: str) -> Cell:
     return MISSING if value is None or math.isnan(value) else Cell(format(value, spec), value)
 
 
-def _mean(mean: float, half_width: float) -> Cell:
-    return Cell(format_percent(mean) + ("" if math.isnan(half_width) else f" ± {100 * half_width:.2f}"), mean)
+def _mean(mean: float, low: float, high: float) -> Cell:
+    return Cell(format_percent(mean) + ("" if math.isnan(low) else f" ({100 * low:.2f} to {100 * high:.2f})"), mean)
+
+
+def _effect(arm: ArmSummary, metric: str, spec: str) -> Cell:
+    """The mean of a metric, with an asterisk where it differs significantly from the baseline's."""
+    value, effect = arm.average(metric), arm.effects.get(metric)
+    if math.isnan(value):
+        return MISSING
+    return Cell(format(value, spec) + (" *" if effect is not None and effect.p < ALPHA else ""), value)
 
 
 def _difference(comparison: Comparison) -> Cell:
-    interval = f" ({format_points(comparison.low)} to {format_points(comparison.high)})"
-    text = format_points(comparison.difference) + ("" if math.isnan(comparison.low) else interval)
+    interval = "" if math.isnan(comparison.low) else f" ({format_interval(comparison)})"
+    text = format_points(comparison.difference) + interval
     return Cell(text, comparison.difference)
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regularization.study.conclusion import draw_conclusion
+from regularization.study.analysis.conclusion import draw_conclusion
 from regularization.study.config import Study
 from regularization.study.report import figures, image_pairs
 from regularization.study.report.page import write_report
 from regularization.study.results import Result
-from tests.study.test_conclusion import LAMBDA, make_results, results_on_axis
+from tests.study.analysis.test_conclusion import LAMBDA, make_results, results_on_axis
 
 LR = "model.optimizer.lr"
 

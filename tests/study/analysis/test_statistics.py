@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from regularization.study import statistics
+from regularization.study.analysis import statistics
 
 
 def draw_accuracies(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regularization.study.conclusion import draw_conclusion
+from regularization.study.analysis.conclusion import draw_conclusion
 from regularization.study.config import Study
 from regularization.study.results import Result
 

@@ -1,0 +1,47 @@
+"""The looks that a study has had, kept in its folder: what they spent of the error rate is spent."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from regularization.runs import directory
+from regularization.study.analysis.looks import Look, fixed_alpha, scheduled_alpha
+from regularization.study.config import Study
+from regularization.study.results import Result
+
+LOOKS = "looks.json"
+
+
+def read_looks(folder: Path) -> list[Look]:
+    """The looks so far, the first one first."""
+    path = folder / LOOKS
+    return [Look(**look) for look in json.loads(path.read_text())] if path.is_file() else []
+
+
+def add_look(folder: Path, study: Study, baseline: str | None, results: Sequence[Result]) -> list[Look]:
+    """Takes note of a look at the results; nothing is spent if none has been added since the last one.
+
+    With ``until: decided``, looks are planned, and only those that are due spend. A fixed design has one look, and
+    another one each time that it was extended.
+
+    Args:
+        folder: The study's folder, whose lock is held.
+        study: The study.
+        baseline: Name of the baseline, whose seeds count.
+        results: The results of the arms that are compared.
+
+    Returns:
+        The looks, this one included.
+    """
+    looks = read_looks(folder)
+    seeds = sum(result.arm == baseline for result in results)
+    if study.until == "decided":
+        alpha = scheduled_alpha(seeds) if not any(look.seeds == seeds for look in looks) else 0.0
+    else:
+        alpha = fixed_alpha(len(looks)) if not looks or looks[-1].trials != len(results) else 0.0
+    if alpha:
+        looks.append(Look(seeds, len(results), alpha))
+        text = json.dumps([dataclasses.asdict(look) for look in looks], indent=2)
+        directory.write_text(folder / LOOKS, text + "\n")
+    return looks

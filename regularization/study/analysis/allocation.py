@@ -1,0 +1,89 @@
+"""Which arm is trained next: the one with which the study is likely decided by the fewest trials."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from regularization.study.analysis.comparison import Comparison, Sample, compare
+from regularization.study.analysis.dunnett import critical_value
+
+# Degrees of freedom for a rough critical value; the exact one changes with every trial.
+TYPICAL_DF = 20.0
+
+
+def next_trial(
+    sample: Sample, given: Mapping[int, set[int]], baseline: int, seeds: Sequence[int], alpha: float, resolution: float
+) -> tuple[int, int] | None:
+    """The arm and the seed of the next trial, or None if all have been handed out.
+
+    There are two ways to an answer. To show that arm a with the gain d > 0 helps takes about (c·s/d)² seeds, where s is
+    the standard deviation of a difference within seeds and c the critical value. To show that no arm helps by more than
+    the resolution r takes about (c·s/(r − d))² seeds of every arm whose interval reaches r. The way that takes fewer
+    trials is followed: the next trial is of the arm that is closest to showing that it helps, or of the arm whose
+    interval ends highest.
+
+    An arm only gets seeds that the baseline has; where it has them all, the baseline goes first.
+
+    Args:
+        sample: The finished trials.
+        given: The seeds of each arm that are finished or running.
+        baseline: The arm that the others are compared with.
+        seeds: All seeds that may be used, in their order.
+        alpha: Level of the intervals.
+        resolution: The smallest difference that matters, as a fraction.
+    """
+    order = _promising(sample, given, baseline, alpha, resolution)
+    for arm in order:
+        open_seeds = [seed for seed in seeds if seed in given[baseline] and seed not in given[arm]]
+        if open_seeds:
+            return arm, open_seeds[0]
+        fresh = [seed for seed in seeds if seed not in given[baseline]]
+        if fresh:
+            return baseline, fresh[0]
+    return None
+
+
+def _promising(
+    sample: Sample, given: Mapping[int, set[int]], baseline: int, alpha: float, resolution: float
+) -> list[int]:
+    """The arms that may decide, the most promising one first."""
+    comparisons = compare(sample, baseline, alpha) if np.any(sample.arms == baseline) else {}
+    arms = [arm for arm in given if arm != baseline]
+    finite = {arm: item for arm, item in comparisons.items() if math.isfinite(item.standard_error)}
+    if not finite:
+        return sorted(arms, key=lambda arm: len(given[arm]))
+    counts = {arm: max(1, int(np.sum(sample.arms == arm))) for arm in finite}
+    std = float(np.median([item.standard_error * math.sqrt(counts[arm]) for arm, item in finite.items()]))
+    reach = critical_value(alpha, len(arms), TYPICAL_DF) * std
+    helping = {
+        arm: _cost_of_helping(item, reach, len(given[arm]), len(given[baseline])) for arm, item in finite.items()
+    }
+    quickest = min(helping, key=lambda arm: helping[arm])
+    highest = sorted(finite, key=lambda arm: -finite[arm].difference - reach / math.sqrt(len(given[arm])))
+    ruling_out = _cost_of_ruling_out(finite, reach, given, baseline, resolution)
+    open_arms = [arm for arm in highest if finite[arm].high >= resolution] or highest
+    return [quickest, *open_arms] if helping[quickest] <= ruling_out else open_arms
+
+
+def _cost_of_helping(item: Comparison, reach: float, own: int, baseline: int) -> float:
+    """Further trials, of the arm and the baseline, that are likely to show that the arm helps."""
+    if item.difference <= 0:
+        return math.inf
+    needed = (reach / item.difference) ** 2
+    return max(1.0, needed - own) + max(0.0, needed - baseline)
+
+
+def _cost_of_ruling_out(
+    comparisons: Mapping[int, Comparison], reach: float, given: Mapping[int, set[int]], baseline: int, resolution: float
+) -> float:
+    """Further trials, of all arms and the baseline, that are likely to show that none helps by the resolution."""
+    total, most = 0.0, 0.0
+    for arm, item in comparisons.items():
+        if item.high < resolution:
+            continue
+        distance = resolution - item.difference
+        needed = (reach / distance) ** 2 if distance > 0.02 * resolution else math.inf
+        total += max(1.0, needed - len(given[arm]))
+        most = max(most, needed)
+    return total + max(0.0, most - len(given[baseline]))

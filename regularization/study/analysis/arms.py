@@ -1,0 +1,113 @@
+"""Summaries of arms: accuracy, comparison with the baseline, verdict, and what else the arm changed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from regularization.study.analysis import statistics
+from regularization.study.analysis.comparison import Comparison, Sample, compare
+from regularization.study.analysis.verdicts import Verdict, judge_arm
+from regularization.study.config import Study
+from regularization.study.results import Result
+
+ACCURACY = "val_accuracy"
+# Metrics that are compared like the accuracy, each with simultaneous intervals of its own.
+EFFECTS = ("val_loss", "val_calibration_error", "clean_accuracy", "gap_accuracy", "weight_norm")
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """The results of one arm.
+
+    Attributes:
+        name: Name of the arm.
+        results: Its finished runs, one per seed.
+        mean: Mean validation accuracy.
+        low, high: Ends of the mean's 95% interval over seeds; NaN for one seed.
+        comparison: Comparison with the baseline; None for the baseline itself, or without one.
+        verdict: What the comparison shows; None without one.
+        effects: By metric, the comparison with the baseline.
+    """
+
+    name: str
+    results: list[Result]
+    mean: float
+    low: float
+    high: float
+    comparison: Comparison | None
+    verdict: Verdict | None
+    effects: dict[str, Comparison] = field(default_factory=dict)
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Validation accuracy of each seed."""
+        return [result.accuracy for result in self.results]
+
+    @property
+    def difference(self) -> float:
+        """Gain over the baseline; 0 for the baseline."""
+        return 0.0 if self.comparison is None else self.comparison.difference
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Ends of the simultaneous 95% interval of the gain; 0 and 0 for the baseline."""
+        return (0.0, 0.0) if self.comparison is None else (self.comparison.low, self.comparison.high)
+
+    @property
+    def unregularized(self) -> bool:
+        """Whether the arm is known to have no regularization."""
+        return self.results[0].unregularized
+
+    @property
+    def timescale(self) -> float | None:
+        """The timescale τ in epochs; None without weight decay."""
+        return self.results[0].timescale
+
+    def average(self, metric: str) -> float:
+        """Mean of a metric over seeds, each in its scored epoch; NaN if the metric was not measured."""
+        values = [value for result in self.results if math.isfinite(value := result.metric(metric))]
+        return float(np.mean(values)) if values else math.nan
+
+
+def summarize_arms(
+    results: dict[str, list[Result]], study: Study, baseline: str | None, alpha: float
+) -> list[ArmSummary]:
+    """Summarizes each arm and compares it with the baseline by every metric.
+
+    Args:
+        results: The runs of each arm, in the order in which arms are shown.
+        study: The study's config.
+        baseline: Name of the arm to compare with, or None.
+        alpha: The simultaneous intervals have the level 1 − ``alpha``.
+    """
+    names = list(results)
+    effects: dict[str, dict[int, Comparison]] = {}
+    if baseline in results:
+        for metric in (ACCURACY, *EFFECTS):
+            effects[metric] = _compare(list(results.values()), names.index(baseline), metric, study, alpha)
+    arms = []
+    for index, (name, runs) in enumerate(results.items()):
+        accuracies = [run.accuracy for run in runs]
+        comparison = effects.get(ACCURACY, {}).get(index)
+        verdict = judge_arm(comparison, study.resolution / 100) if comparison else None
+        others = {metric: by_arm[index] for metric, by_arm in effects.items() if metric in EFFECTS and index in by_arm}
+        mean, interval = float(np.mean(accuracies)), statistics.mean_interval(accuracies)
+        arms.append(ArmSummary(name, runs, mean, *interval, comparison, verdict, others))
+    return arms
+
+
+def _compare(
+    results: Sequence[list[Result]], baseline: int, metric: str, study: Study, alpha: float
+) -> dict[int, Comparison]:
+    """The comparison of each arm that has the metric; none if the baseline has not."""
+    trials = [(index, run) for index, runs in enumerate(results) for run in runs]
+    measured = [(value, index, run.seed) for index, run in trials if math.isfinite(value := run.metric(metric))]
+    if not any(index == baseline for _, index, _ in measured):
+        return {}
+    values, arms, seeds = (np.array(column) for column in zip(*measured, strict=True))
+    sample = Sample(values.astype(float), arms, seeds)
+    if metric == ACCURACY:
+        return compare(sample, baseline, alpha, study.paired)
+    return compare(sample, baseline, alpha, study.paired, collapse=math.inf)

@@ -1,0 +1,153 @@
+"""The conclusion of a study: every arm against the baseline, the answer, and a sentence that states it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from regularization.study.analysis import sentences
+from regularization.study.analysis.arms import ArmSummary, summarize_arms
+from regularization.study.analysis.comparison import ALPHA, Sample, pooled_std
+from regularization.study.analysis.curve import Curve, fit_curve
+from regularization.study.analysis.gain import held_out_gain, seeds_needed
+from regularization.study.analysis.verdicts import Answer, Verdict, judge_study
+from regularization.study.config import Study
+from regularization.study.results import Result, by_arm
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a conclusion needs to know besides the results.
+
+    Attributes:
+        baseline: Name of the arm to compare with, or None.
+        failures: By arm, the reasons why trials failed. An arm with a failed trial is not recommended.
+        alpha: The level of the simultaneous intervals is 1 − ``alpha``.
+        missing: Number of trials that the study has planned and not finished.
+        workers: Trials that run at a time.
+        command: The command of the study.
+    """
+
+    baseline: str | None = None
+    failures: Mapping[str, list[str]] = field(default_factory=dict)
+    alpha: float = ALPHA
+    missing: int = 0
+    workers: int = 1
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """The conclusion of a study.
+
+    Attributes:
+        arms: Summaries of all arms, in the order of their values or of the study's config.
+        baseline: The arm that the others are compared with, or None.
+        chosen: The recommended arm: that with the highest lower end, the baseline if none helps; while undecided, the
+            one that looks best.
+        answer: Whether an arm helps, none helps by more than the resolution, or neither is known; None without
+            a baseline.
+        gain: The gain of the chosen arm on seeds that did not choose it; NaN without one.
+        seeds_needed: While undecided, the number of seeds per arm that would decide with a probability of 80%;
+            None if 1,000 are not enough.
+        curve: Accuracy as a smooth function of λ, or None.
+        sentence: The conclusion in words.
+        remarks: Further remarks, one sentence each.
+    """
+
+    arms: list[ArmSummary]
+    baseline: ArmSummary | None
+    chosen: ArmSummary
+    answer: Answer | None
+    gain: float
+    seeds_needed: int | None
+    curve: Curve | None
+    sentence: str = ""
+    remarks: list[str] = field(default_factory=list)
+
+
+def draw_conclusion(results: Sequence[Result], study: Study, context: Context) -> Conclusion:
+    """Draws the conclusion from the runs of the final stage.
+
+    Args:
+        results: Finished runs of at least one arm.
+        study: The study's config.
+        context: The baseline, failed and missing trials, and the level of the intervals.
+    """
+    ordered = by_arm(sorted(results, key=lambda result: _sort_key(result, study)))
+    arms = summarize_arms(ordered, study, context.baseline, context.alpha)
+    baseline = next((arm for arm in arms if arm.name == context.baseline), None)
+    candidates = [arm for arm in arms if arm.name not in context.failures] or arms
+    answer = _answer(candidates, study) if baseline else None
+    chosen = _choose(candidates, baseline, answer)
+    sample = sample_of(arms, "val_accuracy")
+    gain = held_out_gain(sample, arms.index(baseline)) if baseline else math.nan
+    needed = _seeds_needed(arms, baseline, sample, study, context.alpha) if answer == Answer.UNDECIDED else None
+    conclusion = Conclusion(arms, baseline, chosen, answer, gain, needed, _curve(arms, study))
+    remarks = sentences.remarks(conclusion, study, context)
+    return replace(conclusion, sentence=sentences.answer(conclusion, study, context), remarks=remarks)
+
+
+def sample_of(arms: Sequence[ArmSummary], metric: str) -> Sample:
+    """The values of a metric in all trials of the arms that have it."""
+    rows = [
+        (value, index, result.seed)
+        for index, arm in enumerate(arms)
+        for result in arm.results
+        if math.isfinite(value := result.metric(metric))
+    ]
+    values, indices, seeds = zip(*rows, strict=True) if rows else ((), (), ())
+    return Sample(np.array(values, dtype=float), np.array(indices, dtype=int), np.array(seeds, dtype=int))
+
+
+def _sort_key(result: Result, study: Study) -> list[float]:
+    """The values along the axes, or the index of the arm in the study's config."""
+    if study.vary:
+        return [float(result.values[option]) for option in study.vary]
+    names = list(study.arms)
+    return [float(names.index(result.group) if result.group in names else len(names))]
+
+
+def _answer(arms: list[ArmSummary], study: Study) -> Answer:
+    comparisons = [arm.comparison for arm in arms if arm.comparison is not None]
+    return judge_study(comparisons, study.resolution / 100)
+
+
+def _choose(arms: list[ArmSummary], baseline: ArmSummary | None, answer: Answer | None) -> ArmSummary:
+    """The arm of the highest lower end if one helps, the baseline if none does, else the one that looks best."""
+    if baseline is None or answer is None:
+        return max(arms, key=lambda arm: arm.mean)
+    if answer == Answer.NONE_HELPS:
+        return baseline
+    compared = [arm for arm in arms if arm.comparison is not None]
+    if answer == Answer.HELPS:
+        return max((arm for arm in compared if arm.verdict == Verdict.HELPS), key=lambda arm: arm.interval[0])
+    undecided = [arm for arm in compared if arm.verdict == Verdict.UNDECIDED]
+    return max(undecided, key=lambda arm: arm.difference, default=baseline)
+
+
+def _seeds_needed(
+    arms: list[ArmSummary], baseline: ArmSummary | None, sample: Sample, study: Study, alpha: float
+) -> int | None:
+    """Seeds per arm that decide: that show the gain that looks best, or that it is smaller than the resolution."""
+    gains = [arm.difference for arm in arms if arm.verdict == Verdict.UNDECIDED]
+    if baseline is None or not gains or len(arms) < 2:
+        return None
+    gain, resolution = max(gains), study.resolution / 100
+    std = pooled_std(sample, arms.index(baseline), study.paired)
+    run = min(len(arm.results) for arm in arms)
+    return seeds_needed(max(gain, resolution - gain), std, len(arms), alpha, at_least=run + 1)
+
+
+def _curve(arms: list[ArmSummary], study: Study) -> Curve | None:
+    """The smooth curve over one or two options that are all λ of some kind."""
+    if not study.vary:
+        return None
+    trials = [result for arm in arms for result in arm.results]
+    values = np.array([[float(result.values[option]) for option in study.vary] for result in trials])
+    seeds = np.array([result.seed for result in trials])
+    accuracies = np.array([result.accuracy for result in trials])
+    return fit_curve(
+        values.squeeze(axis=1) if len(study.vary) == 1 else values, seeds, accuracies, study.resolution / 100
+    )

@@ -1,0 +1,182 @@
+"""The conclusion in words: one sentence that answers, and remarks that qualify it."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from regularization.callbacks.history import format_duration
+from regularization.study.analysis.arms import ArmSummary
+from regularization.study.analysis.comparison import ALPHA, Comparison
+from regularization.study.analysis.regularizers import kind_of, others_in
+from regularization.study.analysis.verdicts import Answer, Verdict
+from regularization.study.config import Study
+
+if TYPE_CHECKING:
+    from regularization.study.analysis.conclusion import Conclusion, Context
+
+# Metrics that are ratios of the baseline's value, with their names, and those that are differences in points.
+RATIOS = {
+    "val_loss": "validation loss",
+    "val_calibration_error": "calibration error",
+    "weight_norm": "norm of the weights",
+}
+# An effect on one of them is named if it is at least this factor.
+NOTABLE_RATIO = 1.2
+
+
+def answer(conclusion: "Conclusion", study: Study, context: "Context") -> str:
+    """The sentence that answers the question of the study."""
+    prefix = f"So far, with {context.missing} trials missing: " if context.missing else ""
+    if conclusion.baseline is None or conclusion.answer is None:
+        return prefix + _recommended(conclusion)
+    if conclusion.answer == Answer.HELPS:
+        return prefix + _helps(conclusion, conclusion.baseline)
+    if conclusion.answer == Answer.NONE_HELPS:
+        return prefix + _none_helps(conclusion, conclusion.baseline, study)
+    return prefix + _undecided(conclusion, conclusion.baseline, study, context)
+
+
+def _recommended(conclusion: "Conclusion") -> str:
+    chosen = conclusion.chosen
+    accuracy = f"{format_percent(chosen.mean)} validation accuracy"
+    return f"{_name(chosen)} has the highest accuracy: {accuracy}. Name a baseline to compare the arms."
+
+
+def _helps(conclusion: "Conclusion", baseline: ArmSummary) -> str:
+    chosen = conclusion.chosen
+    assert chosen.comparison is not None
+    # The difference is due to regularization only if the baseline has none and the arm does.
+    attributed = baseline.unregularized and not chosen.unregularized
+    opening = f"{kind_of(chosen)} helps: use {_name(chosen)}" if attributed else f"{_name(chosen)} helps"
+    low = f"at least {format_points(chosen.comparison.low)} points of validation accuracy"
+    gain = conclusion.gain
+    estimate = "" if math.isnan(gain) else f"; {format_points(gain)} points on seeds that did not choose it"
+    return f"{opening}. It gains {low} over {baseline.name} ({_interval(chosen.comparison)}{estimate})."
+
+
+def _none_helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
+    compared = [arm for arm in conclusion.arms if arm.comparison is not None]
+    highest = max(compared, key=lambda arm: arm.interval[1])
+    what = "No λ that was tried" if study.vary else "No arm"
+    bound = f"the intervals end at {format_points(highest.interval[1])} points or lower ({highest.name})"
+    sentence = f"{what} helps by more than {study.resolution:g} points compared with {baseline.name}: {bound}."
+    return f"{sentence} {_harm(conclusion.arms, study)}".rstrip()
+
+
+def _harm(arms: Sequence[ArmSummary], study: Study) -> str:
+    """From which λ on regularization hurts; or the arms that hurt."""
+    hurting = [arm for arm in arms if arm.verdict == Verdict.HURTS]
+    if not hurting:
+        return ""
+    if study.axis and hurting == list(arms[-len(hurting) :]):
+        comparison = hurting[0].comparison
+        assert comparison is not None
+        loss = f"{format_points(comparison.difference)} points, {format_interval(comparison)}"
+        return f"From {hurting[0].name} on, it hurts ({loss})."
+    return f"It hurts: {', '.join(arm.name for arm in hurting)}."
+
+
+def _undecided(conclusion: "Conclusion", baseline: ArmSummary, study: Study, context: "Context") -> str:
+    chosen = conclusion.chosen
+    if chosen.comparison is None:
+        return f"Undecided so far: no arm without failed trials can be compared with {baseline.name}."
+    reference = f"{baseline.name} {format_percent(baseline.mean)}"
+    reached = f"{_name(chosen)} reaches {format_percent(chosen.mean)} validation accuracy and {reference}"
+    if math.isnan(chosen.comparison.low):
+        single = min(len(chosen.results), len(baseline.results)) < 2
+        reason = (
+            "one seed per arm shows no difference" if single else "without variation between seeds, nothing is shown"
+        )
+        return f"Undecided so far: {reached}; {reason}."
+    gain = f"a gain of {format_points(chosen.comparison.difference)} points ({_interval(chosen.comparison)})"
+    return f"Undecided so far: {reached}, {gain}. {_what_decides(conclusion, study, context)}".rstrip()
+
+
+def _what_decides(conclusion: "Conclusion", study: Study, context: "Context") -> str:
+    """How many more seeds would decide, how long they take, and the command."""
+    seeds = conclusion.seeds_needed
+    if seeds is None:
+        return "Even 1,000 seeds per arm would not decide."
+    trials = sum(max(0, seeds - len(arm.results)) for arm in conclusion.arms)
+    results = [result for arm in conclusion.arms for result in arm.results]
+    seconds = sum(result.seconds for result in results) / len(results) * trials / context.workers
+    option = "--max_seeds" if study.until == "decided" else "--seeds"
+    command = f": {context.command} {option} {seeds}" if context.command else ""
+    cost = f"{trials} more trials, about {format_duration(seconds)} on this machine"
+    return f"About {seeds} seeds per arm would decide ({cost}){command}"
+
+
+def remarks(conclusion: "Conclusion", study: Study, context: "Context") -> list[str]:
+    """Remarks on the arms, on what else λ changed, and on the base config."""
+    failures = context.failures.items()
+    lines = [f"{name} is not recommended; failed trials: {'; '.join(reasons)}" for name, reasons in failures]
+    if conclusion.baseline is None:
+        return lines
+    for verdict in Verdict:
+        if names := [arm.name for arm in conclusion.arms if arm.verdict == verdict]:
+            lines.append(f"{verdict}: {', '.join(names)}")
+    lines += [line for line in (_largest_effect(conclusion), _curve(conclusion, study)) if line]
+    if study.axis and conclusion.answer == Answer.HELPS and conclusion.chosen is conclusion.arms[-1]:
+        lines.append("the largest value is the best: widen the range")
+    options = {option for arm in conclusion.arms for option in arm.results[0].values}
+    if others := others_in(conclusion.baseline.results[0].folder, options):
+        lines.append(f"all arms also have: {', '.join(others)}")
+    return lines
+
+
+def _largest_effect(conclusion: "Conclusion") -> str:
+    """The largest change of another metric by an arm that does not hurt; of the weights' norm if there is no other."""
+    for metrics in (("val_loss", "val_calibration_error"), ("weight_norm",)):
+        changes = [
+            change for arm in conclusion.arms for metric in metrics if (change := _change(conclusion, arm, metric))
+        ]
+        if changes:
+            return f"what else changed most: {max(changes)[1]}"
+    return ""
+
+
+def _change(conclusion: "Conclusion", arm: ArmSummary, metric: str) -> tuple[float, str] | None:
+    """How large a significant change is, as |log ratio|, and the change in words."""
+    baseline, effect = conclusion.baseline, arm.effects.get(metric)
+    if baseline is None or effect is None or arm.verdict == Verdict.HURTS or not effect.p < ALPHA:
+        return None
+    ratio = arm.average(metric) / baseline.average(metric) if baseline.average(metric) > 0 else math.nan
+    if not ratio > 0 or max(ratio, 1 / ratio) < NOTABLE_RATIO:
+        return None
+    text = f"the {RATIOS[metric]} with {arm.name} is {ratio:.2g} times that of {baseline.name} (p = {effect.p:.2g})"
+    return abs(math.log(ratio)), text
+
+
+def _curve(conclusion: "Conclusion", study: Study) -> str:
+    """The optimum of the smooth curve on one axis."""
+    curve = conclusion.curve
+    if curve is None or not study.axis:
+        return ""
+    option = study.axis.rpartition(".")[2]
+    text = f"smooth curve: best {option} {curve.best:.2g} (95% interval {curve.best_low:.2g} to {curve.best_high:.2g})"
+    if math.isnan(curve.probability):
+        return text
+    return f"{text}; it gains more than {study.resolution:g} points with probability {curve.probability:.0%}"
+
+
+def _name(arm: ArmSummary) -> str:
+    return f"{arm.name} (τ = {arm.timescale:.3g} epochs)" if arm.timescale else arm.name
+
+
+def _interval(comparison: Comparison) -> str:
+    return f"95% interval {format_interval(comparison)}, p = {comparison.p:.2g}"
+
+
+def format_interval(comparison: Comparison) -> str:
+    """Formats both ends of an interval in percentage points."""
+    return f"{format_points(comparison.low)} to {format_points(comparison.high)}"
+
+
+def format_percent(value: float) -> str:
+    """Formats a fraction in percent."""
+    return f"{value:.2%}"
+
+
+def format_points(value: float) -> str:
+    """Formats a difference of fractions in percentage points, with its sign."""
+    return f"{100 * value:+.2f}"

@@ -1,0 +1,43 @@
+"""Verdicts: what the interval of an arm says about it, and what all of them say about the study."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from regularization.study.analysis.comparison import Comparison
+
+
+class Verdict(StrEnum):
+    """What the simultaneous interval of an arm's gain over the baseline shows."""
+
+    HELPS = "helps"
+    HURTS = "hurts"
+    NO_DIFFERENCE = "no difference that matters"
+    UNDECIDED = "undecided"
+
+
+class Answer(StrEnum):
+    """What a study shows: an arm helps; none helps by more than the resolution; or neither yet."""
+
+    HELPS = "helps"
+    NONE_HELPS = "none helps"
+    UNDECIDED = "undecided"
+
+
+def judge_arm(comparison: Comparison, resolution: float) -> Verdict:
+    """The verdict on one arm: the interval lies above 0, below 0, inside ± ``resolution``, or none of these."""
+    if comparison.low > 0:
+        return Verdict.HELPS
+    if comparison.high < 0:
+        return Verdict.HURTS
+    inside = comparison.low > -resolution and comparison.high < resolution
+    return Verdict.NO_DIFFERENCE if inside else Verdict.UNDECIDED
+
+
+def judge_study(comparisons: Iterable[Comparison], resolution: float) -> Answer:
+    """The answer: undecided unless an arm helps, or every interval ends below ``resolution``."""
+    comparisons = list(comparisons)
+    if any(comparison.low > 0 for comparison in comparisons):
+        return Answer.HELPS
+    # A missing interval is NaN, which is not below.
+    excluded = bool(comparisons) and all(comparison.high < resolution for comparison in comparisons)
+    return Answer.NONE_HELPS if excluded else Answer.UNDECIDED

@@ -1,0 +1,61 @@
+"""Checks of a study's options, before any of its configs is parsed."""
+
+import math
+from typing import Any
+
+from regularization.errors import UserError
+from regularization.study.config import STRENGTH, Study
+
+
+def check_study(study: Study) -> None:
+    """Checks a study before any of its configs is parsed.
+
+    Raises:
+        UserError: When an option has an impossible value.
+    """
+    if not study.base:
+        raise UserError("a study needs a base: the config of fit that its arms share")
+    if bool(study.vary) == bool(study.arms):
+        raise UserError("a study needs either vary or arms")
+    if len(study.vary) > 2:
+        raise UserError(f"vary takes one option or two, not {len(study.vary)}: {', '.join(study.vary)}")
+    for option, values in study.vary.items():
+        _check_values(option, values)
+    seeds = study.seed_list()
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UserError(f"seeds must be a number of at least 1, or a list of different ones, not {study.seeds}")
+    if study.adaptive and isinstance(study.seeds, list) and min(seeds) < study.search_seeds:
+        raise UserError(f"seeds: the search uses 0 to {study.search_seeds - 1}; list others, to judge on fresh ones")
+    _check_until(study)
+    if study.search != "grid" and not study.axis:
+        raise UserError(f"search {study.search} needs vary with one option")
+    if min(study.search_seeds, study.finalists, study.proposals) < 1:
+        raise UserError("search_seeds, finalists and proposals must be at least 1")
+
+
+def _check_until(study: Study) -> None:
+    if not study.resolution > 0:
+        raise UserError(f"resolution must be above 0 percentage points, not {study.resolution:g}")
+    if study.until == "decided":
+        if isinstance(study.seeds, list):
+            raise UserError("until: decided draws seeds as it needs them: give their number to start with, not a list")
+        if not 2 <= study.seeds <= study.max_seeds:
+            raise UserError(f"until: decided needs seeds from 2 to max_seeds = {study.max_seeds}, not {study.seeds}")
+        if not study.paired:
+            raise UserError("until: decided compares within seeds: it needs paired: true")
+        if study.refine and not study.axis:
+            raise UserError("refine needs vary with one option")
+    elif study.refine:
+        raise UserError("refine needs until: decided")
+
+
+def _check_values(option: str, values: list[Any]) -> None:
+    if not values:
+        raise UserError(f"vary.{option}: the list is empty")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"vary.{option}: {value!r} is not a number; use arms for other values")
+        if value < 0 and STRENGTH.search(option):
+            raise UserError(f"vary.{option}: λ must not be negative, not {value:g}")
+    if len(set(values)) < len(values):
+        raise UserError(f"vary.{option}: a value is listed twice")
