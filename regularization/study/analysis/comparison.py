@@ -1,5 +1,6 @@
 """Arms compared with a baseline within seeds: a two-way model, seed and arm, with a variance for each arm."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,13 +117,6 @@ def compare(
     return {arm: result[arm] for arm in others}
 
 
-def pooled_std(sample: Sample, baseline: int, blocked: bool = True) -> float:
-    """The standard deviation of the noise, pooled over the arms of the model; NaN if it can't be estimated."""
-    pool = _pool(sample, baseline, blocked)
-    fit = _fit(sample.select(np.isin(sample.arms, pool)), pool, blocked)
-    return float(np.sqrt(fit.pooled)) if fit.df else float("nan")
-
-
 def _fit(sample: Sample, arms: list[int], blocked: bool) -> _Fit:
     """Fits the model; the variances come from the expectation of the squared residuals, Σⱼ Mᵢⱼ²·σⱼ²."""
     in_arm = (sample.arms[:, None] == np.array(arms)).astype(float)
@@ -148,11 +142,15 @@ def _contrast(
     """The comparison of an arm of the model."""
     index, reference = pool.index(arm), pool.index(baseline)
     difference = float(fit.estimates[index] - fit.estimates[reference])
+    arms = sample.arms[np.isin(sample.arms, pool)]
+    weights = fit.coefficients[index] - fit.coefficients[reference]
+    if not np.isclose(weights[arms == arm].sum(), 1):
+        # Neither these two arms nor others between them have a seed in common.
+        difference = float(sample.values[sample.arms == arm].mean() - sample.values[sample.arms == baseline].mean())
+        return Comparison(difference, np.nan, np.nan, np.nan, np.nan)
     if not fit.df or not fit.pooled > TINY:
         return Comparison(difference, np.nan, np.nan, np.nan, np.nan)
-    arms = sample.arms[np.isin(sample.arms, pool)]
-    weights = (fit.coefficients[index] - fit.coefficients[reference]) ** 2
-    shares = np.array([weights[arms == other].sum() for other in pool])
+    shares = np.array([(weights[arms == other] ** 2).sum() for other in pool])
     pooled_weight = np.where(fit.own_df > 0, POOLED_WEIGHT, 1.0)
     parts = shares * (pooled_weight * fit.pooled + (1 - pooled_weight) * fit.own)
     variance = float(parts.sum())
@@ -168,7 +166,9 @@ def _simultaneous(
     difference: float, standard_error: float, df: float, loading: float, count: int, alpha: float
 ) -> Comparison:
     """Dunnett's interval and p; ``ALPHA``/``alpha`` pays for what other looks at the study spend."""
-    loading, df = min(round(loading, 2), 0.99), max(round(df, 1), 0.5)
+    # Rounded, so that few different critical values have to be computed; the degrees of freedom downwards.
+    df += 1e-6  # 5 may have become 4.9999999.
+    loading, df = min(round(loading, 2), 0.99), max(math.floor(df) if df > 10 else math.floor(10 * df) / 10, 0.5)
     margin = critical_value(alpha, count, df, loading) * standard_error
     p = adjusted_p(difference / standard_error, count, df, loading) * ALPHA / alpha
     return Comparison(difference, difference - margin, difference + margin, min(1.0, p), standard_error)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from regularization.study.analysis import sentences
-from regularization.study.analysis.arms import ArmSummary, summarize_arms
-from regularization.study.analysis.comparison import ALPHA, Sample, pooled_std
+from regularization.study.analysis.arms import ACCURACY, ArmSummary, summarize_arms
+from regularization.study.analysis.comparison import ALPHA, Sample
 from regularization.study.analysis.curve import Curve, fit_curve
 from regularization.study.analysis.gain import held_out_gain, seeds_needed
 from regularization.study.analysis.verdicts import Answer, Verdict, judge_study
@@ -81,9 +81,8 @@ def draw_conclusion(results: Sequence[Result], study: Study, context: Context) -
     candidates = [arm for arm in arms if arm.name not in context.failures] or arms
     answer = _answer(candidates, study) if baseline else None
     chosen = _choose(candidates, baseline, answer)
-    sample = sample_of(arms, "val_accuracy")
-    gain = held_out_gain(sample, arms.index(baseline)) if baseline else math.nan
-    needed = _seeds_needed(arms, baseline, sample, study, context.alpha) if answer == Answer.UNDECIDED else None
+    gain = _held_out_gain(candidates, baseline) if baseline else math.nan
+    needed = _seeds_needed(arms, baseline, study, context.alpha) if answer == Answer.UNDECIDED else None
     conclusion = Conclusion(arms, baseline, chosen, answer, gain, needed, _curve(arms, study))
     remarks = sentences.remarks(conclusion, study, context)
     return replace(conclusion, sentence=sentences.answer(conclusion, study, context), remarks=remarks)
@@ -127,17 +126,27 @@ def _choose(arms: list[ArmSummary], baseline: ArmSummary | None, answer: Answer 
     return max(undecided, key=lambda arm: arm.difference, default=baseline)
 
 
-def _seeds_needed(
-    arms: list[ArmSummary], baseline: ArmSummary | None, sample: Sample, study: Study, alpha: float
-) -> int | None:
-    """Seeds per arm that decide: that show the gain that looks best, or that it is smaller than the resolution."""
-    gains = [arm.difference for arm in arms if arm.verdict == Verdict.UNDECIDED]
-    if baseline is None or not gains or len(arms) < 2:
+def _held_out_gain(candidates: list[ArmSummary], baseline: ArmSummary) -> float:
+    """The gain on held-out seeds; only an arm that may be recommended is chosen there."""
+    compared = [baseline, *(arm for arm in candidates if arm is not baseline)]
+    return held_out_gain(sample_of(compared, ACCURACY), baseline=0)
+
+
+def _seeds_needed(arms: list[ArmSummary], baseline: ArmSummary | None, study: Study, alpha: float) -> int | None:
+    """Seeds per arm that decide: that show the gain that looks best, or that it is smaller than the resolution.
+
+    More than any arm has, because those have not decided.
+    """
+    undecided = [arm for arm in arms if arm.verdict == Verdict.UNDECIDED]
+    if baseline is None or not undecided:
         return None
-    gain, resolution = max(gains), study.resolution / 100
-    std = pooled_std(sample, arms.index(baseline), study.paired)
-    run = min(len(arm.results) for arm in arms)
-    return seeds_needed(max(gain, resolution - gain), std, len(arms), alpha, at_least=run + 1)
+    best = max(undecided, key=lambda arm: arm.difference)
+    assert best.comparison is not None
+    # The noise that the arm's interval is computed from, as a standard deviation within seeds.
+    std = best.comparison.standard_error / math.sqrt(1 / len(best.results) + 1 / len(baseline.results))
+    most, resolution = max(len(arm.results) for arm in arms), study.resolution / 100
+    difference = max(best.difference, resolution - best.difference)
+    return seeds_needed(difference, std, len(arms), alpha, at_least=most + 1)
 
 
 def _curve(arms: list[ArmSummary], study: Study) -> Curve | None:

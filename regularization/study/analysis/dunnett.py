@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 from scipy.special import ndtr, roots_hermitenorm, roots_legendre
 
-# Quadrature nodes per dimension: with 40, the p values of 2 to 12 arms are exact to 1e-6.
+# Quadrature nodes per dimension: with 40, p values above 1e-6 have relative errors below 1e-4 for loadings up to 0.9.
 _NODES = 40
 _NORMAL, _NORMAL_WEIGHTS = roots_hermitenorm(_NODES)
 _NORMAL_WEIGHTS = _NORMAL_WEIGHTS / _NORMAL_WEIGHTS.sum()
-_LEVELS, _LEVEL_WEIGHTS = roots_legendre(_NODES)
-_LEVELS, _LEVEL_WEIGHTS = (_LEVELS + 1) / 2, _LEVEL_WEIGHTS / 2
+# Levels u = v⁴ of the quantiles of S, with v between 0 and 1: small p values come from small S.
+_ROOTS, _ROOT_WEIGHTS = roots_legendre(_NODES)
+_LEVELS, _LEVEL_WEIGHTS = ((_ROOTS + 1) / 2) ** 4, 2 * ((_ROOTS + 1) / 2) ** 3 * _ROOT_WEIGHTS
 
 
 def adjusted_p(t: float, count: int, df: float, loading: float = 0.5**0.5) -> float:
@@ -32,8 +33,10 @@ def adjusted_p(t: float, count: int, df: float, loading: float = 0.5**0.5) -> fl
     """
     limits = abs(t) * _scale_nodes(df)[:, None]
     centres, width = loading * _NORMAL, (1 - loading**2) ** 0.5
-    inside = (ndtr((limits - centres) / width) - ndtr((-limits - centres) / width)) ** count
-    return float(max(0.0, 1 - _LEVEL_WEIGHTS @ inside @ _NORMAL_WEIGHTS))
+    outside = ndtr((centres - limits) / width) + ndtr((-limits - centres) / width)
+    # 1 − (1 − outside)ⁿ, without cancellation where it is small.
+    largest = -np.expm1(count * np.log1p(-np.minimum(outside, 1 - 2.0**-53)))
+    return float(_LEVEL_WEIGHTS @ largest @ _NORMAL_WEIGHTS)
 
 
 @lru_cache(maxsize=65536)
