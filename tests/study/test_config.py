@@ -1,5 +1,6 @@
 """What a study's config becomes: arms, trials, and the commands they run."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,58 @@ def test_values_are_typed_as_the_parser_reads_them(value: Any) -> None:
         ({"vary": {}, "arms": {"x": None}, "search": "halving"}, "search halving needs vary with one option"),
         ({"proposals": 0}, "must be at least 1"),
         ({"search": "halving", "seeds": [0, 1]}, "seeds: the search uses 0 to 0"),
+        ({"resolution": 0}, "resolution must be above 0 percentage points, not 0"),
+        ({"resolution": float("nan")}, "resolution must be above 0 percentage points, not nan"),
+        ({"until": "decided", "seeds": [0, 1]}, "until: decided draws seeds as it needs them: give their number"),
+        ({"until": "decided", "seeds": 1}, "until: decided needs seeds from 2 to max_seeds = 20, not 1"),
+        ({"until": "decided", "seeds": 3, "max_seeds": 2}, "needs seeds from 2 to max_seeds = 2, not 3"),
+        ({"until": "decided", "paired": False}, "until: decided compares within seeds: it needs paired: true"),
+        ({"until": "decided", "refine": True, "vary": {"a": [0, 1], "b": [0, 1]}}, "refine needs vary with one option"),
+        ({"refine": True}, "refine needs until: decided"),
     ],
 )
 def test_what_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
         check_study(Study(**{"base": "x", "vary": {LAMBDA: [0, 1]}} | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"until": "decided"}, {"until": "decided", "refine": True, "seeds": 2}, {"resolution": 2.5}, {"max_seeds": 1}],
+)
+def test_what_can_be(changes: dict[str, Any]) -> None:
+    check_study(Study(**{"base": "x", "vary": {LAMBDA: [0, 1]}} | changes))
+
+
+def test_until_decided_may_use_more_seeds_than_it_starts_with() -> None:
+    study = Study(base="x", vary={LAMBDA: [0, 1]}, seeds=2, until="decided", max_seeds=5)
+    assert study.first_seeds() == [0, 1]
+    assert study.seed_list() == [0, 1, 2, 3, 4]
+    assert study.resamples
+    adaptive = Study(base="x", vary={LAMBDA: [0, 1]}, search="halving", seeds=2, until="decided", max_seeds=4)
+    assert (adaptive.first_seeds(), adaptive.seed_list()) == ([1, 2], [1, 2, 3, 4])
+    fixed = Study(base="x", vary={LAMBDA: [0, 1]}, seeds=[3, 7])
+    assert fixed.first_seeds() == fixed.seed_list() == [3, 7]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--until=decided", "--seeds=[0,1]"],
+            "error: until: decided draws seeds as it needs them: give their number to",
+        ),
+        (["--until=decided", "--seeds=30"], "error: until: decided needs seeds from 2 to max_seeds = 20, not 30"),
+        (["--refine=true"], "error: refine needs until: decided"),
+        (["--resolution=-1"], "error: resolution must be above 0 percentage points, not -1"),
+        (["--until=convinced"], "until"),
+    ],
+)
+def test_the_command_refuses_what_cannot_be(
+    options: list[str], message: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "study.yaml").write_text(f"base: {CONFIGS / 'quickstart.yaml'}\nvary: {{{LAMBDA}: [0, 0.001]}}\n")
+    assert message in refused("sweep", "--config", "study.yaml", *options)
 
 
 def test_names_that_do_not_exist() -> None:

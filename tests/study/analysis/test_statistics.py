@@ -4,103 +4,60 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy import stats
-from scipy.special import softmax
+from scipy.special import logit, softmax
 from sklearn.metrics import log_loss
 
 from regularization.study.analysis import statistics
 
 
-def draw_accuracies(
-    count: int, arms: int, seeds: int, *, seed: int = 0
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Accuracies ``(count, arms, seeds)`` of arms with the same mean, 0.8."""
-    return np.random.default_rng(seed).normal(0.8, 0.004, (count, arms, seeds))
+def test_the_interval_of_a_mean_is_students_on_the_logit_scale() -> None:
+    accuracies = np.array([0.91, 0.93, 0.90, 0.94])
+    low, high = statistics.mean_interval(accuracies)
+    values = logit(accuracies)
+    expected = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
+    assert (logit(low), logit(high)) == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
+def test_the_interval_of_a_mean_stays_inside_0_to_1(accuracies: list[float]) -> None:
+    low, high = statistics.mean_interval(accuracies)
+    assert 0 <= low <= high <= 1
+    assert low - 1e-4 <= max(accuracies)
+    assert high + 1e-4 >= min(accuracies)
 
 
 def test_95_percent_of_intervals_cover_the_mean() -> None:
-    drawn = draw_accuracies(4000, 1, 3)[:, 0]
-    covered = [abs(sample.mean() - 0.8) <= statistics.ci_half_width(sample) for sample in drawn]
+    drawn = np.random.default_rng(0).normal(0.8, 0.004, (2000, 3))
+    covered = [low <= 0.8 <= high for low, high in map(statistics.mean_interval, drawn)]
     assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
 
 
-def test_welch_agrees_with_scipy_and_covers_the_difference() -> None:
-    drawn = draw_accuracies(2000, 2, 3)
-    for first, second in drawn[:50]:
-        comparison, expected = statistics.welch(first, second), stats.ttest_ind(first, second, equal_var=False)
-        assert comparison.p == pytest.approx(expected.pvalue)
-        assert comparison.difference == pytest.approx(first.mean() - second.mean())
-    covered = [(result := statistics.welch(*pair)).low <= 0 <= result.high for pair in drawn]
-    assert np.mean(covered) >= 0.95 - 0.015
+@pytest.mark.filterwarnings("error")
+def test_the_interval_of_a_mean_in_extreme_cases() -> None:
+    assert all(map(math.isnan, statistics.mean_interval([0.5])))
+    assert statistics.mean_interval([1.0, 1.0, 1.0]) == pytest.approx((1, 1), abs=1e-4)
+    assert statistics.mean_interval([0.0, 0.0]) == pytest.approx((0, 0), abs=1e-4)
+    low, high = statistics.mean_interval([0.0, 1.0])
+    assert low < 1e-6
+    assert high > 1 - 1e-6
 
 
-def test_paired_agrees_with_scipy_and_returns_the_correlation() -> None:
-    generator = np.random.default_rng(1)
-    common = generator.normal(size=6)
-    first, second = common + 0.1 * generator.normal(size=6), common + 0.5
-    comparison, expected = statistics.paired(first, second), stats.ttest_rel(first, second)
-    assert comparison.p == pytest.approx(expected.pvalue)
-    interval = expected.confidence_interval()
-    assert (comparison.low, comparison.high) == pytest.approx((interval.low, interval.high))
-    assert comparison.correlation == pytest.approx(stats.pearsonr(first, second)[0])
-    covered = [
-        (result := statistics.paired(*pair)).low <= 0 <= result.high for pair in draw_accuracies(2000, 2, 4, seed=2)
-    ]
-    assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
+@pytest.mark.filterwarnings("error")
+def test_the_share_of_the_images_in_the_variance() -> None:
+    """By hand: the variance of 0.70, 0.80 and 0.90 is 0.01, that of 100 images 0.8 · 0.2/100 = 0.0016."""
+    assert statistics.image_share([0.7, 0.8, 0.9], 100) == pytest.approx(0.16)
+    assert statistics.image_share([0.7, 0.8, 0.9], 10) == 1
+    for accuracies, images in (([0.8], 100), ([0.8, 0.8], 100), ([0.7, 0.9], 0)):
+        assert math.isnan(statistics.image_share(accuracies, images))
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_degenerate_samples() -> None:
-    # Equal accuracies in a few runs do not show that the variance is zero.
-    assert math.isnan(statistics.welch([0.5, 0.5], [0.1, 0.1]).p)
-    assert math.isnan(statistics.paired([0.5, 0.6], [0.4, 0.5]).p)
-    single = statistics.welch([0.5], [0.4, 0.3])
-    assert single.difference == pytest.approx(0.15)
-    assert math.isnan(single.p)
-    assert math.isnan(statistics.ci_half_width([0.5]))
-
-
-def test_holm() -> None:
-    # By hand: the sorted values 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1, made monotonic.
-    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert statistics.holm([]) == []
-    mixed = statistics.holm([math.nan, 0.01])
-    assert math.isnan(mixed[0])
-    assert mixed[1] == pytest.approx(0.02)
-
-
-@pytest.mark.parametrize(("difference", "std"), [(0.01, 0.004), (0.005, 0.004), (0.004, 0.006)])
-def test_seeds_needed_is_the_smallest_number_and_power_agrees_with_simulation(difference: float, std: float) -> None:
-    needed = statistics.seeds_needed(difference, std)
-    assert needed is not None
-    assert statistics.power(needed, difference, std) >= 0.8 > statistics.power(needed - 1, difference, std)
-    generator = np.random.default_rng(0)
-    for seeds in (needed, needed - 1):
-        drawn = generator.normal(0, std, (20_000, 2, seeds))
-        drawn[:, 0] += difference
-        detected = np.mean(stats.ttest_ind(drawn[:, 0], drawn[:, 1], axis=1).pvalue < 0.05)
-        assert detected == pytest.approx(statistics.power(seeds, difference, std), abs=0.01)
-
-
-def test_seeds_needed_in_extreme_cases() -> None:
-    assert statistics.seeds_needed(0.0, 0.01) is None
-    assert statistics.seeds_needed(1e-9, 0.01) is None
-    assert statistics.seeds_needed(0.5, 0.0) is None
-    assert statistics.seeds_needed(0.5, 1e-9) == 2
-
-
-def test_pooled_std_ignores_the_means() -> None:
-    assert statistics.pooled_std([[1, 3], [11, 13, 15]]) == pytest.approx(math.sqrt((2 + 8) / 3))
-    assert math.isnan(statistics.pooled_std([[1.0], [2.0]]))
-
-
-def test_one_standard_error() -> None:
-    arms = [[0.70, 0.72, 0.71], [0.78, 0.80, 0.79], [0.79, 0.81, 0.80], [0.60, 0.61, 0.62]]
-    # The best has mean 0.80 and standard error 0.01/√3 = 0.0058, so 0.79 is not within it.
-    assert statistics.within_one_standard_error(arms) == [2]
-    arms[1] = [0.785, 0.805, 0.795]
-    assert statistics.within_one_standard_error(arms) == [1, 2]
-    assert statistics.within_one_standard_error([[0.5], [0.6], [0.6]]) == [1, 2]
+def test_the_share_of_the_images_is_1_where_networks_are_equally_good() -> None:
+    accuracies = np.random.default_rng(1).binomial(500, 0.8, 4000) / 500
+    assert statistics.image_share(accuracies, 500) == pytest.approx(1, abs=0.05)
 
 
 def test_mcnemar() -> None:
@@ -109,17 +66,60 @@ def test_mcnemar() -> None:
     assert statistics.mcnemar(9, 1) == pytest.approx(22 / 1024)
 
 
-def test_bootstrap_agrees_with_the_normal_approximation() -> None:
+def draw_gains(generator: np.random.Generator, seeds: int, images: int, missing: float = 0.0) -> NDArray[np.float64]:
+    """Gains ``(seeds, images)`` with a mean of 0.02 that differ by the image more than by the seed."""
+    latent = generator.normal(0, 0.5, images) + generator.normal(0, 0.1, (seeds, 1))
+    latent = latent + generator.normal(0, 0.5, (seeds, images))
+    # With a standard deviation of 0.714, as many lie above 0.95 as make a mean of 0.02 with those below −1.03.
+    gains = (latent > 0.95).astype(float) - (latent < -1.0352)
+    gains[generator.random(gains.shape) < missing] = math.nan
+    return gains
+
+
+def bootstrap_by_hand(gains: NDArray[np.float64], draws: int) -> NDArray[np.float64]:
+    """The pigeonhole bootstrap as it is defined: rows and columns with replacement, and the mean of what is there."""
+    generator, (seeds, images) = np.random.default_rng(0), gains.shape
+    rows, columns = generator.integers(seeds, size=(draws, seeds)), generator.integers(images, size=(draws, images))
+    return np.array([np.nanmean(gains[row][:, column]) for row, column in zip(rows, columns, strict=True)])
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.5])
+def test_bootstrap_agrees_with_one_that_draws_rows_and_columns(missing: float) -> None:
+    gains = draw_gains(np.random.default_rng(2), 5, 120, missing)
+    comparison, means = statistics.bootstrap(gains, draws=4000), bootstrap_by_hand(gains, 4000)
+    assert comparison.difference == pytest.approx(np.nanmean(gains))
+    assert comparison.standard_error == pytest.approx(means.std(), rel=0.06)
+    width = comparison.high - comparison.low
+    expected = np.quantile(means, [0.025, 0.975])
+    assert (comparison.low, comparison.high) == pytest.approx(tuple(expected), abs=0.06 * width)
+    assert comparison.p == pytest.approx(2 * min(np.mean(means <= 0), np.mean(means >= 0)), abs=0.03)
+
+
+def test_bootstrap_covers_the_gain_where_seeds_share_their_images() -> None:
+    """30 seeds with the same 300 images: an interval that takes the rows for independent covers it in about half."""
     generator = np.random.default_rng(3)
-    first = [generator.random(2000) < 0.82 for _ in range(8)]
-    second = [generator.random(2000) < 0.80 for _ in range(8)]
-    comparison = statistics.bootstrap(first, second)
-    gains = np.mean(first, axis=1) - np.mean(second, axis=1)
-    assert comparison.difference == pytest.approx(gains.mean())
-    images = math.sqrt((0.82 * 0.18 + 0.8 * 0.2) / 2000 / 8)
-    seeds = gains.std() / math.sqrt(8)
-    assert (comparison.high - comparison.low) / 2 == pytest.approx(1.96 * math.hypot(images, seeds), rel=0.1)
-    assert statistics.bootstrap(first, first).p == 1
+    truth = float(np.mean([draw_gains(generator, 1, 200_000).mean() for _ in range(40)]))
+    covered, naive = [], []
+    for index in range(150):
+        gains = draw_gains(generator, 30, 300)
+        comparison = statistics.bootstrap(gains, draws=200, seed=index)
+        covered.append(comparison.low <= truth <= comparison.high)
+        half = 1.96 * stats.sem(gains.mean(axis=1))
+        naive.append(abs(gains.mean() - truth) <= half)
+    assert np.mean(covered) >= 0.9
+    assert np.mean(naive) < 0.9
+
+
+@pytest.mark.filterwarnings("error")
+def test_bootstrap_in_extreme_cases() -> None:
+    none = statistics.bootstrap(np.zeros((3, 50)))
+    assert (none.difference, none.low, none.high, none.p) == (0, 0, 0, 1)
+    always = statistics.bootstrap(np.ones((3, 50)))
+    assert (always.difference, always.low, always.high, always.p) == (1, 1, 1, 0)
+    # Seeds that validate different images, as they do where the split is drawn again.
+    apart = np.full((2, 40), np.nan)
+    apart[0, :20], apart[1, 20:] = 1, -1
+    assert statistics.bootstrap(apart).low < statistics.bootstrap(apart).difference == 0
 
 
 def test_metrics_from_logits() -> None:

@@ -2,17 +2,20 @@
 
 import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from regularization.study.analysis.conclusion import draw_conclusion
+from regularization.study.analysis.conclusion import Context, draw_conclusion
 from regularization.study.config import Study
 from regularization.study.report import figures, image_pairs
 from regularization.study.report.page import write_report
+from regularization.study.report.tables import arm_rows
 from regularization.study.results import Result
-from tests.study.analysis.test_conclusion import LAMBDA, make_results, results_on_axis
+from tests.study.analysis.synthetic import LAMBDA, make_results, results_on_axis
 
 LR = "model.optimizer.lr"
 
@@ -28,6 +31,11 @@ def two_axes() -> tuple[list[Result], Study]:
     return results, Study(base="x", vary={LR: [0.1, 0.2], LAMBDA: [0, 1e-3, 1e-2]})
 
 
+def report(results: list[Result], study: Study, baseline: str, folder: Path) -> str:
+    conclusion = draw_conclusion(results, study, Context(baseline))
+    return write_report(conclusion, results, study, folder, "python -m x </pre>").read_text()
+
+
 def test_zero_is_placed_left_of_the_positive_values() -> None:
     positions = figures.log_positions([0, 1e-4, 1e-2])
     assert positions[1:] == [-4, -2]
@@ -35,23 +43,65 @@ def test_zero_is_placed_left_of_the_positive_values() -> None:
     assert figures.log_positions([0]) == [-1.0]
 
 
-def test_regions_reach_halfway_to_the_next_arm() -> None:
-    weak = make_results("weak", [0.80, 0.81], decay=0.1, values={LAMBDA: 1e-4})
-    weaker = make_results("weaker", [0.80, 0.81], decay=0.01, values={LAMBDA: 1e-5})
-    none = make_results("none", [0.80, 0.81], decay=0.0, values={LAMBDA: 0})
-    strong = make_results("strong", [0.2, 0.21], clean=0.2, decay=90.0, values={LAMBDA: 1e-1})
-    study = Study(base="x", vary={LAMBDA: [0, 1e-5, 1e-4, 1e-1]})
-    conclusion = draw_conclusion([*none, *weak, *strong, *weaker], study, "none")
-    positions = figures.log_positions([0, 1e-5, 1e-4, 1e-1])
-    weak_region, strong_region = figures.effect_regions(conclusion.arms, positions)
-    assert weak_region[0] == pytest.approx((positions[0] - 5) / 2)
-    assert weak_region[1:] == (-2.5, "little effect")
-    assert strong_region == (-2.5, -0.75, "underfits")
+def test_the_curve_is_drawn_with_its_band() -> None:
+    results, study = results_on_axis([0, 0.2, 1, 0.9, -30])
+    conclusion = draw_conclusion(results, study, Context("λ=0"))
+    traces = {trace.name: trace for trace in figures.main_figure(conclusion, study).data}
+    band, curve = traces["95% band"], traces["smooth curve"]
+    assert band.fill == "toself"
+    assert len(band.x) == 2 * len(curve.x)
+    high, low = np.split(np.array(band.y), 2)
+    assert (low[::-1] < np.array(curve.y)).all()
+    assert (np.array(curve.y) < high).all()
+    # The arm that collapsed is drawn as dots, and is no part of the curve.
+    assert max(curve.x) == pytest.approx(0.01)
+    assert len(traces["one seed"].x) == 15
+
+
+def test_without_three_positive_values_there_is_no_curve() -> None:
+    results, study = results_on_axis([0, 0.2, 1])
+    names = [trace.name for trace in figures.main_figure(draw_conclusion(results, study, Context("λ=0")), study).data]
+    assert names == ["clean training", "validation, 95% interval", "one seed"]
+
+
+def test_the_table_shows_verdicts_and_marks_other_significant_changes() -> None:
+    none = make_results("none", [0.80, 0.81, 0.79])
+    helps, equal = make_results("l1", [0.81, 0.821, 0.799]), make_results("l2", [0.8005, 0.8095, 0.7898])
+    for results, losses in ((none, [1.0, 1.02, 0.98]), (helps, [2.0, 2.03, 1.97]), (equal, [1.0, 1.01, 0.99])):
+        for result, loss in zip(results, losses, strict=True):
+            result.row["val_loss"] = loss
+    every = none + helps + equal
+    conclusion = draw_conclusion(every, Study(base="x", arms={"none": None, "l1": None, "l2": None}), Context("none"))
+    rows = [row.cells for row in arm_rows(conclusion, every, {})]
+    assert [row["verdict"].text for row in rows] == ["–", "helps", "no difference that matters"]
+    assert [row["NLL"].text for row in rows] == ["1.0000", "2.0000 *", "1.0000"]
+    assert [row["p"].text == "–" for row in rows] == [True, False, False]
+    assert rows[1]["difference from baseline"].text == "+1.00 (+0.75 to +1.25)"
+    assert rows[1]["ECE"].text == "–"
+    assert [row.highlighted for row in arm_rows(conclusion, every, {})] == [False, True, False]
+
+
+@pytest.mark.parametrize("accuracies", [[0.999, 1.0, 0.98], [0.0, 0.02, 0.001], [1.0, 1.0, 1.0], [0.2, 0.9, 0.99]])
+def test_no_interval_of_an_accuracy_goes_beyond_0_to_100_percent(accuracies: list[float], tmp_path: Path) -> None:
+    results = make_results("none", accuracies) + make_results("l1", accuracies[::-1], test_accuracy=accuracies[0])
+    results[-1] = replace(results[-1], test_accuracy=accuracies[1])
+    study = Study(base="x", arms={"none": None, "l1": None})
+    conclusion = draw_conclusion(results, study, Context("none"))
+    for row in arm_rows(conclusion, results, {}):
+        for column in ("validation accuracy", "test accuracy"):
+            interval = re.search(r"\((-?[\d.]+) to (-?[\d.]+)\)", row.cells[column].text)
+            assert (interval is None) == (row.cells[column].text == "–")
+            assert interval is None or 0 <= float(interval[1]) <= float(interval[2]) <= 100
+    for trace in figures.main_figure(conclusion, study).data:
+        if (bars := trace.error_x).array is not None:
+            assert all(x + bar <= 1 for x, bar in zip(trace.x, bars.array, strict=True))
+            assert all(x - bar >= 0 for x, bar in zip(trace.x, bars.arrayminus, strict=True))
+    assert "nan" not in re.sub(r"<script>.*?</script>", "", report(results, study, "none", tmp_path), flags=re.DOTALL)
 
 
 def test_the_heat_map_shows_each_mean_at_its_values() -> None:
     results, study = two_axes()
-    conclusion = draw_conclusion(results, study, "lr=0.2,weight_decay=0")
+    conclusion = draw_conclusion(results, study, Context("lr=0.2,weight_decay=0"))
     figure = figures.main_figure(conclusion, study)
     assert figure.data[0].type == "heatmap"
     grid = np.array(figure.data[0].z, dtype=float)
@@ -65,7 +115,7 @@ def test_the_heat_map_shows_each_mean_at_its_values() -> None:
 @pytest.mark.parametrize("kind", ["axis", "two axes", "arms", "one seed"])
 def test_the_report_of_each_kind_of_study(kind: str, tmp_path: Path) -> None:
     if kind == "axis":
-        results, study = results_on_axis([0.70, 0.75, 0.80, 0.10])
+        results, study = results_on_axis([0, 0.5, 1, -60])
         baseline = "λ=0"
     elif kind == "two axes":
         results, study = two_axes()
@@ -74,15 +124,16 @@ def test_the_report_of_each_kind_of_study(kind: str, tmp_path: Path) -> None:
         seeds = [0.8] if kind == "one seed" else [0.8, 0.81, 0.8]
         results = make_results("none", seeds) + make_results("<script>alert(1)</script>", seeds)
         study, baseline = Study(base="x", arms={"none": None}), "none"
-    page = write_report(
-        draw_conclusion(results, study, baseline), results, study, tmp_path, "python -m x </pre>"
-    ).read_text()
+    page = report(results, study, baseline, tmp_path)
     body = page[page.index("<body>") :]
     assert "<script>alert(1)" not in body.replace("\\u003cscript", "")
     assert "</pre></pre>" not in body
     drawn = json.loads(body.split("const figures = ")[1].split(";\n")[0].replace("<\\/", "</"))
     assert len(drawn) >= 2
     assert "NaN" not in json.dumps(drawn)
+    text = re.sub(r"<script>.*?</script>", "", body, flags=re.DOTALL)
+    assert not re.search(r"\bnan\b", text)
+    assert ">verdict</th>" in text
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
