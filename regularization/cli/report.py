@@ -21,6 +21,7 @@ def report(args: list[str]) -> None:
     options = make_parser().parse_args(args)
     import yaml
 
+    from regularization.study.analysis.conclusion import Context
     from regularization.study.closing import STUDY, conclude, write_answer
 
     folders = [Path(folder) for folder in options.folders]
@@ -30,7 +31,8 @@ def report(args: list[str]) -> None:
     path = folders[0] / STUDY
     record = yaml.safe_load(path.read_text()) if len(folders) == 1 and path.is_file() else {}
     study = Study(**record["study"]) if record else Study(base="", arms={"": None})
-    conclusion, runs = conclude(folders, study, options.baseline or record.get("baseline"), record.get("compared"))
+    context = Context(options.baseline or record.get("baseline"), command=record.get("command", ""))
+    conclusion, runs = conclude(folders, study, context, record.get("compared"))
     if options.baseline is not None and conclusion.baseline is None:
         names = ", ".join(sorted(arm.name for arm in conclusion.arms))
         raise UserError(f"--baseline: there is no arm {options.baseline}, there are {names}")

@@ -13,7 +13,7 @@ from regularization.training.help import actions_of
 from regularization.training.parser import Parser
 
 if TYPE_CHECKING:
-    from regularization.study.conclusion import Conclusion
+    from regularization.study.analysis.conclusion import Conclusion
 
 
 _OPTIONS: tuple[tuple[str, Any, Any, str, str], ...] = (
@@ -22,6 +22,8 @@ _OPTIONS: tuple[tuple[str, Any, Any, str, str], ...] = (
     ("ray", str | None, None, "ADDRESS", "Run trials on the Ray cluster with its head at this host:port, or auto."),
     ("gpus", float | None, None, "NUMBER", "GPUs per trial on Ray; a fraction shares a GPU."),
     ("storage", str | None, None, "URL", "Keep the Optuna study in this database: postgresql://…"),
+    ("trials", int | None, None, "INT", "With until: decided, the largest number of trials."),
+    ("hours", float | None, None, "NUMBER", "With until: decided, start no trial after this time."),
     ("folder", str, "runs", "FOLDER", "Where the study's folder is created."),
 )
 _SWITCHES = (

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regularization.runs import directory
-from regularization.study.analysis.looks import Look, fixed_alpha, scheduled_alpha
+from regularization.study.analysis.looks import SCHEDULE, Look, fixed_alpha, scheduled_alpha
 from regularization.study.config import Study
 from regularization.study.results import Result
 
 LOOKS = "looks.json"
+
+
+def planned_looks(study: Study) -> dict[int, float]:
+    """What the looks may spend: by the number of seeds of the baseline, or by the number of extensions so far."""
+    return dict(SCHEDULE) if study.until == "decided" else {count: fixed_alpha(count) for count in range(4)}
 
 
 def read_looks(folder: Path) -> list[Look]:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from regularization.errors import UserError
-from regularization.study.config import STRENGTH, Study
+from regularization.study.config import LEARNING_RATE, STRENGTH, Study
 
 
 def check_study(study: Study) -> None:
@@ -20,13 +20,17 @@ def check_study(study: Study) -> None:
     if len(study.vary) > 2:
         raise UserError(f"vary takes one option or two, not {len(study.vary)}: {', '.join(study.vary)}")
     for option, values in study.vary.items():
-        _check_values(option, values)
+        _check_values(f"vary.{option}", option, values)
     seeds = study.seed_list()
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"seeds must be a number of at least 1, or a list of different ones, not {study.seeds}")
     if study.adaptive and isinstance(study.seeds, list) and min(seeds) < study.search_seeds:
         raise UserError(f"seeds: the search uses 0 to {study.search_seeds - 1}; list others, to judge on fresh ones")
     _check_until(study)
+    if study.learning_rates:
+        _check_values("learning_rates", LEARNING_RATE, study.learning_rates)
+        if study.search != "grid" or LEARNING_RATE in study.vary:
+            raise UserError("learning_rates needs search: grid, and other options in vary")
     if study.search != "grid" and not study.axis:
         raise UserError(f"search {study.search} needs vary with one option")
     if min(study.search_seeds, study.finalists, study.proposals) < 1:
@@ -49,13 +53,13 @@ def _check_until(study: Study) -> None:
         raise UserError("refine needs until: decided")
 
 
-def _check_values(option: str, values: list[Any]) -> None:
+def _check_values(name: str, option: str, values: list[Any]) -> None:
     if not values:
-        raise UserError(f"vary.{option}: the list is empty")
+        raise UserError(f"{name}: the list is empty")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"vary.{option}: {value!r} is not a number; use arms for other values")
+            raise UserError(f"{name}: {value!r} is not a number; use arms for other values")
         if value < 0 and STRENGTH.search(option):
-            raise UserError(f"vary.{option}: λ must not be negative, not {value:g}")
+            raise UserError(f"{name}: λ must not be negative, not {value:g}")
     if len(set(values)) < len(values):
-        raise UserError(f"vary.{option}: a value is listed twice")
+        raise UserError(f"{name}: a value is listed twice")

@@ -40,7 +40,7 @@ def choose_finalists(plan: "Plan", arms: list[Arm], folder: Path) -> list[Arm]:
     if not scores:
         raise UserError(f"no trial of the search came to its end; see {folder}/search/*/*/log.txt")
     ranked = sorted((arm for arm in arms if arm.name in scores), key=lambda arm: -scores[arm.name])
-    if plan.study.arms:
+    if plan.study.arms or plan.study.learning_rates:
         best: dict[str, Arm] = {}
         for arm in ranked:
             best.setdefault(arm.group, arm)
@@ -49,7 +49,8 @@ def choose_finalists(plan: "Plan", arms: list[Arm], folder: Path) -> list[Arm]:
         chosen = ranked[: plan.study.finalists]
     if plan.baseline is not None and plan.baseline not in chosen:
         # A baseline that was named is tuned like the others; the one without regularization stays what it is.
-        group = [arm for arm in chosen if arm.group == plan.baseline.group and plan.study.baseline is not None]
+        tuned = plan.study.baseline is not None or plan.study.learning_rates
+        group = [arm for arm in chosen if arm.group == plan.baseline.group and tuned]
         plan.baseline = group[0] if group else plan.baseline
         chosen += [] if group else [plan.baseline]
     order = sorted(arms, key=lambda arm: list(arm.values.values())) if plan.study.axis else arms

@@ -19,6 +19,7 @@ PRUNED = "stopped_early"
 FAILED = "failed.txt"
 # Options whose value 0 means no regularization.
 STRENGTH = re.compile(r"(^|\.)(weight_decay|strength|dropout|stochastic_depth|label_smoothing|cutout)$")
+LEARNING_RATE = "model.optimizer.lr"
 # Other options that take one number: a list of values is one to choose from.
 _TUNABLE = re.compile(r"(^|\.)(lr|alpha|decay|timescale_epochs)$")
 
@@ -49,6 +50,9 @@ class Study:
             search, the finalists and the baseline are trained again with new seeds.
         search_seeds: The number of seeds per arm in the search.
         proposals: The number of arms that ``tpe`` proposes.
+        learning_rates: Gives every arm these learning rates to choose from, with ``search_seeds`` seeds each, before
+            arms are compared: λ also acts through the effective learning rate, so that a gain may only say that the
+            learning rate was too small.
         finalists: The number of arms that are compared after an adaptive search.
         score: The epoch whose validation accuracy counts: ``last`` or ``best``.
         paired: Whether to compare arms within seeds. Switch it off if the arms are trained on different data.
@@ -68,6 +72,7 @@ class Study:
     search: Literal["grid", "halving", "tpe"] = "grid"
     search_seeds: int = 1
     proposals: int = 20
+    learning_rates: list[float] = field(default_factory=list)
     finalists: int = 2
     score: Literal["last", "best"] = "last"
     paired: bool = True
@@ -87,7 +92,9 @@ class Study:
     @property
     def adaptive(self) -> bool:
         """Whether arms are chosen by their results before the comparison that counts."""
-        return self.search != "grid" or any(_has_tuned_option(arm) for arm in self.arms.values())
+        if self.search != "grid" or self.learning_rates:
+            return True
+        return any(_has_tuned_option(arm) for arm in self.arms.values())
 
     @property
     def resamples(self) -> bool:
@@ -175,8 +182,20 @@ def build_arms(study: Study, path: Path) -> list[Arm]:
     if study.vary:
         options = list(study.vary)
         combinations = itertools.product(*(sorted(values) for values in study.vary.values()))
-        return [arm_from_values(dict(zip(options, values, strict=True))) for values in combinations]
-    return [arm for name, content in study.arms.items() for arm in _arms_from_config(name, content, path)]
+        arms = [arm_from_values(dict(zip(options, values, strict=True))) for values in combinations]
+    else:
+        arms = [arm for name, content in study.arms.items() for arm in _arms_from_config(name, content, path)]
+    return [variant for arm in arms for variant in _with_learning_rates(arm, study.learning_rates)]
+
+
+def _with_learning_rates(arm: Arm, rates: Sequence[float]) -> list[Arm]:
+    """The arm with each learning rate; the arm itself if none is given."""
+    variants = []
+    for rate in rates:
+        values = {**arm.values, LEARNING_RATE: rate}
+        args = (*arm.args, *to_cli_args({LEARNING_RATE: rate}))
+        variants.append(Arm(f"{arm.name},lr={rate:g}", arm.group, values, args))
+    return variants or [arm]
 
 
 def arm_from_values(values: Values) -> Arm:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from regularization.errors import UserError
+from regularization.study.account import planned_looks
 from regularization.training.configs import split_args
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def study_record(plan: "Plan", command: str) -> str:
     words = [word for arm in plan.arms for word in arm.args]
     configs = {path: path.read_bytes() for path in split_args([*plan.common, *words])[0]}
     record["configs"] = {str(path): hashlib.sha256(text).hexdigest()[:16] for path, text in configs.items()}
-    record |= {"compared": plan.compared, "command": command}
+    record |= {"compared": plan.compared, "command": command, "looks": planned_looks(plan.study)}
     record["baseline"] = None if plan.baseline is None else plan.baseline.name
     return yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
 

@@ -151,7 +151,20 @@ def find(folders: Iterable[Path], score: str = "last") -> list[Result]:
     results = [result for run_dir in run_dirs if (result := read(run_dir, score)) is not None]
     if not results:
         raise UserError(f"there are no finished runs with a validation in {', '.join(map(str, folders))}")
-    return _disambiguate_arms(results)
+    return _disambiguate_arms(_without_copies(results))
+
+
+def _without_copies(results: list[Result]) -> list[Result]:
+    """Leaves out runs that repeat another one: the same options and seed are not a second piece of evidence."""
+    unique: dict[str, Result] = {}
+    for result in results:
+        path = result.folder / TRIAL
+        # The seeds are among the arguments of a trial, and among the options of a run of fit.
+        options = (
+            json.loads(path.read_text())["args"] if path.is_file() else read_config(result.folder / directory.CONFIG)
+        )
+        unique.setdefault(json.dumps([result.arm, result.stage, options], sort_keys=True, default=str), result)
+    return list(unique.values())
 
 
 def _disambiguate_arms(results: list[Result]) -> list[Result]:

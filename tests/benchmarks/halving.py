@@ -12,7 +12,6 @@ import numpy as np
 import optuna
 
 from regularization.study import results
-from regularization.study.analysis import statistics
 from regularization.study.results import Result
 from regularization.study.samplers import halving
 
@@ -40,9 +39,10 @@ def main(folder: Path) -> None:
     """Prints the share of the steps, and how often the choice lies within one standard error of the grid's best."""
     grid = results.by_arm(results.find([folder / "final"]))
     names = list(grid)
-    good = {
-        names[place] for place in statistics.within_one_standard_error([[o.accuracy for o in grid[n]] for n in names])
-    }
+    means = {name: float(np.mean([run.accuracy for run in grid[name]])) for name in names}
+    best = [run.accuracy for run in grid[max(means, key=means.__getitem__)]]
+    # The one-standard-error rule (Breiman et al. 1984, section 3.4.3).
+    good = {name for name in names if means[name] >= np.mean(best) - np.std(best, ddof=1) / len(best) ** 0.5}
     chance = random.Random(0)
     shares, hits = [], []
     for _ in range(ORDERS):

@@ -6,6 +6,7 @@ from typing import Any
 from regularization.errors import UserError
 from regularization.runs import directory
 from regularization.study.analysis.arms import ArmSummary
+from regularization.study.config import LEARNING_RATE, Study
 from regularization.training.configs import read_config
 
 _KINDS = {
@@ -26,21 +27,17 @@ _OPTIONS = {
     "data.init_args.flip": "flips",
     "data.init_args.crop_padding": "crops",
     "data.init_args.cutout": "cutout",
-    "data.init_args.mixup": "MixUp",
-    "data.init_args.cutmix": "CutMix",
 }
 
 
-def kind_of(arm: ArmSummary) -> str:
+def kind_of(arm: ArmSummary, study: Study) -> str:
     """The kind of regularization of an arm in words: the option that it sets, or its name in the study's config."""
-    values = arm.results[0].values
-    set_options = [option for option, value in values.items() if value]
-    if len(set_options) != 1 or arm.results[0].group != arm.name:
+    options = [option for option in study.vary if option != LEARNING_RATE and arm.results[0].values.get(option)]
+    if len(options) != 1:
         return arm.results[0].group
-    option = set_options[0]
-    if option.startswith("model.penalties."):
-        return f"Penalty {option.split('.')[2]}"
-    return _KINDS.get(option.rpartition(".")[2], arm.results[0].group)
+    if options[0].startswith("model.penalties."):
+        return f"Penalty {options[0].split('.')[2]}"
+    return _KINDS.get(options[0].rpartition(".")[2], options[0])
 
 
 def others_in(run_dir: Path, varied: set[str]) -> list[str]:
@@ -49,9 +46,18 @@ def others_in(run_dir: Path, varied: set[str]) -> list[str]:
         config = read_config(run_dir / directory.CONFIG)
     except (OSError, UserError):
         return []
-    names = [name for option, name in _OPTIONS.items() if _lookup(config, option) and _plain(option) not in varied]
-    names += [f"penalty {name}" for name in _lookup(config, "model.penalties") or {}]
-    return names
+    settings = {option: name for option, name in _OPTIONS.items() if _lookup(config, option)}
+    if mixing := _lookup(config, "model.mixing.class_path"):
+        settings["model.mixing"] = mixing.rpartition(".")[2]
+    for name, penalty in (_lookup(config, "model.penalties") or {}).items():
+        if penalty and _lookup(penalty, "init_args.strength") != 0:
+            settings[f"model.penalties.{name}"] = f"penalty {name}"
+    return [name for option, name in settings.items() if not _is_varied(option, varied)]
+
+
+def _is_varied(option: str, varied: set[str]) -> bool:
+    """Whether the study varies the option, or a part of it."""
+    return any(f"{_plain(other)}.".startswith(f"{_plain(option)}.") for other in varied)
 
 
 def _plain(option: str) -> str:

@@ -30,7 +30,7 @@ def answer(conclusion: "Conclusion", study: Study, context: "Context") -> str:
     if conclusion.baseline is None or conclusion.answer is None:
         return prefix + _recommended(conclusion)
     if conclusion.answer == Answer.HELPS:
-        return prefix + _helps(conclusion, conclusion.baseline)
+        return prefix + _helps(conclusion, conclusion.baseline, study)
     if conclusion.answer == Answer.NONE_HELPS:
         return prefix + _none_helps(conclusion, conclusion.baseline, study)
     return prefix + _undecided(conclusion, conclusion.baseline, study, context)
@@ -42,12 +42,13 @@ def _recommended(conclusion: "Conclusion") -> str:
     return f"{_name(chosen)} has the highest accuracy: {accuracy}. Name a baseline to compare the arms."
 
 
-def _helps(conclusion: "Conclusion", baseline: ArmSummary) -> str:
+def _helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
     chosen = conclusion.chosen
     assert chosen.comparison is not None
     # The difference is due to regularization only if the baseline has none and the arm does.
     attributed = baseline.unregularized and not chosen.unregularized
-    opening = f"{kind_of(chosen)} helps: use {_name(chosen)}" if attributed else f"{_name(chosen)} helps"
+    opening = f"{kind_of(chosen, study)} helps: use {_name(chosen)}" if attributed else f"{_name(chosen)} helps"
+    opening += ", with the learning rate chosen for each arm" if study.learning_rates else ""
     low = f"at least {format_points(chosen.comparison.low)} points of validation accuracy"
     gain = conclusion.gain
     estimate = "" if math.isnan(gain) else f"; {format_points(gain)} points on seeds that did not choose it"
