@@ -13,6 +13,8 @@ from regularization.cli.main import main
 from tests.processes import kill_the_rest
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+# The base config of the tests that are not about a shipped one.
+BASE = Path(__file__).parent / "configs" / "quickstart.yaml"
 
 # Tests run in several processes, and with networks that are too small for several threads.
 torch.set_num_threads(1)

@@ -29,7 +29,7 @@ def test_fit_and_load() -> None:
     assert len(run.rows) == 2
     assert run.accuracy == run.rows[-1]["val_accuracy"]
     resumed = fit(QUICKSTART, trainer__max_epochs=3, ckpt_path="last")
-    assert (resumed.folder, len(resumed.rows), resumed.weight_decay) == (run.folder, 3, 5e-4)
+    assert (resumed.folder, len(resumed.rows), resumed.weight_decay) == (run.folder, 3, 0.3)
     with pytest.raises(UserError, match=r"did you mean trainer\.max_epochs"):
         fit(QUICKSTART, trainer__max_epochz=2)
     without_validation = fit(QUICKSTART, trainer__max_epochs=1, data__val_size=None, test="last")
@@ -61,7 +61,7 @@ def test_fit_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> No
         )
 
     before = state()
-    fit(QUICKSTART, trainer__max_epochs=1, trainer__limit_train_batches=1, threads=2, seed_everything=3)
+    fit(QUICKSTART, trainer__max_epochs=1, trainer__limit_train_batches=1, threads=2, seed_everything=3, data__val_size=9)
     assert state() == before
     assert torch.equal(torch.rand(3), expected)
 
@@ -71,12 +71,12 @@ def test_a_sweep_from_a_script_without_a_main_guard() -> None:
     """Worker processes must not run the script that started them."""
     Path("script.py").write_text(
         "from regularization import sweep\n"
-        f"answer = sweep({str(STUDY)!r}, workers=2, seeds=1, trainer__max_epochs=1)\n"
+        f'answer = sweep({str(STUDY)!r}, workers=2, seeds=1, until="seeds", trainer__max_epochs=1)\n'
         "open('ran', 'a').write('x')\n"
         "print([arm.name for arm in answer.arms], answer.chosen.mean)\n"
     )
     process = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=True)
-    assert "'weight_decay=0.1']" in process.stdout.splitlines()[-1]
+    assert "'weight_decay=3']" in process.stdout.splitlines()[-1]
     assert Path("ran").read_text() == "x"
 
 

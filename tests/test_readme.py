@@ -18,7 +18,14 @@ from tests.data.test_image_folder import draw
 ROOT = CONFIGS.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FEW = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "1"]
-SHORTER = {"fit": FEW, "sweep": [*FEW, "--seeds", "2"], "test": ["--trainer.limit_test_batches", "2"]}
+SHORTER = {
+    "fit": FEW,
+    "sweep": [*FEW, "--seeds", "2", "--until", "seeds"],
+    "test": ["--trainer.limit_test_batches", "2"],
+}
+SHORTER_CALLS = {
+    'sweep("sweeps/quickstart", workers=2)': 'sweep("sweeps/quickstart", workers=2, seeds=2, until="seeds")'
+}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 
@@ -84,6 +91,9 @@ def test_its_commands(page: Path) -> None:
 def test_its_python(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "agg")
     for block in blocks(page, "python"):
+        for call, shorter in SHORTER_CALLS.items():
+            assert call in block
+            block = block.replace(call, shorter)
         exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
         assert Path("answer.png").is_file()
 

@@ -12,11 +12,11 @@ from regularization.callbacks.progress_bar import ProgressBar
 from regularization.callbacks.running_metrics import RunningMetrics
 from regularization.cli.main import main
 from regularization.models.classifier import ImageClassifier
-from tests.conftest import CONFIGS
+from tests.conftest import BASE
 from tests.models.test_classifier import trainer
 
 RUN = Path("runs/quickstart/version_0")
-SHORT = [f"--config={CONFIGS / 'quickstart.yaml'}", "--model.network.width=4", "--trainer.accelerator=cpu"]
+SHORT = [f"--config={BASE}", "--model.network.width=4", "--trainer.accelerator=cpu"]
 SHORT += ["--trainer.max_epochs=2", "--data.batch_size=100", "--trainer.log_every_n_steps=5"]
 
 

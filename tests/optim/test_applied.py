@@ -33,7 +33,7 @@ from regularization import (
 from regularization.cli.main import main
 from regularization.errors import UserError
 from regularization.optim.applied import Regularizer, select_parameters
-from tests.conftest import CONFIGS
+from tests.conftest import BASE, CONFIGS
 from tests.models.test_classifier import trainer
 from tests.training.test_command import interrupt_at
 
@@ -212,7 +212,7 @@ def test_a_continued_run_has_the_same_lambda_at_every_step(two_threads: None, mo
     """With schedules, L2SP, EMA and Lookahead, a stopped and continued run has the same bits as an undisturbed one."""
     overlays = ("l1", "l2sp", "decay_schedule", "ema", "lookahead")
     Path("more.yaml").write_text("model: {penalties: {l1: {init_args: {schedule: {class_path: Cosine}}}}}")
-    configs = [CONFIGS / "quickstart.yaml", *(CONFIGS / "with" / f"{name}.yaml" for name in overlays), "more.yaml"]
+    configs = [BASE, *(CONFIGS / "with" / f"{name}.yaml" for name in overlays), "more.yaml"]
     args = ["fit", *(part for config in configs for part in ("--config", str(config))), "--trainer.accelerator", "cpu"]
     args += ["--trainer.max_epochs", "4", "--trainer.limit_train_batches", "4", "--model.network.width", "4"]
     args += ["--model.decay", "weights"]

@@ -21,10 +21,10 @@ from lightning import Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from regularization.runs import distributed
-from tests.conftest import CONFIGS, rows_of
+from tests.conftest import BASE, CONFIGS, rows_of
 from tests.processes import frozen
 
-QUICK = [f"--config={CONFIGS / 'quickstart.yaml'}", "--model.network.width=8", "--threads=1", "--trainer.max_epochs=2"]
+QUICK = [f"--config={BASE}", "--model.network.width=8", "--threads=1", "--trainer.max_epochs=2"]
 # 1,149 images are 41 batches and one image: most processes get nothing of the last batch.
 EXACT = ["--model.network=tests.frozen.Frozen", "--trainer.precision=64-true", "--model.optimizer.lr=0.03"]
 EXACT += ["--data.flip=true", "--data.crop_padding=1", "--data.cutout=2", "--data.batch_size=28"]

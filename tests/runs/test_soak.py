@@ -23,7 +23,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from tests.conftest import CONFIGS, rows_of
+from tests.conftest import BASE, CONFIGS, rows_of
 from tests.processes import frozen, started
 
 KILLS = int(os.environ.get("SOAK_KILLS", 20))
@@ -32,7 +32,7 @@ NOISE = [f"--config={CONFIGS / 'with' / name}.yaml" for name in ("dropout", "mix
 NETWORK = ["--model.network.width=4", "--model.network.dropout=0.2", "--trainer.accelerator=cpu"]
 # Small batches, so that validation takes long enough to be killed in it.
 EVERY = ["--checkpoint.minutes=null", "--checkpoint.steps=5", "--data.eval_batch_size=8"]
-DIGITS = [f"--config={CONFIGS / 'quickstart.yaml'}", *NOISE, *NETWORK, *EVERY, "--trainer.max_epochs=12"]
+DIGITS = [f"--config={BASE}", *NOISE, *NETWORK, *EVERY, "--trainer.max_epochs=12"]
 CIFAR = [f"--config={CONFIGS / 'cifar10.yaml'}", *NOISE, *NETWORK, *EVERY, "--trainer.max_epochs=8"]
 # 2,000 training images, and a few of the others for validation.
 CIFAR += ["--data.val_size=48000", "--data.batch_size=50", "--trainer.limit_val_batches=30"]
@@ -164,10 +164,10 @@ def test_a_killed_and_continued_run_equals_an_uninterrupted_one(data: str, tmp_p
 
 
 STUDY = "runs/study/version_0"
-SWEEP = """
-base: configs/quickstart.yaml
-options: {model.network.width: 4, trainer.accelerator: cpu, trainer.max_epochs: 6, checkpoint.steps: 5}
-vary: {model.optimizer.weight_decay: [0, 1.0e-3, 1.0e-1]}
+SWEEP = f"""
+base: {BASE}
+options: {{model.network.width: 4, trainer.accelerator: cpu, trainer.max_epochs: 6, checkpoint.steps: 5}}
+vary: {{model.optimizer.weight_decay: [0, 1.0e-3, 1.0e-1]}}
 seeds: 3
 """
 
@@ -215,7 +215,6 @@ def test_a_sweep_killed_five_times_has_the_same_results(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("uninterrupted", "killed")]
     for folder in folders:
         folder.mkdir()
-        (folder / "configs").symlink_to(CONFIGS)
         (folder / "study.yaml").write_text(SWEEP)
     uninterrupted, killed = folders
     assert sweep(uninterrupted).wait() == 0, (uninterrupted / "output.txt").read_text()

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from regularization import sweep
 from regularization.cli.main import main
 from regularization.study import results
-from tests.conftest import CONFIGS
+from tests.conftest import BASE
 from tests.training.test_command import Refused
 
 LAMBDA = "model.optimizer.weight_decay"
@@ -36,10 +36,8 @@ STUDY = Path("runs/tiny/version_0")
 
 def write(**changes: Any) -> list[str]:
     """The command for a small study."""
-    content = {"base": "configs/quickstart.yaml", "options": OPTIONS, "vary": {LAMBDA: [0, 1e-3, 1e-1]}, "seeds": 2}
+    content = {"base": str(BASE), "options": OPTIONS, "vary": {LAMBDA: [0, 1e-3, 1e-1]}, "seeds": 2}
     Path("tiny.yaml").write_text(yaml.safe_dump({name: v for name, v in (content | changes).items() if v is not None}))
-    if not Path("configs").exists():
-        Path("configs").symlink_to(CONFIGS)
     return ["sweep", "--config", "tiny.yaml", "--threads", "1"]
 
 
@@ -125,7 +123,7 @@ def test_a_trial_is_the_fit_one_could_type() -> None:
     (run,) = (STUDY / "final").glob("*/*")
     typed = [f"--{option}={value}" for option, value in OPTIONS.items()]
     typed += [f"--{LAMBDA}=1e-3", "--seed_everything=0"]
-    main(["fit", "--config", "configs/quickstart.yaml", *typed])
+    main(["fit", "--config", str(BASE), *typed])
     ours, theirs = (results.read_rows(folder) for folder in (run, Path("runs/quickstart/version_0")))
     for mine, other in zip(ours, theirs, strict=True):
         assert mine | {"seconds": 0} == pytest.approx(other | {"seconds": 0}, rel=1e-3, abs=1e-6)
@@ -247,7 +245,7 @@ def test_report_compares_any_runs(capsys: pytest.CaptureFixture[str], refused: R
     for name, overlay in (("plain", []), ("l1", ["--config", "configs/with/l1.yaml"])):
         for seed in (0, 1):
             options = [f"--{option}={value}" for option, value in OPTIONS.items()]
-            main(["fit", "--config", "configs/quickstart.yaml", *overlay, *options, f"--seed_everything={seed}"])
+            main(["fit", "--config", str(BASE), *overlay, *options, f"--seed_everything={seed}"])
         assert name
     main(["report", "runs/quickstart", "runs/quickstart+l1", "--baseline", "quickstart", "--output", "."])
     assert "quickstart+l1" in Path("report.html").read_text()
@@ -344,7 +342,7 @@ def test_runs_of_one_name_with_other_options_are_other_arms(capsys: pytest.Captu
             [
                 "fit",
                 "--config",
-                "configs/quickstart.yaml",
+                str(BASE),
                 *options,
                 f"--{LAMBDA}={strength}",
                 f"--seed_everything={seed}",

@@ -17,9 +17,9 @@ import yaml
 from regularization import load
 from regularization.cli.main import main
 from regularization.models.classifier import ImageClassifier
-from tests.conftest import CONFIGS, rows_of
+from tests.conftest import BASE, CONFIGS, rows_of
 
-QUICK = ("--config", str(CONFIGS / "quickstart.yaml"), "--model.network.width", "4", "--trainer.accelerator", "cpu")
+QUICK = ("--config", str(BASE), "--model.network.width", "4", "--trainer.accelerator", "cpu")
 L1 = (*QUICK, "--config", str(CONFIGS / "with" / "l1.yaml"))
 RUN = Path("runs/quickstart/version_0")
 
@@ -369,7 +369,7 @@ def test_a_batch_of_one_image_is_said(size: str, better: str, capsys: pytest.Cap
     # 1,149 images; at 16×16 the last stage has one pixel, which batch norm can't take a variance of.
     args = ["--model.network", "WhitenedNet", "--data.image_size", "16", "--data.batch_size", size]
     with pytest.raises(SystemExit) as exit_:
-        main(["fit", "--config", str(CONFIGS / "quickstart.yaml"), "--trainer.accelerator", "cpu", *args])
+        main(["fit", "--config", str(BASE), "--trainer.accelerator", "cpu", *args])
     assert exit_.value.code == 2
     said = capsys.readouterr().err
     assert f"error: the last batch has only one image, too few for batch norm; use --data.batch_size {better}\n" in said

@@ -15,12 +15,12 @@ pytestmark = pytest.mark.slow
 def test_quickstart_in_a_process_of_its_own() -> None:
     command = [sys.executable, "-m", "regularization", "fit", "--config", str(CONFIGS / "quickstart.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert [line[:8] for line in done.stderr.splitlines()] == ["warning:"]
+    assert done.stderr == ""
     rows = rows_of(Path("runs/quickstart/version_0"))
-    assert len(rows) == 15
-    assert rows[-1]["val_accuracy"] >= 0.97
+    assert len(rows) == 30
+    assert rows[-1]["val_accuracy"] >= 0.91
     # In a pipe: the header, the audit's table, a line an epoch, the outcome, and no progress bar.
-    assert len(done.stdout.splitlines()) == 3 + 8 + 15 + 4
+    assert len(done.stdout.splitlines()) == 3 + 8 + 30 + 4
 
 
 def test_the_seed_learns_on_real_cifar(cifar_root: str) -> None:

@@ -11,14 +11,14 @@ from torch import Tensor
 from regularization import ImageClassifier, SmallResNet
 from regularization.cli.main import main
 from regularization.optim.penalties import filters
-from tests.conftest import CONFIGS, Rows, rows_of
+from tests.conftest import BASE, CONFIGS, Rows, rows_of
 
 WITH = sorted((CONFIGS / "with").glob("*.yaml"))
 Weights = dict[str, Tensor]
 DIGITS = (
     "fit",
     "--config",
-    str(CONFIGS / "quickstart.yaml"),
+    str(BASE),
     "--trainer.max_epochs",
     "2",
     "--trainer.accelerator",

@@ -30,7 +30,7 @@ def until(condition: Callable[[], Any], process: "subprocess.Popen[bytes]") -> N
 def test_trials_parameters_and_curves_of_a_running_study(browser: Any) -> None:  # noqa: F811
     pytest.importorskip("optuna_dashboard")
     sweep = start(["sweep", "--config", "sweeps/quickstart", "--workers", "2", "--threads", "1"])
-    until(lambda: JOURNAL.is_file() and JOURNAL.read_text().count('"intermediate_value"') > 18, sweep)
+    until(lambda: JOURNAL.is_file() and JOURNAL.read_text().count('"intermediate_value"') > 36, sweep)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -50,9 +50,9 @@ def test_trials_parameters_and_curves_of_a_running_study(browser: Any) -> None: 
     assert browser.find_elements("css selector", ".scatterlayer .trace")
     # A trial that is complete, with its parameters, attributes and scores.
     browser.get(f"{page}/trials?numbers=1")
-    until(lambda: "Trial 1" in text() and "weight_decay=0.0001" in text(), sweep)
-    assert "model.optimizer.weight_decay 0.0001" in text()
-    assert "final/weight_decay=0.0001/seed_0" in text()
+    until(lambda: "Trial 1" in text() and "weight_decay=0.03" in text(), sweep)
+    assert "model.optimizer.weight_decay 0.03" in text()
+    assert "final/weight_decay=0.03/seed_0" in text()
     assert "Intermediate Values" in text()
     browser.save_screenshot("dashboard.png")
     assert sweep.poll() is None, "it was watched while it ran"
