@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-DIGITS = ["--config", str(CONFIGS / "quickstart.yaml"), "--trainer.max_steps", "40"]
+BASE = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+DIGITS = ["--config", str(BASE), "--trainer.max_steps", "40"]
 CIFAR = ["--config", str(CONFIGS / "cifar10.yaml"), "--trainer.max_steps", "40", "--trainer.limit_val_batches", "1"]
 SETTINGS: dict[str, dict[str, str]] = {
     "2 threads": {"OMP_NUM_THREADS": "2"},

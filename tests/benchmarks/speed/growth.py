@@ -1,13 +1,14 @@
 """The part ``growth``: how the time grows with image size, batch size, number of images, trials and workers.
 
 An epoch of the seed's network (``configs/seed.yaml``, through ``fit``) is not run: it is a few timed steps times their
-number. A study is the quickstart's, on the digits, with as many values and seeds as make 1, 4 or 16 trials; each is run
-once, from its command to its report.
+number. A study is one of the digits, with the base config of the tests and as many values and seeds as make 1, 4 or 16
+trials; each is run once, from its command to its report.
 """
 
 import json
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.benchmarks.speed.fits import options, seconds_a_step
@@ -16,6 +17,7 @@ from tests.benchmarks.speed.rounds import alternately
 from tests.benchmarks.speed.rows import Row, counted, median
 from tests.benchmarks.speed.settings import Settings, config
 
+BASE = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 SIZES = (32, 48, 64, 96, 128)
 BATCHES = (32, 64, 128, 256, 512)
 IMAGES = (5_000, 10_000, 25_000, 50_000)
@@ -54,7 +56,7 @@ def studies(settings: Settings) -> list[Row]:
         study_name(some, workers): partial(study, settings, some, workers) for some in trials for workers in WORKERS
     }
     values = alternately(1, runs)
-    note = "configs/sweeps/quickstart.yaml from command to report"
+    note = "tests/configs/quickstart.yaml from command to report"
     by_workers = [[study_name(some, workers) for some in trials] for workers in WORKERS]
     return [row for names in by_workers for row in _rows(values, names, note)]
 
@@ -69,7 +71,9 @@ def study(settings: Settings, trials: int, workers: int) -> float:
     values, seeds = STUDIES[trials]
     vary = json.dumps({"model.optimizer.weight_decay": values})
     with TemporaryDirectory() as folder:
-        ours = options({"vary": vary, "seeds": seeds, "workers": workers, "folder": folder})
+        ours = options(
+            {"base": BASE, "until": "seeds", "vary": vary, "seeds": seeds, "workers": workers, "folder": folder}
+        )
         short = options({"trainer.max_epochs": 1}) if settings.quick else []
         return command("sweep", *config("sweeps/quickstart"), *ours, *settings.accelerator, *short)
 
