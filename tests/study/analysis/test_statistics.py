@@ -67,10 +67,9 @@ def test_mcnemar() -> None:
 
 
 def draw_gains(generator: np.random.Generator, seeds: int, images: int, missing: float = 0.0) -> NDArray[np.float64]:
-    """Gains ``(seeds, images)`` with a mean of 0.02 that differ by the image more than by the seed."""
+    """Gains ``(seeds, images)`` with a mean of about 0.01 that differ by the image more than by the seed."""
     latent = generator.normal(0, 0.5, images) + generator.normal(0, 0.1, (seeds, 1))
     latent = latent + generator.normal(0, 0.5, (seeds, images))
-    # With a standard deviation of 0.714, as many lie above 0.95 as make a mean of 0.02 with those below −1.03.
     gains = (latent > 0.95).astype(float) - (latent < -1.0352)
     gains[generator.random(gains.shape) < missing] = math.nan
     return gains
