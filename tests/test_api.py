@@ -61,7 +61,8 @@ def test_fit_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> No
         )
 
     before = state()
-    fit(QUICKSTART, trainer__max_epochs=1, trainer__limit_train_batches=1, threads=2, seed_everything=3, data__val_size=9)
+    short = {"trainer__max_epochs": 1, "trainer__limit_train_batches": 1, "data__val_size": 300}
+    fit(QUICKSTART, **short, threads=2, seed_everything=3)
     assert state() == before
     assert torch.equal(torch.rand(3), expected)
 
