@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regularization.runs import directory
-from regularization.study.analysis.looks import SCHEDULE, Look, fixed_alpha, scheduled_alpha
+from regularization.study.analysis.comparison import ALPHA
+from regularization.study.analysis.looks import SCHEDULE, Look, fixed_alpha, next_look, scheduled_alpha
 from regularization.study.config import Study
 from regularization.study.results import Result
 
@@ -16,6 +17,13 @@ LOOKS = "looks.json"
 def planned_looks(study: Study) -> dict[int, float]:
     """What the looks may spend: by the number of seeds of the baseline, or by the number of extensions so far."""
     return dict(SCHEDULE) if study.until == "decided" else {count: fixed_alpha(count) for count in range(4)}
+
+
+def first_alpha(study: Study) -> float:
+    """The α before the first look: that of the first one, or all of it for runs that are no study."""
+    if not study.base:
+        return ALPHA
+    return scheduled_alpha(next_look(0)) if study.until == "decided" else fixed_alpha(0)
 
 
 def read_looks(folder: Path) -> list[Look]:

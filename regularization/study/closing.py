@@ -13,8 +13,7 @@ import torch
 from regularization.errors import UserError
 from regularization.runs import directory
 from regularization.study import results
-from regularization.study.account import add_look, read_looks
-from regularization.study.analysis.comparison import ALPHA
+from regularization.study.account import add_look, first_alpha, read_looks
 from regularization.study.analysis.conclusion import Conclusion, Context, draw_conclusion
 from regularization.study.config import TRIAL, Arm, Study, Trial
 from regularization.study.extension import study_record
@@ -122,7 +121,7 @@ def conclude(
         context,
         baseline=context.baseline if context.baseline in {run.arm for run in final} else None,
         failures=failed,
-        alpha=looks[-1].alpha if looks else ALPHA,
+        alpha=looks[-1].alpha if looks else first_alpha(study),
         missing=_missing(folders, final, study, compared),
     )
     conclusion = draw_conclusion(final, study, known)

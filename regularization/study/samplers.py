@@ -18,7 +18,7 @@ from regularization.study.analysis.allocation import next_trial
 from regularization.study.analysis.comparison import Sample, compare
 from regularization.study.analysis.looks import next_look, scheduled_alpha
 from regularization.study.analysis.verdicts import Answer, judge_study
-from regularization.study.config import Arm, Study, Trial, arm_from_values
+from regularization.study.config import FAILED, Arm, Study, Trial, arm_from_values
 from regularization.study.execution.queue import RUN, SEED, TrialQueue
 from regularization.study.results import Result
 
@@ -154,8 +154,11 @@ class DecidingQueue(TrialQueue):
         if not looks:
             return False
         comparisons = compare(_sample(finished, names), names.index(self._baseline), looks[-1].alpha)
+        # An arm of which every trial failed is not waited for.
+        failed = {trial.arm.name for trial in self.planned.values() if (trial.folder / FAILED).is_file()}
+        missing = set(names) - {result.arm for result in finished} - failed
         answer = judge_study(comparisons.values(), self._study.resolution / 100)
-        return len(comparisons) == len(names) - 1 and answer != Answer.UNDECIDED
+        return not missing and answer != Answer.UNDECIDED
 
     def _propose(self) -> optuna.Trial | None:
         if self.decided() or self._limits.reached(len(self.planned)):
@@ -183,6 +186,8 @@ class DecidingQueue(TrialQueue):
         if not self._study.refine or option is None or len(self.arms) >= len(self._study.vary[option]) + 2:
             return None
         values = [float(arm.values[option]) for arm in self.arms.values()]
+        if len(set(sample.arms.tolist())) < len(values):
+            return None
         means = [np.mean(sample.values[sample.arms == index]) for index in range(len(values))]
         best, second = sorted(sorted(range(len(values)), key=lambda index: -means[index])[:2], key=values.__getitem__)
         between = [value for value in values if values[best] < value < values[second]]

@@ -1,6 +1,5 @@
 """Arms compared with a baseline within seeds: a two-way model, seed and arm, with a variance for each arm."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,9 +165,8 @@ def _simultaneous(
     difference: float, standard_error: float, df: float, loading: float, count: int, alpha: float
 ) -> Comparison:
     """Dunnett's interval and p; ``ALPHA``/``alpha`` pays for what other looks at the study spend."""
-    # Rounded, so that few different critical values have to be computed; the degrees of freedom downwards.
-    df += 1e-6  # 5 may have become 4.9999999.
-    loading, df = min(round(loading, 2), 0.99), max(math.floor(df) if df > 10 else math.floor(10 * df) / 10, 0.5)
+    # Rounded, so that few different critical values have to be computed.
+    loading, df = min(round(loading, 2), 0.99), max(round(df, 1), 0.5)
     margin = critical_value(alpha, count, df, loading) * standard_error
     p = adjusted_p(difference / standard_error, count, df, loading) * ALPHA / alpha
     return Comparison(difference, difference - margin, difference + margin, min(1.0, p), standard_error)

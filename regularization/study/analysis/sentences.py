@@ -26,7 +26,7 @@ NOTABLE_RATIO = 1.2
 
 def answer(conclusion: "Conclusion", study: Study, context: "Context") -> str:
     """The sentence that answers the question of the study."""
-    prefix = f"So far, with {context.missing} trials missing: " if context.missing else ""
+    prefix = f"With {context.missing} trials still missing: " if context.missing else ""
     if conclusion.baseline is None or conclusion.answer is None:
         return prefix + _recommended(conclusion)
     if conclusion.answer == Answer.HELPS:
@@ -49,7 +49,7 @@ def _helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
     attributed = baseline.unregularized and not chosen.unregularized
     opening = f"{kind_of(chosen, study)} helps: use {_name(chosen)}" if attributed else f"{_name(chosen)} helps"
     opening += ", with the learning rate chosen for each arm" if study.learning_rates else ""
-    low = f"at least {format_points(chosen.comparison.low)} points of validation accuracy"
+    low = f"at least {100 * chosen.comparison.low:.2f} points of validation accuracy"
     gain = conclusion.gain
     estimate = "" if math.isnan(gain) else f"; {format_points(gain)} points on seeds that did not choose it"
     return f"{opening}. It gains {low} over {baseline.name} ({_interval(chosen.comparison)}{estimate})."
@@ -80,17 +80,21 @@ def _harm(arms: Sequence[ArmSummary], study: Study) -> str:
 def _undecided(conclusion: "Conclusion", baseline: ArmSummary, study: Study, context: "Context") -> str:
     chosen = conclusion.chosen
     if chosen.comparison is None:
-        return f"Undecided so far: no arm without failed trials can be compared with {baseline.name}."
+        return f"Undecided so far: there is no arm yet that can be compared with {baseline.name}."
     reference = f"{baseline.name} {format_percent(baseline.mean)}"
     reached = f"{_name(chosen)} reaches {format_percent(chosen.mean)} validation accuracy and {reference}"
     if math.isnan(chosen.comparison.low):
-        single = min(len(chosen.results), len(baseline.results)) < 2
-        reason = (
-            "one seed per arm shows no difference" if single else "without variation between seeds, nothing is shown"
-        )
-        return f"Undecided so far: {reached}; {reason}."
+        return f"Undecided so far: {reached}; {_why_not_compared(chosen, baseline)}."
     gain = f"a gain of {format_points(chosen.comparison.difference)} points ({_interval(chosen.comparison)})"
     return f"Undecided so far: {reached}, {gain}. {_what_decides(conclusion, study, context)}".rstrip()
+
+
+def _why_not_compared(chosen: ArmSummary, baseline: ArmSummary) -> str:
+    if not {result.seed for result in chosen.results} & {result.seed for result in baseline.results}:
+        return "they have no seed in common (paired: false compares them all the same)"
+    if min(len(chosen.results), len(baseline.results)) < 2:
+        return "a single seed shows no difference"
+    return "without variation between seeds, nothing is shown"
 
 
 def _what_decides(conclusion: "Conclusion", study: Study, context: "Context") -> str:
@@ -101,8 +105,12 @@ def _what_decides(conclusion: "Conclusion", study: Study, context: "Context") ->
     trials = sum(max(0, seeds - len(arm.results)) for arm in conclusion.arms)
     results = [result for arm in conclusion.arms for result in arm.results]
     seconds = sum(result.seconds for result in results) / len(results) * trials / context.workers
-    option = "--max_seeds" if study.until == "decided" else "--seeds"
-    command = f": {context.command} {option} {seeds}" if context.command else ""
+    if study.until == "seeds":
+        option = f" --seeds {seeds}"
+    else:
+        # With a smaller number, a limit on trials or hours has ended the study.
+        option = f" --max_seeds {seeds}" if seeds > study.max_seeds else ""
+    command = f": {context.command}{option}" if context.command else ""
     cost = f"{trials} more trials, about {format_duration(seconds)} on this machine"
     return f"About {seeds} seeds per arm would decide ({cost}){command}"
 

@@ -42,8 +42,8 @@ def test_an_arm_helps() -> None:
     results = [replace(result, timescale=2.5 if result.values[LAMBDA] else None) for result in results]
     conclusion = conclude((results, study), "λ=0")
     assert conclusion.sentence == (
-        "Weight decay helps: use λ=0.001 (τ = 2.5 epochs). It gains at least +0.69 points of validation accuracy over "
-        "λ=0 (95% interval +0.69 to +1.37, p = 0.0013; +1.03 points on seeds that did not choose it)."
+        "Weight decay helps: use λ=0.001 (τ = 2.5 epochs). It gains at least 0.70 points of validation accuracy over "
+        "λ=0 (95% interval +0.70 to +1.37, p = 0.0012; +1.03 points on seeds that did not choose it)."
     )
     assert conclusion.remarks[:2] == ["helps: λ=0.0001, λ=0.001, λ=0.01", "hurts: λ=0.1"]
     assert re.fullmatch(
@@ -102,13 +102,16 @@ def test_undecided_with_what_would_decide() -> None:
     # Three of four arms have 3 of 13 seeds each: 40 trials of a minute, two at a time.
     assert conclusion.sentence == (
         "Undecided so far: λ=0.01 reaches 79.82% validation accuracy and λ=0 79.43%, a gain of +0.39 points (95% "
-        "interval -0.68 to +1.46, p = 0.42). About 13 seeds per arm would decide (40 more trials, about 20 min 0 s on "
+        "interval -0.65 to +1.44, p = 0.42). About 13 seeds per arm would decide (40 more trials, about 20 min 0 s on "
         f"this machine): {COMMAND} --seeds 13"
     )
     assert conclusion.remarks[0] == "undecided: λ=0.001, λ=0.01, λ=0.1"
     assert (conclusion.answer, conclusion.chosen.name) == (Answer.UNDECIDED, "λ=0.01")
-    study.until = "decided"
+    study.until, study.max_seeds = "decided", 5
     assert conclude((results, study), "λ=0", command=COMMAND).sentence.endswith(f"{COMMAND} --max_seeds 13")
+    # With 20 seeds allowed, something else has ended the study.
+    study.max_seeds = 20
+    assert conclude((results, study), "λ=0", command=COMMAND).sentence.endswith(f"machine): {COMMAND}")
     assert conclude((results, study), "λ=0").sentence.endswith("(40 more trials, about 40 min 0 s on this machine)")
 
 
@@ -141,7 +144,7 @@ def test_seeds_needed_come_from_the_noise_of_the_undecided_arm() -> None:
 def test_one_seed_per_arm() -> None:
     conclusion = conclude(named_arms(none=[0.8], l1=[0.9]), "none")
     assert conclusion.sentence == (
-        "Undecided so far: l1 reaches 90.00% validation accuracy and none 80.00%; one seed per arm shows no difference."
+        "Undecided so far: l1 reaches 90.00% validation accuracy and none 80.00%; a single seed shows no difference."
     )
     assert conclusion.remarks == ["undecided: l1"]
 
@@ -168,14 +171,14 @@ def test_an_arm_with_a_failed_trial_is_not_recommended() -> None:
 
 def test_all_arms_but_the_baseline_have_failed_trials() -> None:
     conclusion = conclude(named_arms(none=NONE, wild=[0.85, 0.87]), "none", failures={"wild": ["seed 2: diverged"]})
-    assert conclusion.sentence == "Undecided so far: no arm without failed trials can be compared with none."
+    assert conclusion.sentence == "Undecided so far: there is no arm yet that can be compared with none."
     assert conclusion.chosen.name == "none"
 
 
 def test_an_unfinished_study_is_said_to_be_one() -> None:
     results, study = results_on_axis([0, 0.2, 1, 0.9, -3])
     sentence = conclude((results, study), "λ=0", missing=4).sentence
-    assert sentence.startswith("So far, with 4 trials missing: Weight decay helps: use λ=0.001. It gains at least ")
+    assert sentence.startswith("With 4 trials still missing: Weight decay helps: use λ=0.001. It gains at least ")
 
 
 @pytest.mark.parametrize("arms", [1, 2])
@@ -208,7 +211,7 @@ def test_the_kind_of_regularization_is_named(values: dict[str, Any], opening: st
     none = make_results("none", NONE, values=dict.fromkeys(values, 0))
     study = Study(base="x", vary={option: [0, value] for option, value in values.items()})
     sentence = conclude((none + make_results("x", BETTER, values=values), study), "none").sentence
-    assert sentence.startswith(f"{opening}It gains at least +0.75 points of validation accuracy over none (")
+    assert sentence.startswith(f"{opening}It gains at least 0.75 points of validation accuracy over none (")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +233,7 @@ def test_a_named_arm_is_the_kind(arm: str, options: dict[str, Any], opening: str
 def test_no_kind_is_named_where_the_baseline_is_regularized() -> None:
     results = make_results("wd", NONE) + make_results("l1", BETTER, values={"model.penalties.l1.strength": 1})
     conclusion = conclude((results, Study(base="x", arms={"wd": None, "l1": None})), "wd")
-    assert conclusion.sentence.startswith("l1 helps. It gains at least +0.75 points of validation accuracy over wd (")
+    assert conclusion.sentence.startswith("l1 helps. It gains at least 0.75 points of validation accuracy over wd (")
 
 
 def write_config(folder: Path, **model: Any) -> Path:
@@ -346,7 +349,7 @@ def test_a_baseline_with_one_seed_and_arms_with_five() -> None:
     arms = {"l1": [0.81, 0.82, 0.83, 0.81, 0.80], "l2": [0.81, 0.82, 0.83, 0.82, 0.81]}
     assert conclude(named_arms(none=[0.8], **arms), "none").answer == Answer.UNDECIDED
     alone = conclude(named_arms(none=[0.8], l1=arms["l1"]), "none")
-    assert alone.sentence.endswith("one seed per arm shows no difference.")
+    assert alone.sentence.endswith("a single seed shows no difference.")
 
 
 def test_an_arm_without_any_seed_of_the_baseline() -> None:
