@@ -20,7 +20,7 @@ from regularization.study.results import Result
 from regularization.training.command import run_fit
 
 if TYPE_CHECKING:
-    from regularization.study.conclusion import Conclusion
+    from regularization.study.analysis.conclusion import Conclusion
 
 Configs = str | Path | Sequence[str | Path]
 # Options without a value.

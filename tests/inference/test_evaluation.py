@@ -21,7 +21,7 @@ from regularization.inference import evaluation, plots
 from regularization.inference.calibration import reliability_bins
 from regularization.inference.evaluation import Evaluation
 from regularization.models.classifier import ImageClassifier
-from regularization.study import statistics
+from regularization.study.analysis import statistics
 from tests.training.test_command import QUICK, RUN
 
 TEST = RUN / "test"
