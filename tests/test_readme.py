@@ -24,7 +24,8 @@ SHORTER = {
     "test": ["--trainer.limit_test_batches", "2"],
 }
 SHORTER_CALLS = {
-    'sweep("sweeps/quickstart", workers=2)': 'sweep("sweeps/quickstart", workers=2, seeds=2, until="seeds")'
+    'fit("quickstart", ': 'fit("quickstart", trainer__max_epochs=5, ',
+    "workers=2)": 'workers=2, seeds=2, until="seeds", trainer__max_epochs=5)',
 }
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)

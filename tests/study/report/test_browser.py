@@ -32,7 +32,7 @@ def browser() -> Iterator[Any]:
 
 
 def test_the_quickstart_report_works(browser: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["sweep", "--config", str(CONFIGS / "sweeps" / "quickstart.yaml"), "--workers", "2"])
+    main(["sweep", "--config", str(CONFIGS / "sweeps" / "quickstart.yaml"), "--workers", "2", "--until", "seeds"])
     out = capsys.readouterr().out.splitlines()
     page = Path(next(line for line in out if line.endswith("report.html"))).absolute()
 
