@@ -6,6 +6,7 @@ from argparse import SUPPRESS
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regularization.cli.console import configure_logging
 from regularization.errors import UserError, did_you_mean
 from regularization.study.config import Study
 from regularization.training.configs import read_config, split_args
@@ -39,6 +40,9 @@ def sweep(args: list[str]) -> "Conclusion | None":
     study, options, common, config = _parse(args)
     from regularization.runs import distributed
     from regularization.study.sweep import run_sweep
+
+    # Lightning, which sets its log levels when it is imported, has only been imported now.
+    configure_logging()
 
     # Started on several machines by srun or torchrun, each process is a coordinator of its own.
     distributed.forget_launcher()

@@ -85,7 +85,8 @@ def close_study(
     # Which arm that is may be known only now; a report that is made again compares with the same one.
     plan.baseline = next((arm for arm in arms if arm.name == baseline), None)
     directory.write_text(folder / STUDY, study_record(plan, command))
-    add_look(folder, plan.study, baseline, final_runs)
+    if plan.study.until == "seeds":
+        add_look(folder, plan.study, baseline, final_runs)
     context = Context(baseline, workers=plan.workers or 1, command=command)
     first, _ = conclude([folder], plan.study, context, plan.compared)
     _test(first, plan, trials, folder)

@@ -57,6 +57,9 @@ class Pipeline:
         arms = self._search() if plan.study.adaptive else plan.arms
         queue = self._final_queue(arms)
         self._train(queue)
+        while isinstance(queue, DecidingQueue) and queue.unfinished():
+            queue = self._final_queue(arms)
+            self._train(queue)
         arms, trials = plan.with_refined(arms, queue.planned.values()), list(queue.planned.values())
         for name, reason in self._failed.items():
             print(f"failed: {name}: {reason}")

@@ -12,6 +12,7 @@ from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import TPESampler
 
 from regularization.errors import UserError
+from regularization.runs import directory
 from regularization.study import results
 from regularization.study.account import add_look, read_looks
 from regularization.study.analysis.allocation import next_trial
@@ -22,6 +23,8 @@ from regularization.study.config import FAILED, Arm, Study, Trial, arm_from_valu
 from regularization.study.execution.queue import RUN, SEED, TrialQueue
 from regularization.study.results import Result
 
+# Seconds that a coordinator waits for another one that holds the study's folder.
+PATIENCE = 600.0
 # At a rung, the better third of the trials continues, to three times as many epochs.
 REDUCTION = 3
 
@@ -140,27 +143,46 @@ class DecidingQueue(TrialQueue):
             key = trial.user_attrs.get(RUN)
             if key is None or key in self.planned:
                 continue
-            name = trial.user_attrs["arm"]
-            if name not in self.arms and self._study.refine and self._study.axis in trial.params:
-                self.arms[name] = arm_from_values({self._study.axis: trial.params[self._study.axis]})
-            if name in self.arms and trial.params[SEED] in self._study.seed_list():
-                self.plan(self._plan([self.arms[name]], [trial.params[SEED]]))
+            # A trial that waits has no parameters yet.
+            name, seed = trial.user_attrs["arm"], int(key.rpartition("seed_")[2])
+            if name not in self.arms and self._study.refine and self._study.axis is not None:
+                self.arms[name] = arm_from_values({self._study.axis: float(name.rpartition("=")[2])})
+            if name in self.arms and seed in self._study.seed_list():
+                self.plan(self._plan([self.arms[name]], [seed]))
 
     def decided(self) -> bool:
-        """Whether the finished trials decide the study, at the level of the last look."""
-        names = list(self.arms)
+        """Whether the finished trials decide the study, at the level of the last look or of one that is due now."""
         finished = self._finished()
-        looks = add_look(self._folder, self._study, self._baseline, finished)
-        if not looks:
-            return False
-        comparisons = compare(_sample(finished, names), names.index(self._baseline), looks[-1].alpha)
+        looks = read_looks(self._folder)
+        if looks and self._decided_at(looks[-1].alpha, finished):
+            return True
+        extended = add_look(self._folder, self._study, self._baseline, finished)
+        return len(extended) > len(looks) and self._decided_at(extended[-1].alpha, finished)
+
+    def _decided_at(self, alpha: float, finished: list[Result]) -> bool:
+        names = list(self.arms)
+        comparisons = compare(_sample(finished, names), names.index(self._baseline), alpha)
         # An arm of which every trial failed is not waited for.
         failed = {trial.arm.name for trial in self.planned.values() if (trial.folder / FAILED).is_file()}
         missing = set(names) - {result.arm for result in finished} - failed
         answer = judge_study(comparisons.values(), self._study.resolution / 100)
         return not missing and answer != Answer.UNDECIDED
 
+    def unfinished(self) -> bool:
+        """Whether trials are left to run: what ran when the study was decided may have changed the answer."""
+        with directory.exclusive_lock(self._folder, PATIENCE):
+            return self._choice() is not None
+
     def _propose(self) -> optuna.Trial | None:
+        choice = self._choice()
+        if choice is None:
+            return None
+        self.plan(self._plan(*choice))
+        self._enqueue_missing()
+        return self._next()
+
+    def _choice(self) -> tuple[list[Arm], list[int]] | None:
+        """The arm and the seed that are likely to decide the study; None at its end."""
         if self.decided() or self._limits.reached(len(self.planned)):
             return None
         names = list(self.arms)
@@ -175,10 +197,7 @@ class DecidingQueue(TrialQueue):
         if choice is None:
             return None
         arm = self._refined(sample) or self.arms[names[choice[0]]]
-        seed = choice[1] if arm.name in names else self._study.first_seeds()[0]
-        self.plan(self._plan([arm], [seed]))
-        self._enqueue_missing()
-        return self._next()
+        return [arm], [choice[1] if arm.name in names else self._study.first_seeds()[0]]
 
     def _refined(self, sample: Sample) -> Arm | None:
         """A new arm between the two best λ, where ``refine`` asks for one and none lies there; at most two."""

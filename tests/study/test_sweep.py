@@ -104,7 +104,9 @@ def test_a_study_from_its_config_to_its_report(capsys: pytest.CaptureFixture[str
     assert {one.user_attrs["run"] for one in kept} == set(begun)
     (STUDY / "report.html").unlink()
     main(["report", str(STUDY)])
-    assert capsys.readouterr().out.splitlines()[-2] == out[-2]
+    # The time that more seeds would take depends on the workers.
+    answer, said = out[-2].partition(" About ")[0], capsys.readouterr().out.splitlines()[-2]
+    assert said.partition(" About ")[0] == answer
     assert (STUDY / "report.html").is_file()
 
 

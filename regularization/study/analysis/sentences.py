@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from regularization.callbacks.history import format_duration
 from regularization.study.analysis.arms import ArmSummary
-from regularization.study.analysis.comparison import ALPHA, Comparison
+from regularization.study.analysis.comparison import ALPHA, COLLAPSE, Comparison
 from regularization.study.analysis.regularizers import kind_of, others_in
 from regularization.study.analysis.verdicts import Answer, Verdict
 from regularization.study.config import Study
@@ -102,7 +102,9 @@ def _what_decides(conclusion: "Conclusion", study: Study, context: "Context") ->
     seeds = conclusion.seeds_needed
     if seeds is None:
         return "Even 1,000 seeds per arm would not decide."
-    trials = sum(max(0, seeds - len(arm.results)) for arm in conclusion.arms)
+    # A study that goes on until it is decided adds seeds to the arms that decide, another one to all.
+    arms = [conclusion.chosen, conclusion.baseline] if study.until == "decided" else conclusion.arms
+    trials = sum(max(0, seeds - len(arm.results)) for arm in arms if arm is not None)
     results = [result for arm in conclusion.arms for result in arm.results]
     seconds = sum(result.seconds for result in results) / len(results) * trials / context.workers
     if study.until == "seeds":
@@ -121,9 +123,12 @@ def remarks(conclusion: "Conclusion", study: Study, context: "Context") -> list[
     lines = [f"{name} is not recommended; failed trials: {'; '.join(reasons)}" for name, reasons in failures]
     if conclusion.baseline is None:
         return lines
+    # Too few seeds of a network that varies much: an interval says nothing, and the loss is plain all the same.
+    collapsed = [arm for arm in conclusion.arms if arm.verdict == Verdict.UNDECIDED and arm.difference < -COLLAPSE]
+    lines += [f"{arm.name} collapses: {arm.mean:.0%} against {conclusion.baseline.mean:.0%}" for arm in collapsed]
     for verdict in Verdict:
-        if names := [arm.name for arm in conclusion.arms if arm.verdict == verdict]:
-            lines.append(f"{verdict}: {', '.join(names)}")
+        if names := [arm.name for arm in conclusion.arms if arm.verdict == verdict and arm not in collapsed]:
+            lines.append(f"{_heading(verdict, conclusion, study)}: {', '.join(names)}")
     lines += [line for line in (_largest_effect(conclusion), _curve(conclusion, study)) if line]
     if study.axis and conclusion.answer == Answer.HELPS and conclusion.chosen is conclusion.arms[-1]:
         lines.append("the largest value is the best: widen the range")
@@ -144,10 +149,18 @@ def _largest_effect(conclusion: "Conclusion") -> str:
     return ""
 
 
+def _heading(verdict: Verdict, conclusion: "Conclusion", study: Study) -> str:
+    """The verdict; what until: decided left undecided was not needed for the answer."""
+    left = verdict == Verdict.UNDECIDED and study.until == "decided" and conclusion.answer != Answer.UNDECIDED
+    return "undecided, and not followed up" if left else verdict
+
+
 def _change(conclusion: "Conclusion", arm: ArmSummary, metric: str) -> tuple[float, str] | None:
     """How large a significant change is, as |log ratio|, and the change in words."""
     baseline, effect = conclusion.baseline, arm.effects.get(metric)
-    if baseline is None or effect is None or arm.verdict == Verdict.HURTS or not effect.p < ALPHA:
+    if baseline is None or effect is None or not effect.p < ALPHA:
+        return None
+    if arm.verdict == Verdict.HURTS or arm.difference < -COLLAPSE:
         return None
     ratio = arm.average(metric) / baseline.average(metric) if baseline.average(metric) > 0 else math.nan
     if not ratio > 0 or max(ratio, 1 / ratio) < NOTABLE_RATIO:

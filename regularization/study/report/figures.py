@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from plotly.colors import qualitative
 
 from regularization.study.analysis.arms import ArmSummary
+from regularization.study.analysis.comparison import COLLAPSE
 from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.analysis.curve import Curve
 from regularization.study.config import Study
@@ -47,8 +48,24 @@ def lambda_curve(conclusion: Conclusion, option: str) -> go.Figure:
     figure.add_trace(_seed_trace(arms, x, "x", "y"))
     figure.add_vline(x[arms.index(conclusion.chosen)], line_dash="dash", line_color=RECOMMENDED)
     figure.update_xaxes(type="log", title=option, tickvals=x, ticktext=labels)
-    figure.update_yaxes(title="accuracy", tickformat=".1~%")
+    bottom, top = _accuracy_range(conclusion)
+    figure.update_yaxes(title="accuracy", tickformat=".1~%", range=[bottom, top])
+    for position, arm in zip(positions, arms, strict=True):
+        if arm.mean < bottom:
+            # On a logarithmic axis, Plotly places annotations by their logarithm, unlike shapes and points.
+            figure.add_annotation(x=position, y=bottom, yanchor="bottom", text=f"↓ {arm.mean:.0%}", showarrow=False)
     return _with_layout(figure)
+
+
+def _accuracy_range(conclusion: Conclusion) -> tuple[float, float]:
+    """The range of accuracies around the curve; arms far below the best are named at its lower edge."""
+    best = max(arm.mean for arm in conclusion.arms)
+    near = [arm for arm in conclusion.arms if arm.mean > best - COLLAPSE]
+    shown = [
+        value for arm in near for value in (*arm.accuracies, arm.average("clean_accuracy")) if math.isfinite(value)
+    ]
+    margin = 0.15 * (max(shown) - min(shown)) or 0.01
+    return min(shown) - margin, max(shown) + margin
 
 
 def _add_band(figure: go.Figure, curve: Curve) -> None:
@@ -164,7 +181,12 @@ def _draw_lambda_curve(axes: Axes, conclusion: Conclusion, option: str) -> None:
     clean = [arm.average("clean_accuracy") for arm in arms]
     axes.plot(positions, clean, "o:", color=CLEAN, markersize=4, label="clean training accuracy")
     means, label = [arm.mean for arm in arms], "validation, mean and 95% interval"
-    axes.errorbar(positions, means, _error_bars(arms), color=VALIDATION, marker="D", capsize=3, label=label)
+    axes.errorbar(positions, means, _error_bars(arms), color=VALIDATION, fmt="D", markersize=5, capsize=3, label=label)
+    bottom, top = _accuracy_range(conclusion)
+    axes.set_ylim(bottom, top)
+    for position, arm in zip(positions, arms, strict=True):
+        if arm.mean < bottom:
+            axes.text(position, bottom, f"↓ {arm.mean:.0%}", ha="center", va="bottom", fontsize=8)
     recommended = positions[arms.index(conclusion.chosen)]
     axes.axvline(recommended, color=RECOMMENDED, linestyle="--", label="recommended")
     axes.set_xticks(positions, labels)

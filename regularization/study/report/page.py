@@ -111,7 +111,8 @@ def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
         ("weight_norm", "Norm of all weights", False),
     ):
         figure = figures.epoch_curves(conclusion, metric, title, percent)
-        if figure.data:
+        # Metrics of a single epoch are in the table.
+        if any(len(trace.x) > 1 for trace in figure.data):
             note = "Means over seeds. Click an arm in the legend to hide it; double-click it to hide all others."
             plots.append(Plot(figure, title, note))
     return plots
