@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from regularization.callbacks.history import format_duration
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.comparison import ALPHA, COLLAPSE, Comparison
@@ -170,12 +172,16 @@ def _change(conclusion: "Conclusion", arm: ArmSummary, metric: str) -> tuple[flo
 
 
 def _curve(conclusion: "Conclusion", study: Study) -> str:
-    """The optimum of the smooth curve on one axis."""
+    """The optimum of the smooth curve on one axis, or of the surface on two."""
     curve = conclusion.curve
-    if curve is None or not study.axis:
+    if curve is None:
         return ""
-    option = study.axis.rpartition(".")[2]
-    text = f"smooth curve: best {option} {curve.best:.2g} (95% interval {curve.best_low:.2g} to {curve.best_high:.2g})"
+    ends = [np.atleast_1d(end).tolist() for end in (curve.best, curve.best_low, curve.best_high)]
+    optimum = ", ".join(
+        f"{option.rpartition('.')[2]} {best:.2g} (95% interval {low:.2g} to {high:.2g})"
+        for option, best, low, high in zip(study.vary, *ends, strict=True)
+    )
+    text = f"smooth {'curve' if study.axis else 'surface'}: best {optimum}"
     if math.isnan(curve.probability):
         return text
     return f"{text}; it gains more than {study.resolution:g} points with probability {curve.probability:.0%}"

@@ -110,6 +110,15 @@ def heat_map(conclusion: Conclusion, options: list[str]) -> go.Figure:
         hovertemplate="%{z:.2%}",
     )
     figure = go.Figure(trace)
+    chosen = conclusion.chosen.results[0].values
+    figure.add_scatter(
+        x=[f"{chosen[options[1]]:g}"],
+        y=[f"{chosen[options[0]]:g}"],
+        name="recommended",
+        mode="markers",
+        marker={"symbol": "square-open", "size": 40, "color": RECOMMENDED, "line": {"width": 3}},
+        hoverinfo="skip",
+    )
     figure.update_xaxes(type="category", title=options[1])
     figure.update_yaxes(type="category", title=options[0])
     return _with_layout(figure)

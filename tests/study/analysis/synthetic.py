@@ -46,7 +46,16 @@ def make_results(arm: str, accuracies: Sequence[float], **options: Any) -> list[
             "timescale": None,
         }
         fields |= {"test_accuracy": None, "pruned": False, "unregularized": arm in ("none", "λ=0"), **options}
-        results.append(Result(arm=arm, seed=seed, accuracy=accuracy, row=row, rows=[row], **fields))
+        results.append(
+            Result(
+                arm=arm,
+                seed=seed,
+                accuracy=accuracy,
+                row=row,
+                rows=[{**row, "epoch": row["epoch"] - 1, "seconds": 0.0}, row],
+                **fields,
+            )
+        )
     return results
 
 

@@ -112,7 +112,7 @@ def test_undecided_with_what_would_decide() -> None:
     # With 20 seeds allowed, something else has ended the study.
     study.max_seeds = 20
     assert conclude((results, study), "λ=0", command=COMMAND).sentence.endswith(f"machine): {COMMAND}")
-    assert conclude((results, study), "λ=0").sentence.endswith("(40 more trials, about 40 min 0 s on this machine)")
+    assert conclude((results, study), "λ=0").sentence.endswith("(20 more trials, about 20 min 0 s on this machine)")
 
 
 def test_undecided_beyond_a_thousand_seeds() -> None:
