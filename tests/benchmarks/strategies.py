@@ -4,6 +4,7 @@ They look for the best arm and make no claim: what is shown is the true gain of 
 studies in which it is within 0.15 points of the best one, and the number of trials.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -60,6 +61,7 @@ def _best_mean(study: optuna.Study) -> int:
 def _summary(play: Callable[[NDArray[np.float64], int], tuple[int, int]]) -> Strategy:
     def run(draw: Draw, gains: Sequence[float], studies: int) -> dict[str, float]:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         generator = np.random.default_rng(2)
         ends = [play(draw(gains, SEEDS, generator), seed) for seed in range(studies)]
         chosen = np.array([gains[arm] for arm, _ in ends])

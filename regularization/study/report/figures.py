@@ -48,13 +48,18 @@ def lambda_curve(conclusion: Conclusion, option: str) -> go.Figure:
     figure.add_trace(_seed_trace(arms, x, "x", "y"))
     figure.add_vline(x[arms.index(conclusion.chosen)], line_dash="dash", line_color=RECOMMENDED)
     figure.update_xaxes(type="log", title=option, tickvals=x, ticktext=labels)
+    _limit_accuracies(figure, conclusion, positions)
+    return _with_layout(figure)
+
+
+def _limit_accuracies(figure: go.Figure, conclusion: Conclusion, positions: Sequence[float]) -> None:
+    """Sets the range of the axis, and names the arms below it."""
     bottom, top = _accuracy_range(conclusion)
     figure.update_yaxes(title="accuracy", tickformat=".1~%", range=[bottom, top])
-    for position, arm in zip(positions, arms, strict=True):
+    for position, arm in zip(positions, conclusion.arms, strict=True):
         if arm.mean < bottom:
             # On a logarithmic axis, Plotly places annotations by their logarithm, unlike shapes and points.
             figure.add_annotation(x=position, y=bottom, yanchor="bottom", text=f"↓ {arm.mean:.0%}", showarrow=False)
-    return _with_layout(figure)
 
 
 def _accuracy_range(conclusion: Conclusion) -> tuple[float, float]:
