@@ -115,6 +115,14 @@ def heat_map(conclusion: Conclusion, options: list[str]) -> go.Figure:
         hovertemplate="%{z:.2%}",
     )
     figure = go.Figure(trace)
+    _frame_chosen(figure, conclusion, options)
+    figure.update_xaxes(type="category", title=options[1])
+    figure.update_yaxes(type="category", title=options[0])
+    return _with_layout(figure)
+
+
+def _frame_chosen(figure: go.Figure, conclusion: Conclusion, options: list[str]) -> None:
+    """A frame around the recommended cell."""
     chosen = conclusion.chosen.results[0].values
     figure.add_scatter(
         x=[f"{chosen[options[1]]:g}"],
@@ -124,9 +132,6 @@ def heat_map(conclusion: Conclusion, options: list[str]) -> go.Figure:
         marker={"symbol": "square-open", "size": 40, "color": RECOMMENDED, "line": {"width": 3}},
         hoverinfo="skip",
     )
-    figure.update_xaxes(type="category", title=options[1])
-    figure.update_yaxes(type="category", title=options[0])
-    return _with_layout(figure)
 
 
 def forest_plot(conclusion: Conclusion) -> go.Figure:
