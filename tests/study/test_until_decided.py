@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from regularization.cli.main import main
+from regularization.study.samplers import DecidingQueue
 from tests.study.test_sweep import LAMBDA, STUDY, starts, table, write
 from tests.training.test_command import Refused
 
@@ -67,3 +68,21 @@ def test_every_arm_chooses_its_learning_rate(capsys: pytest.CaptureFixture[str])
         f"weight_decay={value},lr=0.1" for value in ("0", "0.001")
     }
     assert "weight_decay=0,lr=0.1" in capsys.readouterr().out.splitlines()[-2]
+
+
+def test_a_trial_that_ends_after_the_decision_may_reopen_the_study(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decided, first = DecidingQueue.decided, iter([True])
+    # As if the last of the first six trials had still run when the others decided the study.
+    monkeypatch.setattr(DecidingQueue, "decided", lambda queue: next(first, False) or decided(queue))
+    main([*write(**DECIDED), "--max_seeds", "4"])
+    assert len(table()) > 6
+    assert capsys.readouterr().out.splitlines()[-2].startswith("No λ that was tried helps")
+
+    # A smaller resolution is not reached: all seeds are used, and what the looks spent stays spent.
+    looks = json.loads((STUDY / "looks.json").read_text())
+    main([*write(**DECIDED), "--max_seeds", "4", "--resolution", "0.001"])
+    assert capsys.readouterr().out.splitlines()[-2].startswith(("Undecided so far", "With"))
+    assert len(table()) == 12
+    assert json.loads((STUDY / "looks.json").read_text())[: len(looks)] == looks
