@@ -129,7 +129,7 @@ def _frame_chosen(figure: go.Figure, conclusion: Conclusion, options: list[str])
         y=[f"{chosen[options[0]]:g}"],
         name="recommended",
         mode="markers",
-        marker={"symbol": "square-open", "size": 40, "color": RECOMMENDED, "line": {"width": 3}},
+        marker={"symbol": "square-open", "size": 58, "color": RECOMMENDED, "line": {"width": 3}},
         hoverinfo="skip",
     )
 
