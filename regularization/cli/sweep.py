@@ -24,7 +24,7 @@ _OPTIONS: tuple[tuple[str, Any, Any, str, str], ...] = (
     ("gpus", float | None, None, "NUMBER", "GPUs per trial on Ray; a fraction shares a GPU."),
     ("storage", str | None, None, "URL", "Keep the Optuna study in this database: postgresql://…"),
     ("trials", int | None, None, "INT", "With until: decided, the largest number of trials."),
-    ("hours", float | None, None, "NUMBER", "With until: decided, start no trial after this time."),
+    ("hours", float | None, None, "NUMBER", "With until: decided, start no trial after this many hours."),
     ("folder", str, "runs", "FOLDER", "Where the study's folder is created."),
 )
 _SWITCHES = (

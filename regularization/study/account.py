@@ -33,7 +33,7 @@ def read_looks(folder: Path) -> list[Look]:
 
 
 def add_look(folder: Path, study: Study, baseline: str | None, results: Sequence[Result]) -> list[Look]:
-    """Takes note of a look at the results; nothing is spent if none has been added since the last one.
+    """Records a look at the results; nothing is spent if no result has been added since the last one.
 
     With ``until: decided``, looks are planned, and only those that are due spend. A fixed design has one look, and
     another one each time that it was extended.

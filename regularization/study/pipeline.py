@@ -39,6 +39,7 @@ class Pipeline:
         self._name = name
         self._coordinator = Coordinator(executor, plan.study.score)
         self._failed: dict[str, str] = {}
+        self._limits = Limits(plan.options.trials, plan.options.hours)
 
     def run(self, command: str) -> Conclusion:
         """Runs the study to its end; returns the answer.
@@ -79,7 +80,7 @@ class Pipeline:
             arms=arms,
             baseline=plan.baseline_among(arms).name,
             plan=partial(plan.trials_of, folder=self._folder),
-            limits=Limits(plan.options.trials, plan.options.hours),
+            limits=self._limits,
         )
 
     def _train(self, queue: TrialQueue, prune: bool = False) -> None:

@@ -16,6 +16,7 @@ from regularization.runs import directory
 from regularization.study import results
 from regularization.study.account import add_look, read_looks
 from regularization.study.analysis.allocation import next_trial
+from regularization.study.analysis.arms import sample_of
 from regularization.study.analysis.comparison import Sample, compare
 from regularization.study.analysis.looks import next_look, scheduled_alpha
 from regularization.study.analysis.verdicts import Answer, judge_study
@@ -109,8 +110,8 @@ class ProposalQueue(TrialQueue):
 class DecidingQueue(TrialQueue):
     """A queue that, when it is empty, hands out the trial that is likely to decide the study (``until: decided``).
 
-    Whether the study is decided is looked at whenever the baseline has as many seeds as the schedule of looks says.
-    Workers never wait for a look: what runs at that time counts when it ends.
+    A look is due whenever the baseline has as many seeds as the schedule says; between two looks, the level of the last
+    one holds. Workers never wait for a look: a trial that is running then counts when it ends.
 
     Args:
         args: As for ``TrialQueue``; the trials are those that every arm starts with.
@@ -161,7 +162,7 @@ class DecidingQueue(TrialQueue):
 
     def _decided_at(self, alpha: float, finished: list[Result]) -> bool:
         names = list(self.arms)
-        comparisons = compare(_sample(finished, names), names.index(self._baseline), alpha)
+        comparisons = compare(self._sample(finished), names.index(self._baseline), alpha)
         # An arm of which every trial failed is not waited for.
         failed = {trial.arm.name for trial in self.planned.values() if (trial.folder / FAILED).is_file()}
         missing = set(names) - {result.arm for result in finished} - failed
@@ -169,7 +170,7 @@ class DecidingQueue(TrialQueue):
         return not missing and answer != Answer.UNDECIDED
 
     def unfinished(self) -> bool:
-        """Whether trials are left to run: what ran when the study was decided may have changed the answer."""
+        """Whether trials are left to run: those that ran when the study was decided may have changed the answer."""
         with directory.exclusive_lock(self._folder, PATIENCE):
             return self._choice() is not None
 
@@ -182,7 +183,7 @@ class DecidingQueue(TrialQueue):
         return self._next()
 
     def _choice(self) -> tuple[list[Arm], list[int]] | None:
-        """The arm and the seed that are likely to decide the study; None at its end."""
+        """The arm and the seed of the trial that is likely to decide the study; None at its end."""
         if self.decided() or self._limits.reached(len(self.planned)):
             return None
         names = list(self.arms)
@@ -191,7 +192,7 @@ class DecidingQueue(TrialQueue):
             given[names.index(planned.arm.name)].add(planned.seed)
         looks = read_looks(self._folder)
         alpha = looks[-1].alpha if looks else scheduled_alpha(next_look(0))
-        sample, baseline = _sample(self._finished(), names), names.index(self._baseline)
+        sample, baseline = self._sample(self._finished()), names.index(self._baseline)
         resolution = self._study.resolution / 100
         choice = next_trial(sample, given, baseline, self._study.seed_list(), alpha, resolution)
         if choice is None:
@@ -216,6 +217,9 @@ class DecidingQueue(TrialQueue):
         arm = arm_from_values({option: float(f"{math.sqrt(values[best] * values[second]):.2g}")})
         return self.arms.setdefault(arm.name, arm)
 
+    def _sample(self, finished: Sequence[Result]) -> Sample:
+        return sample_of([result for result in finished if result.arm == name] for name in self.arms)
+
     def _finished(self) -> list[Result]:
         for key, trial in self.planned.items():
             if key not in self._results and trial.done and (result := results.read(trial.folder, self._study.score)):
@@ -238,12 +242,3 @@ class Limits:
     def reached(self, trials: int) -> bool:
         """Whether no further trial may be started."""
         return time.monotonic() >= self._end or (self._trials is not None and trials >= self._trials)
-
-
-def _sample(results: Sequence[Result], names: Sequence[str]) -> Sample:
-    """The accuracies of all trials; arms by their index in ``names``."""
-    return Sample(
-        np.array([result.accuracy for result in results], dtype=float),
-        np.array([names.index(result.arm) for result in results], dtype=int),
-        np.array([result.seed for result in results], dtype=int),
-    )

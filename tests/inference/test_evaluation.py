@@ -21,7 +21,7 @@ from regularization.inference import evaluation, plots
 from regularization.inference.calibration import reliability_bins
 from regularization.inference.evaluation import Evaluation
 from regularization.models.classifier import ImageClassifier
-from regularization.study.analysis import statistics
+from regularization.models.metrics import calibration_error
 from tests.training.test_command import QUICK, RUN
 
 TEST = RUN / "test"
@@ -99,8 +99,10 @@ def test_reliability_bins_equal_numpys_and_sum_up_to_the_calibration_error() -> 
         else:
             assert np.isnan(bins.accuracy[index])
     error = np.nansum(np.abs(bins.confidence - bins.accuracy) * bins.images) / 2000
-    reference = statistics.calibration_error(predictions.logits.numpy(), predictions.labels.numpy())
-    assert error == pytest.approx(reference, abs=1e-6)
+    reference = calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct))
+    assert error == pytest.approx(float(reference), abs=1e-6)
+    # All predictions have a confidence of 1, and half of them are correct.
+    assert float(calibration_error(torch.ones(10), torch.arange(10) % 2)) == pytest.approx(0.5)
 
 
 def test_the_last_bin_includes_a_confidence_of_1() -> None:

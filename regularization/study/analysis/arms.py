@@ -1,7 +1,7 @@
 """Summaries of arms: accuracy, comparison with the baseline, verdict, and what else the arm changed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,16 +98,25 @@ def summarize_arms(
     return arms
 
 
+def sample_of(results: Iterable[Sequence[Result]], metric: str = ACCURACY) -> Sample:
+    """The values of a metric in all trials that have it, from the results of each arm; arms by their position."""
+    rows = [
+        (value, arm, result.seed)
+        for arm, own in enumerate(results)
+        for result in own
+        if math.isfinite(value := result.metric(metric))
+    ]
+    values, arms, seeds = zip(*rows, strict=True) if rows else ((), (), ())
+    return Sample(np.array(values, dtype=float), np.array(arms, dtype=int), np.array(seeds, dtype=int))
+
+
 def _compare(
     results: Sequence[list[Result]], baseline: int, metric: str, study: Study, alpha: float
 ) -> dict[int, Comparison]:
     """The comparison of each arm that has the metric; none if the baseline has not."""
-    trials = [(index, run) for index, runs in enumerate(results) for run in runs]
-    measured = [(value, index, run.seed) for index, run in trials if math.isfinite(value := run.metric(metric))]
-    if not any(index == baseline for _, index, _ in measured):
+    sample = sample_of(results, metric)
+    if baseline not in sample.arms:
         return {}
-    values, arms, seeds = (np.array(column) for column in zip(*measured, strict=True))
-    sample = Sample(values.astype(float), arms, seeds)
     if metric == ACCURACY:
         return compare(sample, baseline, alpha, study.paired)
     return compare(sample, baseline, alpha, study.paired, collapse=math.inf)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from regularization.study.analysis import sentences
-from regularization.study.analysis.arms import ACCURACY, ArmSummary, summarize_arms
-from regularization.study.analysis.comparison import ALPHA, Sample
+from regularization.study.analysis.arms import ArmSummary, sample_of, summarize_arms
+from regularization.study.analysis.comparison import ALPHA
 from regularization.study.analysis.curve import Curve, fit_curve
 from regularization.study.analysis.gain import held_out_gain, seeds_needed
 from regularization.study.analysis.verdicts import Answer, Verdict, judge_study
@@ -88,18 +88,6 @@ def draw_conclusion(results: Sequence[Result], study: Study, context: Context) -
     return replace(conclusion, sentence=sentences.answer(conclusion, study, context), remarks=remarks)
 
 
-def sample_of(arms: Sequence[ArmSummary], metric: str) -> Sample:
-    """The values of a metric in all trials of the arms that have it."""
-    rows = [
-        (value, index, result.seed)
-        for index, arm in enumerate(arms)
-        for result in arm.results
-        if math.isfinite(value := result.metric(metric))
-    ]
-    values, indices, seeds = zip(*rows, strict=True) if rows else ((), (), ())
-    return Sample(np.array(values, dtype=float), np.array(indices, dtype=int), np.array(seeds, dtype=int))
-
-
 def _sort_key(result: Result, study: Study) -> list[float]:
     """The values along the axes, or the index of the arm in the study's config."""
     if study.vary:
@@ -129,7 +117,7 @@ def _choose(arms: list[ArmSummary], baseline: ArmSummary | None, answer: Answer 
 def _held_out_gain(candidates: list[ArmSummary], baseline: ArmSummary) -> float:
     """The gain on held-out seeds; only an arm that may be recommended is chosen there."""
     compared = [baseline, *(arm for arm in candidates if arm is not baseline)]
-    return held_out_gain(sample_of(compared, ACCURACY), baseline=0)
+    return held_out_gain(sample_of(arm.results for arm in compared), baseline=0)
 
 
 def _seeds_needed(arms: list[ArmSummary], baseline: ArmSummary | None, study: Study, alpha: float) -> int | None:

@@ -16,7 +16,7 @@ from regularization.study.config import Study
 if TYPE_CHECKING:
     from regularization.study.analysis.conclusion import Conclusion, Context
 
-# Metrics that are ratios of the baseline's value, with their names, and those that are differences in points.
+# Metrics that are reported as ratios to the baseline's value, with their names.
 RATIOS = {
     "val_loss": "validation loss",
     "val_calibration_error": "calibration error",
@@ -93,7 +93,7 @@ def _undecided(conclusion: "Conclusion", baseline: ArmSummary, study: Study, con
 
 def _why_not_compared(chosen: ArmSummary, baseline: ArmSummary) -> str:
     if not {result.seed for result in chosen.results} & {result.seed for result in baseline.results}:
-        return "they have no seed in common (paired: false compares them all the same)"
+        return "they have no seed in common (paired: false compares them regardless)"
     if min(len(chosen.results), len(baseline.results)) < 2:
         return "a single seed shows no difference"
     return "without variation between seeds, nothing is shown"
@@ -104,7 +104,7 @@ def _what_decides(conclusion: "Conclusion", study: Study, context: "Context") ->
     seeds = conclusion.seeds_needed
     if seeds is None:
         return "Even 1,000 seeds per arm would not decide."
-    # A study that goes on until it is decided adds seeds to the arms that decide, another one to all.
+    # With until: decided, only the arms that decide get more seeds; in a fixed design, all do.
     arms = [conclusion.chosen, conclusion.baseline] if study.until == "decided" else conclusion.arms
     trials = sum(max(0, seeds - len(arm.results)) for arm in arms if arm is not None)
     results = [result for arm in conclusion.arms for result in arm.results]
@@ -125,7 +125,7 @@ def remarks(conclusion: "Conclusion", study: Study, context: "Context") -> list[
     lines = [f"{name} is not recommended; failed trials: {'; '.join(reasons)}" for name, reasons in failures]
     if conclusion.baseline is None:
         return lines
-    # Too few seeds of a network that varies much: an interval says nothing, and the loss is plain all the same.
+    # With few seeds, the interval of a collapsed arm is very wide, although its loss is obvious.
     collapsed = [arm for arm in conclusion.arms if arm.verdict == Verdict.UNDECIDED and arm.difference < -COLLAPSE]
     lines += [f"{arm.name} collapses: {arm.mean:.0%} against {conclusion.baseline.mean:.0%}" for arm in collapsed]
     for verdict in Verdict:
@@ -152,7 +152,7 @@ def _largest_effect(conclusion: "Conclusion") -> str:
 
 
 def _heading(verdict: Verdict, conclusion: "Conclusion", study: Study) -> str:
-    """The verdict; what until: decided left undecided was not needed for the answer."""
+    """The verdict; an arm that ``until: decided`` left undecided was not needed for the answer."""
     left = verdict == Verdict.UNDECIDED and study.until == "decided" and conclusion.answer != Answer.UNDECIDED
     return "undecided, and not followed up" if left else verdict
 

@@ -4,12 +4,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.special import expit, log_softmax, logit, softmax
+from scipy.special import expit, logit
 
-from regularization.models import metrics
 from regularization.study.analysis.comparison import ALPHA, Comparison
 
 Floats = Sequence[float] | NDArray[np.floating]
@@ -72,15 +70,3 @@ def bootstrap(gains: NDArray[np.floating], draws: int = 1000, seed: int = 0) -> 
     low, high = np.quantile(means, [ALPHA / 2, 1 - ALPHA / 2])
     below, above = float(np.mean(np.less_equal(means, 0))), float(np.mean(np.greater_equal(means, 0)))
     return Comparison(difference, float(low), float(high), min(1.0, 2 * min(below, above)), float(np.std(means)))
-
-
-def negative_log_likelihood(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """Mean of −log p(label) in nats, from logits ``(N, C)`` and labels ``(N,)``."""
-    return float(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean())
-
-
-def calibration_error(logits: NDArray[np.floating], labels: NDArray[np.int64], bins: int = 15) -> float:
-    """Expected calibration error: mean difference of confidence and accuracy over bins (arXiv:1706.04599)."""
-    confidence = torch.from_numpy(softmax(logits.astype(np.float64), axis=1).max(axis=1))
-    correct = torch.from_numpy(logits.argmax(axis=1) == labels)
-    return float(metrics.calibration_error(confidence, correct, bins))

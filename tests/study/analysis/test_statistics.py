@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.special import logit, softmax
-from sklearn.metrics import log_loss
+from scipy.special import logit
 
 from regularization.study.analysis import statistics
 
@@ -119,13 +118,3 @@ def test_bootstrap_in_extreme_cases() -> None:
     apart = np.full((2, 40), np.nan)
     apart[0, :20], apart[1, 20:] = 1, -1
     assert statistics.bootstrap(apart).low < statistics.bootstrap(apart).difference == 0
-
-
-def test_metrics_from_logits() -> None:
-    generator = np.random.default_rng(4)
-    logits, labels = generator.normal(size=(500, 10)).astype(np.float16), generator.integers(10, size=500)
-    expected = log_loss(labels, softmax(logits.astype(float), axis=1), labels=range(10))
-    assert statistics.negative_log_likelihood(logits, labels) == pytest.approx(expected)
-    # All predictions have confidence 1, and half of them are correct.
-    confident = np.eye(2)[np.zeros(10, int)] * 1000
-    assert statistics.calibration_error(confident, np.arange(10) % 2) == pytest.approx(0.5)
