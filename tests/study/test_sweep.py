@@ -186,6 +186,15 @@ def test_when_all_fail_there_is_no_report(refused: Refused) -> None:
     assert exit_.value.code == 2
 
 
+def test_trials_that_end_before_a_validation_have_failed() -> None:
+    # They used to be handed out again without end.
+    options = OPTIONS | {"trainer.max_steps": 2, "trainer.check_val_every_n_epoch": 2}
+    with pytest.raises(SystemExit, match="2"):
+        main(write(options=options, vary={LAMBDA: [0]}, seeds=1))
+    assert (STUDY / "final" / "weight_decay=0" / "seed_0" / "failed.txt").read_text() == "it has no validation\n"
+    assert [trial.state for trial in recorded()] == [TrialState.FAIL]
+
+
 def test_a_sweep_in_a_thread_leaves_the_process_as_it_was() -> None:
     def process() -> list[Any]:
         return [dict(os.environ), torch.get_num_threads(), *map(signal.getsignal, (signal.SIGINT, signal.SIGTERM))]

@@ -93,12 +93,13 @@ class Coordinator:
                 report(Epoch(int(row["epoch"]) + 1, int(row["step"]), row.get("val_accuracy", math.nan)))
             if not trial.done:
                 self._run(trial, report, prune)
+            if (result := results.read(trial.folder, self._score)) is None:
+                raise TrialFailed("it has no validation")
         except TrialFailed as error:
+            # Without this file, the queue would take the trial for interrupted and hand it out again.
             directory.write_text(trial.folder / FAILED, f"{error}\n")
             optuna_trial.set_user_attr(REASON, str(error))
             raise
-        if (result := results.read(trial.folder, self._score)) is None:
-            raise TrialFailed("it has no validation")
         if result.pruned:
             raise optuna.TrialPruned
         return result.accuracy

@@ -17,8 +17,8 @@ from tests.benchmarks.speed.settings import Settings
 from tests.benchmarks.speed.table import show
 
 # Those of each device, in their order; each is a module that has measure(settings), which returns rows.
-PARTS = ("seed", "path", "overhead", "start", "fast", "speedrun", "growth", "gpu")
-BY_DEVICE = {"cpu": PARTS, "cuda": ("seed", "overhead", "start", "growth", "gpu")}
+PARTS = ("seed", "path", "overhead", "start", "fast", "speedrun", "growth", "gpu", "trials")
+BY_DEVICE = {"cpu": PARTS[:-1], "cuda": ("seed", "overhead", "start", "growth", "gpu", "trials")}
 
 
 def parser() -> argparse.ArgumentParser:
