@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from regularization.data.augment import Augment, PaddingMode
 from regularization.data.image_files import ImageFiles
+from regularization.data.label_noise import with_wrong_labels
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images, download_cifar, read_cifar, read_digits, stratified_split
 from regularization.data.sampling import Batch, EpochSampler, make_loader
@@ -48,6 +49,7 @@ class ImageData(LightningDataModule, ABC):
         crop_padding: Shift training images by up to this many pixels; 0 does not shift them.
         padding_mode: What is shifted in: ``constant`` for black, ``reflect`` for the image mirrored at its edge.
         cutout: Side in pixels of a square that is set to black in each training image; 0 for none.
+        label_noise: Fraction of the training labels that are replaced by another class, drawn with ``split_seed``.
         on_device: Keep the images on the device that trains, so that the CPU has no work with them.
         seed: Seed of the order and the augmentation; null takes the one of ``seed_everything``.
     """
@@ -69,6 +71,7 @@ class ImageData(LightningDataModule, ABC):
         crop_padding: int = 0,
         padding_mode: PaddingMode = "constant",
         cutout: int = 0,
+        label_noise: float = 0.0,
         on_device: bool = False,
         seed: int | None = None,
     ) -> None:
@@ -77,20 +80,17 @@ class ImageData(LightningDataModule, ABC):
         _check_minimum(1, image_size=image_size, early_size=early_size)
         _check_minimum(0, val_size=val_size, crop_padding=crop_padding, cutout=cutout)
         _check(0 <= early_share <= 1, f"--data.early_share must be between 0 and 1, not {early_share}")
+        _check(0 <= label_noise < 1, f"--data.label_noise must be at least 0 and below 1, not {label_noise}")
         _check((mean is None) == (std is None), "--data.mean and --data.std go together: give both, or neither")
         mean, std = mean or (0.5, 0.5, 0.5), std or (0.5, 0.5, 0.5)
         _check(min(std) > 0, f"--data.std must be positive, not {std}")
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.val_size = val_size
-        self.image_size = image_size
-        self.split_seed = split_seed
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.val_size, self.split_seed, self.image_size = val_size, split_seed, image_size
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = Augment(flip, crop_padding, cutout, self.seed, padding_mode=padding_mode)
         self.preprocess = self.train_preprocess = Preprocess(image_size, mean, std)
-        self._early_preprocess = None if early_size is None else Preprocess(early_size, mean, std)
-        self.early_share = early_share
-        self.on_device = on_device
+        self._early_preprocess = Preprocess(early_size, mean, std) if early_size else None
+        self.early_share, self.label_noise, self.on_device = early_share, label_noise, on_device
         self._device_images: dict[int, Images] = {}
         self.train_set: Part | None = None
         self.val_set: Part | None = None
@@ -111,8 +111,8 @@ class ImageData(LightningDataModule, ABC):
         part = self.train_set or self.test_set
         assert part is not None, "setup() comes first"
         height, width = part[0].shape
-        preprocess = self.preprocess.settings(height if height == width else None)
-        return {"classes": list(part[0].classes), "preprocess": preprocess}
+        size = height if height == width else None
+        return {"classes": list(part[0].classes), "preprocess": self.preprocess.settings(size)}
 
     def setup(self, stage: str) -> None:
         """Reads and splits the images that ``stage`` (fit, validate, test, predict) needs, if not done before."""
@@ -121,7 +121,8 @@ class ImageData(LightningDataModule, ABC):
             images = self.read(train=False)
             self.test_set = images, torch.arange(len(images))
         if stage in ("fit", "validate") and self.train_set is None:
-            self.train_set, self.val_set = self._split(self.read(train=True))
+            (images, subset), self.val_set = self._split(self.read(train=True))
+            self.train_set = with_wrong_labels(images, self.label_noise, self.split_seed), subset
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of the training images; a resumed epoch has the remaining ones only."""
@@ -227,18 +228,17 @@ class ImageData(LightningDataModule, ABC):
             return images
         device = self.trainer.strategy.root_device
         # Training and validation images are parts of one set, which is moved once.
-        if id(images) not in self._device_images:
-            self._device_images[id(images)] = images.to(device)
-        return self._device_images[id(images)]
+        if (key := id(images)) not in self._device_images:
+            self._device_images[key] = images.to(device)
+        return self._device_images[key]
 
     def _split(self, images: Images | ImageFiles) -> tuple[Part, Part | None]:
         if self.val_size:
             kept, held_out = stratified_split(images.labels, self.val_size, self.split_seed)
             return (images, kept), (images, held_out)
         if self.val_size == 0:
-            warnings.warn(
-                "val_size is 0: validating on the test set, which is then no longer independent", stacklevel=2
-            )
+            message = "val_size is 0: validating on the test set, which is then no longer independent"
+            warnings.warn(message, stacklevel=2)
         return (images, torch.arange(len(images))), self.test_set if self.val_size == 0 else None
 
 

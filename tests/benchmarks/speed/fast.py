@@ -6,6 +6,7 @@ It is set beside 16 epochs of the notebook, 16 · 50,000 images at the images/s 
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,11 +37,11 @@ def measure(settings: Settings) -> list[Row]:
     ]
 
 
-def trained(settings: Settings, *configs: str, seed: int = 0) -> tuple[float, float]:
+def trained(settings: Settings, *configs: str, seed: int = 0, more: Sequence[str] = ()) -> tuple[float, float]:
     """(seconds of the whole command, its test accuracy), for configs of which one scores the test images."""
     with TemporaryDirectory() as folder:
         where = ["--trainer.default_root_dir", folder, "--seed_everything", str(seed)]
-        seconds = command("fit", *config(*configs), *settings.accelerator, *where, *settings.few)
+        seconds = command("fit", *config(*configs), *settings.accelerator, *where, *more, *settings.few)
         (result,) = Path(folder).rglob("result.json")
         accuracy = float(json.loads(result.read_text())["test"]["test_accuracy"])
     print(f"  {'+'.join(configs)}, seed {seed}: {seconds:.4g} s, {accuracy:.4f}", file=sys.stderr, flush=True)

@@ -83,7 +83,9 @@ def quick_runs(settings: Settings) -> list[Row]:
         if not (CONFIGS / f"{name}.yaml").is_file():
             rows.append(not_run(what, "there is no such config"))
             continue
-        results = [trained(settings, name, GPU, seed=seed) for seed in range(seeds)]
+        # Compiling takes longer than the whole training.
+        eager = ["--model.compile", "false"]
+        results = [trained(settings, name, GPU, seed=seed, more=eager) for seed in range(seeds)]
         seconds, accuracies = ([one[place] for one in results] for place in (0, 1))
         rows += [median(f"{what}, the whole command", seconds, "s"), accuracy_row(f"{what}: test accuracy", accuracies)]
     return rows

@@ -29,7 +29,7 @@ class Stack:
     def __init__(self, count: int, device: str) -> None:
         networks = [WhitenedNet(width=WIDTH).to(device) for _ in range(count)]
         self._template = networks[0]
-        weights, self.buffers = stack_module_state(networks)  # type: ignore[arg-type]
+        weights, self.buffers = stack_module_state(networks)
         names = {name for name, w in networks[0].named_parameters() if w.requires_grad}
         self.fixed = {name: w.detach() for name, w in weights.items() if name not in names}
         self.weights = {name: w.detach() for name, w in weights.items() if name in names}

@@ -1,0 +1,101 @@
+"""The table of runs: every trial of a study in one row, with which validation images it classified correctly.
+
+``python -m tests.benchmarks.runs STUDY_FOLDER … --to docs/measurements/runs`` writes ``STUDY.csv.gz`` for each study.
+Analyses and search strategies can then be judged without training anything. ``pandas.read_csv`` reads the file.
+
+``correct`` holds a bit for each validation image in the order of their index in the training set, packed by
+``numpy.packbits`` and encoded in base64; ``images`` is their number. ``unpack`` gives them back. Which images they are
+follows from ``val_size`` and ``split_seed`` by ``regularization.data.readers.stratified_split``.
+"""
+
+import argparse
+import base64
+import csv
+import gzip
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regularization.runs import directory
+from regularization.study import results
+from regularization.study.results import Result
+from regularization.training.configs import read_config
+
+METRICS = ("val_accuracy", "val_loss", "val_calibration_error", "clean_accuracy", "clean_loss", "train_loss")
+
+
+def row_of(result: Result) -> dict[str, Any]:
+    """The row of one trial; what was not measured is left empty."""
+    config = read_config(result.folder / directory.CONFIG)
+    optimizer = config["model"]["optimizer"]["init_args"]
+    data = config["data"]["init_args"]
+    steps = result.steps
+    return {
+        "arm": result.arm,
+        "options": json.dumps(result.values),
+        "stage": result.stage,
+        "seed": result.seed,
+        "weight_decay": result.weight_decay,
+        "lr": optimizer["lr"],
+        "momentum": optimizer.get("momentum"),
+        "tau": result.timescale,
+        "epochs": len(result.rows),
+        "steps": steps,
+        "val_size": data.get("val_size"),
+        "split_seed": data.get("split_seed", 0),
+        **{name: result.row.get(name) for name in METRICS},
+        "weight_norm": result.weight_norm,
+        "effective_lr": result.row.get("effective_lr"),
+        "test_accuracy": result.test_accuracy,
+        "seconds": round(result.seconds, 2),
+        **packed(result),
+    }
+
+
+def packed(result: Result) -> dict[str, Any]:
+    """``images`` and ``correct``, empty without logits."""
+    if (kept := result.logits()) is None:
+        return {"images": None, "correct": None}
+    logits, labels, index = kept
+    correct = (logits.argmax(axis=1) == labels)[np.argsort(index)]
+    return {"images": len(correct), "correct": base64.b64encode(np.packbits(correct).tobytes()).decode()}
+
+
+def unpack(correct: str, images: int) -> NDArray[np.bool_]:
+    """Whether each validation image was classified correctly, ``(images,)``."""
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(correct), dtype=np.uint8))
+    return bits[:images].astype(bool)
+
+
+def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Writes the rows; the same rows give the same bytes."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "studies", nargs="+", type=Path, metavar="STUDY_FOLDER", help="such as runs/quickstart/version_0"
+    )
+    parser.add_argument("--to", type=Path, default=Path("docs/measurements/runs"), metavar="FOLDER")
+    args = parser.parse_args()
+    for study in args.studies:
+        rows = [row_of(result) for result in results.find([study])]
+        path = args.to / f"{study.resolve().parent.name}.csv.gz"
+        write(sorted(rows, key=lambda row: (row["stage"], row["arm"], row["seed"])), path)
+        print(f"{path}: {len(rows)} runs, {path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
