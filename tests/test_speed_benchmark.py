@@ -1,18 +1,23 @@
 """The speed benchmark works and says what it measured; how fast anything is, no test can say."""
 
+import copy
+import dataclasses
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tests.benchmarks.speed import speedrun
 from tests.benchmarks.speed.command import main
+from tests.benchmarks.speed.compare import changes
 from tests.benchmarks.speed.process import elsewhere, on_terminal
 from tests.benchmarks.speed.rows import Row, Target, median, not_run
 from tests.benchmarks.speed.settings import Settings
+from tests.benchmarks.speed.stacked import MOMENTUM, STEP, Stack
 from tests.conftest import CONFIGS
 
 
@@ -75,6 +80,53 @@ def test_a_row() -> None:
     assert str(row.target) == "ratio ≤ 0.5"
     assert median("ours", [3.0], "s", target=Target(4)).met is False
     assert not_run("ours", "no time").ratio is None
+
+
+def test_two_measurements_are_compared_by_ratios(capsys: pytest.CaptureFixture[str]) -> None:
+    def found(ours: float, seconds: float) -> list[Row]:
+        beside = [2.0, 2.0, 2.0]
+        rows = [median("ours", [ours - 0.1, ours, ours + 0.1], "s", "theirs", beside), median("all", [seconds], "s")]
+        return [dataclasses.replace(row, part="seed") for row in rows]
+
+    old = [row.as_dict() for row in found(1.0, 10.0)]
+    ours, whole = changes(old, found(1.05, 20.0))
+    assert (ours.kind, ours.old, ours.new) == ("ratio", 0.5, 0.525)
+    assert ours.ratio == pytest.approx(1.05)
+    assert ours.spread == pytest.approx(0.1)
+    assert not ours.notable
+    assert (whole.kind, whole.ratio, whole.spread, whole.notable) == ("s", 2.0, 0.0, True)
+    assert changes(old, [median("another", [1.0], "s")]) == []
+    measured("gpu")
+    main(["gpu", "--compare", "speed.json"])
+    assert "compared with speed.json" in capsys.readouterr().out
+
+
+def test_stacked_networks_train_as_each_alone() -> None:
+    stack = Stack(2, "cpu")
+    networks = [copy.deepcopy(stack.template) for _ in range(2)]
+    for number, network in enumerate(networks):
+        state = {**stack.weights, **stack.fixed, **stack.buffers}
+        network.load_state_dict({name: value[number] for name, value in state.items()})
+        network.train()
+    optimizers = [
+        torch.optim.SGD(
+            [w for w in network.parameters() if w.requires_grad], STEP, MOMENTUM, nesterov=True, weight_decay=decay
+        )
+        for network, decay in zip(networks, stack.decay.tolist(), strict=True)
+    ]
+    for _ in range(2):
+        images, labels = torch.randn(2, 8, 3, 12, 12), torch.randint(10, (2, 8))
+        stack.step(images, labels)
+        for network, optimizer, x, y in zip(networks, optimizers, images, labels, strict=True):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(x), y, label_smoothing=0.2).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    for number, network in enumerate(networks):
+        for name, w in network.named_parameters():
+            if w.requires_grad:
+                torch.testing.assert_close(stack.weights[name][number], w.detach())
+        for name, buffer in network.named_buffers():
+            torch.testing.assert_close(stack.buffers[name][number], buffer)
 
 
 FAKE = """

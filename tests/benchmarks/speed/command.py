@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.speed import __doc__ as purpose
+from tests.benchmarks.speed import compare
 from tests.benchmarks.speed.machine import about
 from tests.benchmarks.speed.rows import Row, not_run
 from tests.benchmarks.speed.settings import Settings
-from tests.benchmarks.speed.table import show
+from tests.benchmarks.speed.table import print_wide, show
 
 # Those of each device, in their order; each is a module that has measure(settings), which returns rows.
 PARTS = ("seed", "path", "overhead", "start", "fast", "speedrun", "growth", "gpu", "trials")
@@ -26,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m tests.benchmarks.speed", description=purpose)
     made.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; or all")
     made.add_argument("--json", type=Path, metavar="FILE", help="where the table also goes, as JSON")
+    made.add_argument("--compare", type=Path, metavar="FILE", help="an earlier table as JSON, to show what has changed")
     made.add_argument("--rounds", type=int, default=5, metavar="N", help="how often all is measured, in turn")
     made.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds a config is run with")
     made.add_argument("--whole", action="store_true", help="speedrun: also train, a quarter of an hour a seed")
@@ -39,6 +41,7 @@ def main(args: list[str]) -> None:
     asked = parser().parse_args(args)
     if unknown := set(asked.parts) - set(PARTS):
         parser().error(f"there is no part {unknown.pop()}: {', '.join(PARTS)}")
+    earlier = compare.read(asked.compare) if asked.compare else None
     settings = Settings(asked.rounds, asked.seeds, asked.device, asked.quick, asked.whole)
     found: dict[str, Any] = about(settings)
     rows: list[Row] = []
@@ -51,6 +54,9 @@ def main(args: list[str]) -> None:
             text = json.dumps(found | {"rows": [row.as_dict() for row in rows]}, indent=2, ensure_ascii=False)
             asked.json.write_text(text + "\n", encoding="utf-8")
     show(found, rows)
+    if earlier is not None:
+        print_wide(f"compared with {asked.compare}, {earlier['date']}, {earlier['machine']['cpu']}")
+        print_wide(compare.table(compare.changes(earlier["rows"], rows)))
     if failed:
         raise SystemExit(1)
 

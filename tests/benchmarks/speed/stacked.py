@@ -15,7 +15,8 @@ from torch.nn import functional
 from regularization import WhitenedNet
 
 BATCH, SIZE, WIDTH, CLASSES = 256, 24, 32, 10
-LR, MOMENTUM = 0.75, 0.85
+# A small learning rate: random images teach nothing, and must not diverge.
+STEP, MOMENTUM = 0.75e-3, 0.85
 
 
 class Stack:
@@ -28,7 +29,7 @@ class Stack:
 
     def __init__(self, count: int, device: str) -> None:
         networks = [WhitenedNet(width=WIDTH).to(device) for _ in range(count)]
-        self._template = networks[0]
+        self.template = networks[0]
         weights, self.buffers = stack_module_state(networks)
         names = {name for name, w in networks[0].named_parameters() if w.requires_grad}
         self.fixed = {name: w.detach() for name, w in weights.items() if name not in names}
@@ -40,7 +41,7 @@ class Stack:
     def _loss(
         self, weights: dict[str, Tensor], fixed: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
     ) -> Tensor:
-        logits: Tensor = functional_call(self._template, (weights, fixed, buffers), (x,))
+        logits: Tensor = functional_call(self.template, (weights, fixed, buffers), (x,))
         return functional.cross_entropy(logits, y, label_smoothing=0.2)
 
     def step(self, images: Tensor, labels: Tensor) -> None:
@@ -49,7 +50,7 @@ class Stack:
         for name, w in self.weights.items():
             decayed = gradients[name] + self.decay.view(-1, *[1] * (w.ndim - 1)) * w
             momentum = self.momenta[name].mul_(MOMENTUM).add_(decayed)
-            w.sub_(LR * 1e-3 * (decayed + MOMENTUM * momentum))
+            w.sub_(STEP * (decayed + MOMENTUM * momentum))
 
 
 def images_a_second(count: int, steps: int, warm: int, device: str = "cpu") -> float:

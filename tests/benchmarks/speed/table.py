@@ -12,15 +12,20 @@ WIDTH = 160  # characters in a file or a pipe, where rich would take 80
 
 def show(found: dict[str, Any], rows: list[Row]) -> None:
     """Prints machine, versions and rows."""
+    machine = found["machine"]
+    gpu = machine["gpu"] or "no GPU"
+    print_wide(f"{machine['cpu']}, {machine['cores']} cores, {counted(machine['threads'], 'thread')}, {gpu}")
+    print_wide(f"load {machine['load']:g} before the start, {found['date']}, on {found['settings']['device']}")
+    print_wide(", ".join(f"{name} {version}" for name, version in found["versions"].items()))
+    print_wide(table(rows))
+
+
+def print_wide(content: str | Table) -> None:
+    """Prints a text or a table, as wide as the terminal or, in a file, ``WIDTH``."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
-    machine = found["machine"]
-    gpu = machine["gpu"] or "no GPU"
-    console.print(f"{machine['cpu']}, {machine['cores']} cores, {counted(machine['threads'], 'thread')}, {gpu}")
-    console.print(f"load {machine['load']:g} before the start, {found['date']}, on {found['settings']['device']}")
-    console.print(", ".join(f"{name} {version}" for name, version in found["versions"].items()))
-    console.print(table(rows))
+    console.print(content)
 
 
 def table(rows: list[Row]) -> Table:
