@@ -35,7 +35,7 @@ def fit(config: Configs = (), **options: Any) -> Result:
         options: The options of the command, with two underscores for a dot: ``model__optimizer__weight_decay=1e-3``.
 
     Returns:
-        The run: its ``folder``, its ``rows`` (the metrics of each epoch), its ``accuracy`` in the last epoch (NaN
+        The run, with its ``folder``, its ``rows`` (the metrics of each epoch), its ``accuracy`` in the last epoch (NaN
         without validation), the path of its best ``checkpoint``, its ``test_accuracy`` if the config asks for it.
 
     Raises:
@@ -57,7 +57,7 @@ def sweep(config: Configs = (), **options: Any) -> "Conclusion":
         options: As for ``fit``; ``workers=2`` and the like are options of the command itself.
 
     Returns:
-        The conclusion: its ``sentence``, the ``arms`` with ``name``, ``mean`` and ``accuracies``, and the ``chosen``
+        The conclusion, with its ``sentence``, the ``arms`` with ``name``, ``mean`` and ``accuracies``, and the ``chosen``
         arm.
 
     Raises:
