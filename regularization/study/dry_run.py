@@ -61,8 +61,9 @@ class DryRun(TrainingCLI):
             torch.autograd.backward(loss)
             times.append(time.perf_counter() - start)
         images = len(self.datamodule.val_set[1]) if self.datamodule.val_set else 0
-        # Validation has no backward pass.
-        epoch = (batches + images / self.datamodule.batch_size / 3) * min(times)
+        # Validation has no backward pass, and need not follow every epoch.
+        validation = images / self.datamodule.batch_size / 3 / (self.trainer.check_val_every_n_epoch or 1)
+        epoch = (batches + validation) * min(times)
         # Weights and momentum, in best.ckpt and last.ckpt.
         size = 4 * sum(parameter.nbytes for parameter in self.model.network.parameters())
         return _limited(self.trainer, -(-batches // self.trainer.accumulate_grad_batches), epoch, size)
@@ -97,9 +98,13 @@ def describe(plan: "Plan") -> None:
         total = format_duration(cost.seconds * len(trials) / (plan.workers or 1))
         each = f"{len(trials)} trials of {cost.steps:,} steps, about {format_duration(cost.seconds)} each"
         print(f"{each} and {total} in all")
-    workers = f"{plan.workers} workers" if plan.workers else "as many workers as the cluster has room for,"
-    print(f"with {workers} of {plan.threads} threads; about {cost.bytes * len(trials) / 1e6:,.0f} MB of disk")
+    workers = _count(plan.workers, "worker") if plan.workers else "as many workers as the cluster has room for,"
+    print(f"with {workers} of {_count(plan.threads, 'thread')}; about {cost.bytes * len(trials) / 1e6:,.0f} MB of disk")
     if plan.study.until == "decided":
         print(f"then more seeds of the arms that decide, up to {plan.study.max_seeds} per arm")
     if plan.study.adaptive:
         print(f"then the finalists and the baseline with {len(plan.study.first_seeds())} fresh seeds")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

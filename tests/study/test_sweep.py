@@ -1,6 +1,7 @@
 """The commands ``sweep`` and ``report`` as a user types them, on the digits."""
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from regularization import sweep
 from regularization.cli.main import main
 from regularization.study import results
+from regularization.study.dry_run import DryRun
 from tests.conftest import BASE
 from tests.training.test_command import Refused
 
@@ -138,7 +140,8 @@ def test_dry_run_lists_the_trials_and_writes_nothing(capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out.splitlines()
     assert sum(" seed " in line for line in out) == 6
     assert "6 trials of 8 steps" in out[-2]
-    assert "MB of disk" in out[-1]
+    assert out[-1].startswith("with 1 worker of 1 thread; about ")
+    assert out[-1].endswith("MB of disk")
     assert sorted(Path().iterdir()) == before
 
 
@@ -158,6 +161,16 @@ def test_dry_run_knows_what_ends_a_trial(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     main([*write(options=OPTIONS | limits), "--dry-run"])
     assert lines in capsys.readouterr().out
+
+
+def test_the_estimate_counts_validations_as_often_as_they_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A training batch of this clock takes a second.
+    monkeypatch.setattr("regularization.study.dry_run.time.perf_counter", itertools.count().__next__)
+    args = ["--config", str(BASE), "--trainer.accelerator", "cpu", "--trainer.max_epochs", "6"]
+    for every in (1, 3):
+        # 18 batches of 64 images in training; 288 images in validation, which has no backward pass.
+        cost = DryRun([*args, "--trainer.check_val_every_n_epoch", str(every)]).cost()
+        assert cost.seconds == pytest.approx(6 * (18 + 288 / 64 / 3 / every))
 
 
 def test_a_failing_trial_does_not_end_the_study(capsys: pytest.CaptureFixture[str]) -> None:
