@@ -88,7 +88,7 @@ def complete_run(history: History, trainer: Trainer, classifier: LightningModule
     """
     epochs = "1 epoch is" if len(history.rows) == 1 else f"{len(history.rows)} epochs are"
     print(f"nothing left to train: {epochs} done and --trainer.max_epochs is {trainer.max_epochs}")
-    if history.rows and trainer.is_global_zero and not (history.folder / directory.RESULT).is_file():
+    if history.rows and trainer.is_global_zero and "last" not in directory.read_result(history.folder):
         history.on_train_end(trainer, classifier)
         Curves(history).draw()
 

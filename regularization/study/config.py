@@ -14,6 +14,7 @@ from regularization.training.configs import find_config
 
 Values = dict[str, Any]
 # Files in the folder of a trial: its description, a mark that the search pruned it, the reason why it failed.
+STUDY = "study.yaml"
 TRIAL = "trial.json"
 PRUNED = "stopped_early"
 FAILED = "failed.txt"
@@ -161,7 +162,7 @@ class Trial:
     @property
     def done(self) -> bool:
         """Whether it is complete."""
-        return (self.folder / directory.RESULT).is_file()
+        return "last" in directory.read_result(self.folder)
 
     def plan(self) -> None:
         """Creates its folder, with a file that describes the trial."""
