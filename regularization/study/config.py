@@ -13,8 +13,9 @@ from regularization.runs import directory
 from regularization.training.configs import find_config
 
 Values = dict[str, Any]
-# Files in the folder of a trial: its description, a mark that the search pruned it, the reason why it failed.
+# In the folder of a study: what it compares.
 STUDY = "study.yaml"
+# Files in the folder of a trial: its description, a mark that the search pruned it, the reason why it failed.
 TRIAL = "trial.json"
 PRUNED = "stopped_early"
 FAILED = "failed.txt"

@@ -19,7 +19,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from regularization.data.datamodules import ImageData
 from regularization.data.sampling import check_divisible
-from regularization.errors import UserError, find_user_error, translate_error
+from regularization.errors import UserError, find_foreign_error, find_user_error, translate_error
 from regularization.models.classifier import ImageClassifier
 from regularization.models.pretrained import published_normalization
 from regularization.optim import hyperparameters
@@ -135,11 +135,11 @@ class TrainingCLI(LightningCLI):
             data.init_args.mean, data.init_args.std = normalization
 
     def instantiate_classes(self) -> None:
-        """Creates the data and the model. A value that one of the classes rejects is the user's mistake."""
+        """Creates the data and the model. A value that one of the known classes rejects is the user's mistake."""
         try:
             self.config_init = self.parser.instantiate(self._instantiable_config())
         except (TypeError, ValueError) as error:
-            raise find_user_error(error) or UserError(translate_error(str(error), [])) from error
+            raise find_user_error(error) or find_foreign_error(error) or UserError(translate_error(str(error), [])) from error
         self.datamodule, self.model = self.config_init.data, self.config_init.model
         if self.checkpoint is not None:
             checkpoint_io.check_fits(self.restored, self.model, self.checkpoint)
@@ -168,6 +168,8 @@ class TrainingCLI(LightningCLI):
                 check_divisible(self.datamodule.batch_size, trainer.world_size)
             trainer.strategy.checkpoint_io = checkpoint_io.AtomicCheckpointIO()
         except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+            if find_foreign_error(error):
+                raise
             raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
         return trainer
 
