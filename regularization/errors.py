@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
-
 # The packages that take part in making objects from a config.
 _LIBRARIES = {
     *("regularization", "jsonargparse", "lightning", "lightning_utilities", "torch", "torchmetrics", "torchvision"),

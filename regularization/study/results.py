@@ -112,7 +112,9 @@ def read(folder: Path, score: str = "last", validated: bool = True) -> Result | 
     rows = read_rows(folder)
     row = next((row for row in rows if summary and row.get("epoch") == summary[score]["epoch"]), None)
     if row is None or (validated and not math.isfinite(row.get("val_accuracy", math.nan))):
-        warnings.warn(f"{folder} is left out: its {directory.RESULT} does not fit its {directory.METRICS}", stacklevel=2)
+        warnings.warn(
+            f"{folder} is left out: its {directory.RESULT} does not fit its {directory.METRICS}", stacklevel=2
+        )
         return None
     return Result(
         **_read_trial(folder),

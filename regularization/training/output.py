@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 
 
 class _Stream:
-    """A stream that drops what cannot be written: the reader of a pipe has ended, a terminal was closed, a disk is full.
+    """A stream that drops what cannot be written: the reader of a pipe has ended, a terminal is closed, a disk is full.
 
     Everything else is that of the stream within.
     """

@@ -139,7 +139,9 @@ class TrainingCLI(LightningCLI):
         try:
             self.config_init = self.parser.instantiate(self._instantiable_config())
         except (TypeError, ValueError) as error:
-            raise find_user_error(error) or find_foreign_error(error) or UserError(translate_error(str(error), [])) from error
+            raise (
+                find_user_error(error) or find_foreign_error(error) or UserError(translate_error(str(error), []))
+            ) from error
         self.datamodule, self.model = self.config_init.data, self.config_init.model
         if self.checkpoint is not None:
             checkpoint_io.check_fits(self.restored, self.model, self.checkpoint)
