@@ -4,9 +4,10 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,11 +19,14 @@ from regularization.errors import UserError
 from regularization.study import results
 from regularization.study.results import Result
 from regularization.training.command import run_fit
+from regularization.training.configs import to_text
 
 if TYPE_CHECKING:
     from regularization.study.analysis.conclusion import Conclusion
 
-Configs = str | Path | Sequence[str | Path]
+# A config is the name of a file, or the options themselves.
+Config = str | Path | Mapping[str, Any]
+Configs = Config | Sequence[Config]
 # Options without a value.
 _SWITCHES = {"trust", "fresh", "refit"}
 
@@ -31,8 +35,10 @@ def fit(config: Configs = (), **options: Any) -> Result:
     """Trains as ``python -m regularization fit`` does.
 
     Args:
-        config: One config, or several; configs of the program by their names, such as ``"quickstart"``.
+        config: One config, or several; configs of the program by their names, such as ``"quickstart"``, and those that
+            are no files as dicts, such as ``{"trainer": {"max_epochs": 3}}``.
         options: The options of the command, with two underscores for a dot: ``model__optimizer__weight_decay=1e-3``.
+            Values may be numbers and arrays of NumPy.
 
     Returns:
         The run, with its ``folder``, its ``rows`` (the metrics of each epoch), its ``accuracy`` in the last epoch (NaN
@@ -42,8 +48,10 @@ def fit(config: Configs = (), **options: Any) -> Result:
         UserError: Where the command would print an error and exit with code 2.
         KeyboardInterrupt: When the run is stopped; ``ckpt_path="last"`` continues it.
     """
-    with _unchanged_process():
-        run_dir = run_fit(_to_args(config, options))
+    with _unchanged_process(), _to_args(config, options) as args:
+        run_dir = run_fit(args)
+    if not run_dir.is_dir():
+        raise UserError("trainer__fast_dev_run keeps nothing, so there is no result: use the command fit for it")
     if (result := results.read(run_dir, validated=False)) is None:
         raise UserError(f"no epoch was completed in {run_dir}")
     return result
@@ -66,8 +74,8 @@ def sweep(config: Configs = (), **options: Any) -> "Conclusion":
     """
     if "dry_run" in options:
         raise UserError("dry_run prints a plan and has no conclusion: use it on the command line")
-    with _unchanged_process():
-        conclusion = sweep_command.sweep(_to_args(config, options))
+    with _unchanged_process(), _to_args(config, options) as args:
+        conclusion = sweep_command.sweep(args)
     assert conclusion is not None
     return conclusion
 
@@ -98,14 +106,45 @@ def _unchanged_process() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _to_args(config: Configs, options: dict[str, Any]) -> list[str]:
-    """The options as one would type them."""
-    configs = [config] if isinstance(config, str | Path) else config
-    args = [word for item in configs for word in ("--config", str(item))]
-    for key, value in options.items():
-        option = f"--{key.replace('__', '.')}"
-        if key not in _SWITCHES:
-            args.append(f"{option}={value if isinstance(value, str | Path) else json.dumps(value)}")
-        elif value:
-            args.append(option)
-    return args
+@contextmanager
+def _to_args(config: Configs, options: dict[str, Any]) -> Iterator[list[str]]:
+    """The options as one would type them, with files for configs that are dicts."""
+    configs = [config] if isinstance(config, str | Path | Mapping) else config
+    with ExitStack() as files:
+        args = [word for item in configs for word in ("--config", _path_of(item, files))]
+        for key, value in options.items():
+            option = f"--{key.replace('__', '.')}"
+            if key not in _SWITCHES:
+                args.append(f"{option}={value if isinstance(value, str | Path) else _to_json(value)}")
+            elif value:
+                args.append(option)
+        yield args
+
+
+def _path_of(config: Config, files: ExitStack) -> str:
+    """The name of a config; a dict becomes a file, which is removed with ``files``."""
+    if not isinstance(config, Mapping):
+        return str(config)
+    # Run folders are named after their configs; this is the name of those without.
+    path = Path(files.enter_context(TemporaryDirectory())) / "default.yaml"
+    path.write_text(to_text(json.loads(_to_json(config))), encoding="utf-8")
+    return str(path)
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON lacks: the numbers and arrays of NumPy and PyTorch, paths, and read-only mappings.
+
+    Raises:
+        UserError: When it is something else.
+    """
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise UserError(f"{value!r} of type {type(value).__name__} cannot be an option: give what one would type")

@@ -1,9 +1,18 @@
 """``UserError`` for mistakes that only the user can correct, and the wording of their messages."""
 
 import re
+import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+
+# The packages that take part in making objects from a config.
+_LIBRARIES = {
+    *("regularization", "jsonargparse", "lightning", "lightning_utilities", "torch", "torchmetrics", "torchvision"),
+    *("timm", "numpy", "yaml", "fsspec", "docstring_parser", "typeshed_client", "huggingface_hub", "safetensors"),
+    *sys.stdlib_module_names - {"__main__"},
+}
 
 
 class UserError(Exception):
@@ -19,6 +28,23 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def find_foreign_error(error: BaseException | None) -> BaseException | None:
+    """The error that ``error`` is, or that it was raised from, and that has passed through code of the user.
+
+    A value that this program or one of its libraries rejects is the user's mistake, which one line explains. An error
+    in a class of the user's own needs its traceback.
+
+    Returns:
+        None if there is none.
+    """
+    while error is not None:
+        modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if any(module.partition(".")[0] not in _LIBRARIES for module in modules):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def closest_matches(name: str, names: Iterable[str]) -> list[str]:

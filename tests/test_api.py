@@ -9,9 +9,13 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 
 from regularization import UserError, fit, load, sweep
 from regularization.data.readers import read_digits
@@ -38,6 +42,25 @@ def test_fit_and_load() -> None:
     assert without_validation.test_accuracy == pytest.approx(0.9, abs=0.1)
     pixels = read_digits(train=False).pixels
     assert load(resumed.checkpoint)(pixels[:5]).shape == (5, 10)
+
+
+def test_fit_takes_dicts_as_configs_and_numbers_of_numpy() -> None:
+    overlay: dict[str, Any] = {"model": {"network": {"init_args": {"width": np.int32(4)}}}, "trainer.max_epochs": 9}
+    late = {"trainer": {"gradient_clip_val": math.inf, "limit_train_batches": 2}, "callbacks": {"ema": "EMA"}}
+    options = {"trainer__max_epochs": np.int64(1), "model__optimizer__lr": np.float32(0.25)}
+    run = fit([QUICKSTART, MappingProxyType(overlay), late], **options, data__mean=np.zeros(3), data__std=torch.ones(3))
+    assert run.folder.parent.name == "quickstart+default"
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert config["model"]["network"]["init_args"]["width"] == 4
+    assert config["model"]["optimizer"]["init_args"]["lr"] == 0.25
+    assert config["trainer"]["gradient_clip_val"] == math.inf
+    assert config["callbacks"]["ema"]["class_path"] == "regularization.EMA"
+    assert config["data"]["init_args"]["mean"] == [0, 0, 0]
+    assert len(run.rows) == 1
+    with pytest.raises(UserError, match="of type object cannot be an option"):
+        fit(QUICKSTART, trainer__max_epochs=object())
+    with pytest.raises(UserError, match="fast_dev_run keeps nothing"):
+        fit(QUICKSTART, trainer__fast_dev_run=True)
 
 
 def test_fit_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LambdaCallback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LambdaCallback, Timer
 
 from regularization.callbacks.checkpointing import BestCheckpoint, LastCheckpoint
 from regularization.callbacks.curves import Curves
@@ -86,11 +86,23 @@ def complete_run(history: History, trainer: Trainer, classifier: LightningModule
         trainer: The trainer, after ``fit``.
         classifier: The network that was restored.
     """
-    epochs = "1 epoch is" if len(history.rows) == 1 else f"{len(history.rows)} epochs are"
-    print(f"nothing left to train: {epochs} done and --trainer.max_epochs is {trainer.max_epochs}")
-    if history.rows and trainer.is_global_zero and not (history.folder / directory.RESULT).is_file():
+    print(f"nothing left to train: {_reason_to_end(len(history.rows), trainer)}")
+    if history.rows and trainer.is_global_zero and "last" not in directory.read_result(history.folder):
         history.on_train_end(trainer, classifier)
         Curves(history).draw()
+
+
+def _reason_to_end(epochs: int, trainer: Trainer) -> str:
+    """Why a run that is continued ends at once."""
+    done = "1 epoch is done" if epochs == 1 else f"{epochs} epochs are done"
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return f"{done} and --trainer.max_steps is {trainer.max_steps}"
+    if trainer.max_epochs == -1 or epochs < (trainer.max_epochs or 0):
+        enders = [type(callback).__name__ for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]  # type: ignore[attr-defined]
+        enders += ["--trainer.max_time"] if any(isinstance(it, Timer) for it in trainer.callbacks) else []  # type: ignore[attr-defined]
+        who = " or ".join(enders) or "a callback"
+        return f"{done}, then {who} ended the run. To continue it, change that option"
+    return f"{done} and --trainer.max_epochs is {trainer.max_epochs}"
 
 
 def summary(history: History) -> str:

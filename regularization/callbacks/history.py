@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from regularization.internals.lightning import restore_callback_metrics
 from regularization.models.classifier import ImageClassifier
-from regularization.runs.directory import METRICS, add_result, write_csv
+from regularization.runs.directory import METRICS, RESULT, add_result, write_csv
 
 Row = dict[str, float]
 # Prefixes of the metrics that only exist after a validation.
@@ -64,7 +64,7 @@ class History(Checkpoint):
         self._epoch_start = time.perf_counter() - epoch["seconds"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restores the metrics of the last validation, and removes rows after the checkpoint from the file."""
+        """Restores the metrics of the last validation, and removes what is newer than the checkpoint from the files."""
         self.started = True
         self._run_start = time.perf_counter()
         self._first_epoch = trainer.current_epoch
@@ -74,8 +74,13 @@ class History(Checkpoint):
             restore_callback_metrics(trainer, metrics)
         assert isinstance(pl_module, ImageClassifier)
         pl_module.validated = self._validated
-        if self.rows and trainer.is_global_zero:
-            self._write_metrics()
+        if trainer.is_global_zero:
+            # The run is no longer complete: its result is that of an end which another one will replace.
+            (self.folder / RESULT).unlink(missing_ok=True)
+            if self.rows:
+                self._write_metrics()
+            else:
+                (self.folder / METRICS).unlink(missing_ok=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of the epoch."""

@@ -117,10 +117,10 @@ def describe_run(row: Row, tau: float | None, distances: dict[str, float]) -> st
         distances: See ``distances_from_start``.
     """
     parts = [f"clean training accuracy {row['clean_accuracy']:.1%}, gap {100 * row['gap_accuracy']:+.1f} points"]
-    if row["sparsity"]:
+    if row.get("sparsity"):
         parts.append(f"{row['sparsity']:.1%} of the weights are zero")
-    norm = math.hypot(*(value for name, value in row.items() if name.startswith("norm/")))
-    parts.append(f"weight norm {norm:.3g}")
+    if norms := [value for name, value in row.items() if name.startswith("norm/")]:
+        parts.append(f"weight norm {math.hypot(*norms):.3g}")
     parts += [f"distance from w₀ {distance:.3g} ({name})" for name, distance in distances.items()]
     epochs = row["epoch"] + 1
     length = f"run length {epochs:g} epoch{'s' if epochs > 1 else ''}"
@@ -149,9 +149,11 @@ def decay_share(optimizer: SGD) -> Tensor:
 
 
 def _weight_metrics(classifier: ImageClassifier) -> dict[str, Tensor]:
-    """``sparsity``, and ``norm/<layer>`` for each layer."""
+    """``sparsity``, and ``norm/<layer>`` for each layer that is trained; empty if only biases and scales are."""
     parameters = classifier.network.named_parameters()
     weights = {name: w.detach() for name, w in parameters if w.ndim > 1 and w.requires_grad}
+    if not weights:
+        return {}
     zeros = torch.stack([(w == 0).sum() for w in weights.values()]).sum()
     norms = torch._foreach_norm(list(weights.values()))
     by_layer = {f"norm/{name.removesuffix('.weight')}": norm for name, norm in zip(weights, norms, strict=True)}

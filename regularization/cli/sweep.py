@@ -40,13 +40,15 @@ def sweep(args: list[str]) -> "Conclusion | None":
     study, options, common, config = _parse(args)
     from regularization.runs import distributed
     from regularization.study.sweep import run_sweep
+    from regularization.training.output import independent_of_readers
 
     # Lightning, which sets its log levels when it is imported, has only been imported now.
     configure_logging()
 
     # Started on several machines by srun or torchrun, each process is a coordinator of its own.
     distributed.forget_launcher()
-    return run_sweep(study, options, common, config, args)
+    with independent_of_readers():
+        return run_sweep(study, options, common, config, args)
 
 
 def make_parser() -> Parser:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
-from regularization.errors import UserError
+from regularization.errors import UserError, find_foreign_error
 from regularization.optim import weight_decay
 from regularization.optim.hyperparameters import Scheduler, hyperparameters, replay_schedule
 from regularization.optim.schedules import StrengthSchedule
@@ -98,6 +98,8 @@ class OptimizerFactory:
             lengths = dict.fromkeys(_missing_lengths(self._make_scheduler), max(1, int(self.steps)))
             return optimizer, self._make_scheduler(optimizer, **lengths)
         except (ValueError, TypeError) as error:
+            if find_foreign_error(error):
+                raise
             raise UserError(f"cannot create the optimizer or its scheduler: {error}") from error
 
     def interval(self, scheduler: Scheduler) -> str:

@@ -65,6 +65,8 @@ def scale_invariant(network: nn.Module, images: Tensor) -> dict[str, Invariance]
     """
     network = copy.deepcopy(network).train()
     kernels = {name: w for name, w in network.named_parameters() if w.ndim > 1 and w.requires_grad}
+    if not kernels:
+        return {}
     products: dict[str, list[Tensor]] = {name: [] for name in kernels}
     generator = torch.Generator().manual_seed(0)
     devices = [images.device] if images.device.type == "cuda" else []

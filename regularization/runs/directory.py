@@ -90,9 +90,16 @@ def run_of(checkpoint: Path) -> Path | None:
 
 def add_result(folder: Path, values: dict[str, Any]) -> None:
     """Adds ``values`` to the run's ``result.json``; other keys in it stay."""
-    path = folder / RESULT
-    result = json.loads(path.read_text()) if path.is_file() else {}
-    write_text(path, json.dumps({**result, **values}, indent=2) + "\n")
+    write_text(folder / RESULT, json.dumps({**read_result(folder), **values}, indent=2) + "\n")
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The content of the run's ``result.json``; an empty dict if it is missing or damaged."""
+    try:
+        content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from regularization.runs import directory
 from regularization.study import results
 from regularization.study.account import add_look, first_alpha, read_looks
 from regularization.study.analysis.conclusion import Conclusion, Context, draw_conclusion
+from regularization.study.config import STUDY as STUDY
 from regularization.study.config import TRIAL, Arm, Study, Trial
 from regularization.study.extension import study_record
 from regularization.study.report.page import write_report
@@ -24,7 +25,6 @@ from regularization.training.command import run_scoring
 if TYPE_CHECKING:
     from regularization.study.plan import Plan
 
-STUDY = "study.yaml"
 REFIT = "refit"
 TESTED = "tested.json"
 
@@ -190,9 +190,9 @@ def _refit(plan: "Plan", arm: Arm, folder: Path, train: Callable[[Trial], None])
     trial.plan()
     if not trial.done:
         train(trial)
-    if "test" not in json.loads((trial.folder / directory.RESULT).read_text()):
+    if "test" not in directory.read_result(trial.folder):
         _score(trial, "last")
-    accuracy = json.loads((trial.folder / directory.RESULT).read_text())["test"]["test_accuracy"]
+    accuracy = directory.read_result(trial.folder)["test"]["test_accuracy"]
     print(f"refit on all training images: test accuracy {accuracy:.4f}\n{trial.folder}")
 
 

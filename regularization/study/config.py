@@ -13,6 +13,8 @@ from regularization.runs import directory
 from regularization.training.configs import find_config
 
 Values = dict[str, Any]
+# In the folder of a study: what it compares.
+STUDY = "study.yaml"
 # Files in the folder of a trial: its description, a mark that the search pruned it, the reason why it failed.
 TRIAL = "trial.json"
 PRUNED = "stopped_early"
@@ -161,7 +163,7 @@ class Trial:
     @property
     def done(self) -> bool:
         """Whether it is complete."""
-        return (self.folder / directory.RESULT).is_file()
+        return "last" in directory.read_result(self.folder)
 
     def plan(self) -> None:
         """Creates its folder, with a file that describes the trial."""

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from regularization.errors import UserError
 from regularization.runs import directory
-from regularization.study.config import FAILED, PRUNED, TRIAL, unregularized
+from regularization.study.config import FAILED, PRUNED, STUDY, TRIAL, unregularized
 from regularization.training.configs import read_config
 
 Row = dict[str, float]
@@ -96,7 +97,7 @@ class Result:
 
 
 def read(folder: Path, score: str = "last", validated: bool = True) -> Result | None:
-    """The result in a run folder; None if the run is not complete.
+    """The result in a run folder; None if the run is not complete, and with a warning if its files are damaged.
 
     Args:
         folder: The run folder.
@@ -105,11 +106,16 @@ def read(folder: Path, score: str = "last", validated: bool = True) -> Result | 
     """
     if not (folder / directory.RESULT).is_file() or not (folder / directory.METRICS).is_file():
         return None
-    summary = json.loads((folder / directory.RESULT).read_text())
-    rows = read_rows(folder)
-    if score not in summary or (validated and "val_accuracy" not in summary[score]):
+    summary = directory.read_result(folder)
+    if summary and (score not in summary or (validated and "val_accuracy" not in summary[score])):
         return None
-    row = next(row for row in rows if row["epoch"] == summary[score]["epoch"])
+    rows = read_rows(folder)
+    row = next((row for row in rows if summary and row.get("epoch") == summary[score]["epoch"]), None)
+    if row is None or (validated and not math.isfinite(row.get("val_accuracy", math.nan))):
+        warnings.warn(
+            f"{folder} is left out: its {directory.RESULT} does not fit its {directory.METRICS}", stacklevel=2
+        )
+        return None
     return Result(
         **_read_trial(folder),
         folder=folder,
@@ -148,10 +154,19 @@ def find(folders: Iterable[Path], score: str = "last") -> list[Result]:
     """
     folders = list(folders)
     run_dirs = dict.fromkeys(path.parent for folder in folders for path in sorted(folder.rglob(directory.RESULT)))
-    results = [result for run_dir in run_dirs if (result := read(run_dir, score)) is not None]
+    strangers = {run_dir for folder in folders for run_dir in run_dirs if _is_in_study(run_dir, folder)}
+    if strangers:
+        warnings.warn(f"left out, since no study started them: {', '.join(map(str, sorted(strangers)))}", stacklevel=2)
+    results = [result for run in run_dirs if run not in strangers and (result := read(run, score)) is not None]
     if not results:
         raise UserError(f"there are no finished runs with a validation in {', '.join(map(str, folders))}")
     return _disambiguate_arms(_without_copies(results))
+
+
+def _is_in_study(run_dir: Path, folder: Path) -> bool:
+    """Whether a run that is no trial lies within a study that is in or below ``folder``."""
+    between = [path for path in run_dir.parents if path == folder or folder in path.parents]
+    return not (run_dir / TRIAL).is_file() and any((path / STUDY).is_file() for path in between)
 
 
 def _without_copies(results: list[Result]) -> list[Result]:

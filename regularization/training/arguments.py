@@ -94,6 +94,9 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
     parser.add_argument("--threads", type=PositiveInt | None, default=None, metavar="INT", help=threads)
     test = "After fit: score this checkpoint on the test images, as the command test does."
     parser.add_argument("--test", type=Literal["best", "last"] | None, default=None, metavar="best|last", help=test)
+    which = "checkpoint refuses to score images of another size than in training, config allows it."
+    mode: Any = {"type": Literal["checkpoint", "config"], "default": "checkpoint", "metavar": "MODE"}
+    parser.add_argument("--preprocess", help=which, **mode)
     parser.add_argument("--trust", action="store_true", help=safe_loading.HELP)
 
 

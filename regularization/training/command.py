@@ -1,21 +1,28 @@
 """The commands ``fit``, ``validate`` and ``test``."""
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
+from regularization.callbacks.checkpointing import RunInterrupted
 from regularization.callbacks.progress_bar import ProgressBar
 from regularization.callbacks.tensorboard import ignore_file_errors_in_threads
 from regularization.errors import UserError
 from regularization.inference.evaluation import PredictionCollector, save_evaluation
-from regularization.runs import directory, distributed
+from regularization.runs import directory, distributed, run_lock
 from regularization.training.fit_run import FitRun
 from regularization.training.memory import retain_freed_memory
+from regularization.training.output import independent_of_readers
 from regularization.training.training_cli import TrainingCLI
 
 
@@ -43,7 +50,7 @@ def run_fit(args: Sequence[str], run_dir: Path | None = None, callbacks: Sequenc
 
     Args:
         args: The options of ``fit``.
-        run_dir: The run folder, in place of the next free one.
+        run_dir: The run folder, in place of the next free one. The caller has its lock.
         callbacks: Called after all others.
 
     Returns:
@@ -53,20 +60,26 @@ def run_fit(args: Sequence[str], run_dir: Path | None = None, callbacks: Sequenc
         UserError: When the options can't be used, or training fails for a reason that the user can change.
         SystemExit: After SIGINT (exit code 130) or SIGTERM (143).
     """
-    with _one_voice():
-        cli = TrainingCLI("fit", args, run_dir)
-        checkpoint = cli.config.test
-        unvalidated = cli.datamodule.val_size is None or cli.config_init.trainer.limit_val_batches == 0
-        if checkpoint == "best" and unvalidated:
-            raise UserError("without validation there is no best checkpoint: --test last")
-        _prepare(cli)
-        run = FitRun(cli, callbacks)
-        with _as_user_error(run.trainer, run):
-            folder = run.run()
-    if checkpoint is not None:
-        path = folder / directory.CHECKPOINTS / f"{checkpoint}.ckpt"
-        run_scoring("test", [*args, f"--ckpt_path={path}"], folder)
-    return folder
+    with ExitStack() as temporary:
+        with _one_voice():
+            cli = TrainingCLI("fit", args, run_dir)
+            checkpoint = cli.config.test
+            unvalidated = cli.datamodule.val_size is None or cli.config_init.trainer.limit_val_batches == 0
+            if checkpoint == "best" and unvalidated:
+                raise UserError("without validation there is no best checkpoint: --test last")
+            if cli.is_debug_run:
+                # It does what every run does, in a folder that is removed.
+                cli.leave_nothing(Path(temporary.enter_context(TemporaryDirectory())))
+            _prepare(cli)
+            run = FitRun(cli, callbacks)
+            # A study has the lock of the folder that it gives.
+            lock = run_lock.exclusive_run(run.run_dir) if run_dir is None else nullcontext()
+            with lock, _as_user_error(run.trainer, run):
+                folder = run.run()
+        if checkpoint is not None and not cli.is_debug_run:
+            path = folder / directory.CHECKPOINTS / f"{checkpoint}.ckpt"
+            run_scoring("test", [*args, f"--ckpt_path={path}"], folder)
+        return folder
 
 
 def run_scoring(command: str, args: Sequence[str], run_dir: Path | None = None) -> dict[str, float]:
@@ -82,12 +95,15 @@ def run_scoring(command: str, args: Sequence[str], run_dir: Path | None = None) 
 
     Raises:
         UserError: When the options can't be used, or there is nothing to score.
+        SystemExit: After SIGINT (exit code 130) or SIGTERM (143).
     """
     with _one_voice():
         cli = TrainingCLI(command, args, run_dir)
         if command == "validate" and cli.datamodule.val_size is None:
             raise UserError("nothing is held out to validate on: --data.val_size is null")
         _prepare(cli)
+        if cli.config.preprocess == "checkpoint":
+            _check_preprocessing(cli)
         return _score(cli)
 
 
@@ -96,7 +112,7 @@ def _score(cli: TrainingCLI) -> dict[str, float]:
     bar = [] if cli.config_init.trainer.enable_progress_bar is False else [ProgressBar()]
     trainer = cli.instantiate_trainer([*bar, collector], logger=False, enable_checkpointing=False)
     score = trainer.validate if cli.command == "validate" else trainer.test
-    with _as_user_error(trainer):
+    with _as_user_error(trainer), _stopped_by_signals(cli.command):
         results = score(
             cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True, verbose=False
         )
@@ -108,6 +124,30 @@ def _score(cli: TrainingCLI) -> dict[str, float]:
         assert cli.checkpoint is not None
         save_evaluation(collector.of(cli.datamodule), scores, cli.checkpoint, cli.run_dir)
     return scores
+
+
+def _check_preprocessing(cli: TrainingCLI) -> None:
+    """Checks that the data gives the network what it was trained with.
+
+    Raises:
+        UserError: When the size of the images, mean, std, or the classes are other ones.
+    """
+    trained = cli.restored.get("serving")
+    if trained is None or not distributed.is_first_rank_of_machine():
+        return
+    given = cli.datamodule.inference_config()
+    options = {"size": "image_size", "resize": "resize", "mean": "mean", "std": "std"}
+    pairs = [(f"--data.{options[key]}", given["preprocess"][key], trained["preprocess"][key]) for key in options]
+    pairs += [("the classes of the data", given["classes"], trained["classes"])]
+    for what, value, expected in pairs:
+        if value != expected:
+            if what == "the classes of the data":
+                value, expected = next(pair for pair in zip_longest(value, expected) if pair[0] != pair[1])
+            raise UserError(
+                f"{what}: {value} here, but the network was trained with {expected}. To score what was trained, leave "
+                "this option out of\nthe command and its configs, or give that value; --preprocess config scores it "
+                "as the config says"
+            )
 
 
 def _prepare(cli: TrainingCLI) -> None:
@@ -122,11 +162,12 @@ def _prepare(cli: TrainingCLI) -> None:
 
 @contextmanager
 def _one_voice() -> Iterator[None]:
-    """Of several processes only the first prints; what Lightning rejects is the user's mistake."""
+    """Of several processes only the first prints, whether it is read or not; what Lightning rejects is a UserError."""
     if not distributed.is_first_rank():
         distributed.silence()
     try:
-        yield
+        with independent_of_readers():
+            yield
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
 
@@ -147,3 +188,22 @@ def _as_user_error(trainer: Trainer, run: FitRun | None = None) -> Iterator[None
         if "Early stopping conditioned on metric" in message:
             raise UserError(f"callbacks: {message}") from error
         raise
+
+
+@contextmanager
+def _stopped_by_signals(command: str) -> Iterator[None]:
+    """Ends the process after SIGINT and SIGTERM; Lightning would exit with 1 after the first, and ignore the second."""
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, _interrupt) for number in numbers}
+    try:
+        yield
+    except RunInterrupted as interruption:
+        print(f"{command} was stopped by {interruption}: nothing was written")
+        raise SystemExit(128 + interruption.number) from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, *_: Any) -> None:
+    raise RunInterrupted(number)

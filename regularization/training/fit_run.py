@@ -86,7 +86,8 @@ class FitRun:
             raise self._batch_of_one() from None
         except RunInterrupted as interruption:
             position = f"epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
-            print(f"stopped by {interruption} in {position}; {self.summary()}\ncontinue: --ckpt_path last")
+            how = "" if self.cli.is_debug_run else "\ncontinue: --ckpt_path last"
+            print(f"stopped by {interruption} in {position}; {self.summary()}{how}")
             # The first process alone exits with the code: Lightning would kill it when another one fails.
             raise SystemExit(128 + interruption.number if self.trainer.is_global_zero else 0) from None
         except SystemExit:
@@ -96,8 +97,8 @@ class FitRun:
         return self._finish()
 
     def summary(self) -> str:
-        """The best epoch and the run folder."""
-        return summary(self.callbacks.history)
+        """The best epoch and the run folder; of a debug run, that it is over."""
+        return "nothing is kept of a debug run" if self.cli.is_debug_run else summary(self.callbacks.history)
 
     def _default_callbacks(self, last: Sequence[Callback]) -> FitCallbacks:
         config = self.cli.config_init
@@ -116,7 +117,8 @@ class FitRun:
         if processes > 1:
             share = data.batch_size // processes
             print(f"{processes} processes: each gets {share} of the {data.batch_size} images per batch")
-        print(f"run folder: {self.run_dir}", flush=True)
+        where = "none, because of --trainer.fast_dev_run" if self.cli.is_debug_run else self.run_dir
+        print(f"run folder: {where}", flush=True)
         for message in self.cli.warnings:
             warnings.warn(message, stacklevel=1)
 

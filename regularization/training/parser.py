@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from regularization.errors import UserError, find_user_error, translate_error
+from regularization.errors import UserError, find_foreign_error, find_user_error, translate_error
 from regularization.training.help import HelpFormatter, actions_of
 
 # Which argparse takes for an option, until Python 3.14.
@@ -26,8 +26,8 @@ class Parser(ArgumentParser):
         return super().parse_args(None if args is None else _attach_numbers(args), *rest, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises the UserError that ``message`` is about."""
-        raise find_user_error(ex) or UserError(translate_error(message, self.known_names()))
+        """Raises the UserError that ``message`` is about, or the error of a module of the user's that was imported."""
+        raise find_user_error(ex) or find_foreign_error(ex) or UserError(translate_error(message, self.known_names()))
 
     def known_names(self) -> list[str]:
         """What a mistyped name may have meant."""

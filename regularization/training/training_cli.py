@@ -1,7 +1,10 @@
 """TrainingCLI: from a command line to the data, the model and the trainer of a run."""
 
 import inspect
+import math
+import os
 import re
+import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -16,7 +19,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from regularization.data.datamodules import ImageData
 from regularization.data.sampling import check_divisible
-from regularization.errors import UserError, find_user_error, translate_error
+from regularization.errors import UserError, find_foreign_error, find_user_error, translate_error
 from regularization.models.classifier import ImageClassifier
 from regularization.models.pretrained import published_normalization
 from regularization.optim import hyperparameters
@@ -31,7 +34,7 @@ from regularization.training.arguments import (
 from regularization.training.configs import Config, merge_configs, read_config, split_args, to_text
 
 # Options of one start of a command: config.yaml does not repeat them.
-_OF_ONE_START = ("ckpt_path", "config", "test", "threads", "trust")
+_OF_ONE_START = ("ckpt_path", "config", "preprocess", "test", "threads", "trust")
 
 
 class TrainingCLI(LightningCLI):
@@ -78,6 +81,22 @@ class TrainingCLI(LightningCLI):
                 args=list(args),
             )
 
+    @property
+    def is_debug_run(self) -> bool:
+        """Whether a few batches are to show that the config works."""
+        return bool(self.config.trainer.fast_dev_run)
+
+    def leave_nothing(self, root: Path) -> None:
+        """Lets a debug run write to ``root`` in place of a run folder.
+
+        Raises:
+            UserError: When a study has given the run folder: it would wait for the result.
+        """
+        if self.run_dir is not None and self.checkpoint is None:
+            raise UserError("--trainer.fast_dev_run keeps nothing, so a study cannot use it: use --dry_run")
+        self.run_dir = None
+        self.config_init.trainer.default_root_dir = str(root)
+
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the options of one start, and the seed."""
         add_run_arguments(parser)
@@ -99,6 +118,8 @@ class TrainingCLI(LightningCLI):
             self.config.ckpt_path = str(self.checkpoint)
         elif self.command != "fit":
             raise UserError(f"{self.command} needs a trained network: --ckpt_path best, last, or a file")
+        if self.config.seed_everything is True:
+            self.config.seed_everything = self._draw_seed()
         self.warnings = list(_inherited_weight_decay(self.config.model.optimizer, paths, configs, options))
 
     def before_instantiate_classes(self) -> None:
@@ -114,11 +135,13 @@ class TrainingCLI(LightningCLI):
             data.init_args.mean, data.init_args.std = normalization
 
     def instantiate_classes(self) -> None:
-        """Creates the data and the model. A value that one of the classes rejects is the user's mistake."""
+        """Creates the data and the model. A value that one of the known classes rejects is the user's mistake."""
         try:
             self.config_init = self.parser.instantiate(self._instantiable_config())
         except (TypeError, ValueError) as error:
-            raise find_user_error(error) or UserError(translate_error(str(error), [])) from error
+            raise (
+                find_user_error(error) or find_foreign_error(error) or UserError(translate_error(str(error), []))
+            ) from error
         self.datamodule, self.model = self.config_init.data, self.config_init.model
         if self.checkpoint is not None:
             checkpoint_io.check_fits(self.restored, self.model, self.checkpoint)
@@ -147,6 +170,8 @@ class TrainingCLI(LightningCLI):
                 check_divisible(self.datamodule.batch_size, trainer.world_size)
             trainer.strategy.checkpoint_io = checkpoint_io.AtomicCheckpointIO()
         except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+            if find_foreign_error(error):
+                raise
             raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
         return trainer
 
@@ -158,6 +183,22 @@ class TrainingCLI(LightningCLI):
         text: str = self.parser.dump(config, skip_none=False)
         return text
 
+    def _draw_seed(self) -> int:
+        """A random seed, which config.yaml records; a run that is continued keeps its own.
+
+        Raises:
+            UserError: When a launcher has started several processes, which would draw different ones.
+        """
+        restored = self.restored.get("config", {}).get("seed_everything", True)
+        if not isinstance(restored, bool):
+            return int(restored)
+        if "PL_GLOBAL_SEED" in os.environ:
+            # By which Lightning passes the seed to the processes that it starts.
+            return int(os.environ["PL_GLOBAL_SEED"])
+        if math.prod(distributed.launcher_devices().values()) > 1:
+            raise UserError("--seed_everything: give a number, each of the processes would draw a seed of its own")
+        return secrets.randbelow(2**32)
+
     def _find_checkpoint(self) -> None:
         """Finds and reads the checkpoint; from here on, its config can't have anything else imported."""
 
@@ -167,6 +208,8 @@ class TrainingCLI(LightningCLI):
 
         self.checkpoint, self.restored = checkpoint_io.find(self.config.ckpt_path, latest_with)
         self.run_dir = self.run_dir or directory.run_of(self.checkpoint)
+        # Early versions kept debug runs: who continues one does not want another.
+        self.restored["config"].get("trainer", {}).pop("fast_dev_run", None)
         if not self.config.trust:
             # What users name themselves, in configs or on the command line, has been parsed before.
             named_by_user = safe_loading.class_paths_in(self.config)

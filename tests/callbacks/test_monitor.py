@@ -175,6 +175,37 @@ def test_at_most_5000_clean_images_are_measured(cifar_root: str, val_size: int, 
     assert clean_images(data) == images
 
 
+def test_the_decay_accumulates_with_its_schedule_at_a_constant_learning_rate(tmp_path: Path) -> None:
+    rows, *_ = monitored(tmp_path, decay_schedule=Linear(1.0, 0.0))
+    strengths = 0.01 * (1 - np.arange(10) / 10)
+    assert [row["accumulated_decay"] for row in rows] == pytest.approx(
+        [(0.05 * strengths[:end] / 0.1).sum() for end in (5, 10)]
+    )
+
+
+class OnlyBiases(SmallResNet):
+    """Trains biases and scales alone, as BitFit does (Ben Zaken et al. 2022)."""
+
+    def __init__(self, num_classes: int = 10, width: int = 4) -> None:
+        super().__init__(num_classes=num_classes, width=width)
+        for w in self.parameters():
+            w.requires_grad = w.ndim == 1
+
+
+def test_a_network_of_which_only_biases_and_scales_are_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    network = ["--model.network", f"{__name__}.OnlyBiases", "--data", "Digits", "--trainer.accelerator", "cpu"]
+    penalty = ["--model.penalties.l1", "L1", "--model.penalties.l1.parameters", "scales"]
+    penalty += ["--model.penalties.l1.strength", "0.1"]
+    main(["fit", *network, *penalty, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3"])
+    (row,) = rows_of(Path("runs/default/version_0"))
+    assert "accumulated_decay" in row
+    assert not [name for name in row if name.startswith("norm/") or name == "sparsity"]
+    out = capsys.readouterr().out
+    assert "weight norm" not in out
+    assert "│ weights" not in out
+    assert "│ scales " in out
+
+
 def test_the_decay_accumulates_with_both_schedules(tmp_path: Path) -> None:
     rows, classifier, *_ = monitored(
         tmp_path, lr_scheduler=partial(WarmupDecay, warmup=0.0, decay="linear"), decay_schedule=Linear(1.0, 0.2)

@@ -267,3 +267,32 @@ def test_frozen_parameters_are_not_selected() -> None:
     assert len(selected) == 7
     with pytest.raises(UserError, match="matches none"):
         select_parameters(WhitenedNet(), "scales", "slimming")
+
+
+def test_the_last_step_of_an_epoch_with_fewer_batches_has_a_smaller_gradient_and_the_whole_penalty() -> None:
+    """Lightning divides each loss by accumulate_grad_batches; docs/regularizers.md says what follows."""
+    seen: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []
+
+    class Recorded(ImageClassifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            losses.append(list(torch.autograd.grad(loss, list(self.parameters()), retain_graph=True)))
+            return loss
+
+        def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+            before = [w.grad.clone() for w in self.parameters() if w.grad is not None]
+            super().configure_gradient_clipping(*args, **kwargs)
+            after = [w.grad - gradient for w, gradient in zip(self.parameters(), before, strict=True)]  # type: ignore[operator]
+            seen.append((before, after, [w.detach().clone() for w in self.parameters()]))
+
+    losses: list[list[Tensor]] = []
+    torch.manual_seed(0)
+    sgd = partial(torch.optim.SGD, lr=0.05, weight_decay=0.0)
+    classifier = Recorded(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), sgd, penalties={"l2": L2(0.5, "all")})
+    fitted = trainer(1, limit_train_batches=4, accumulate_grad_batches=3, limit_val_batches=1)
+    fitted.fit(classifier, Digits())
+    assert len(losses) == 4
+    assert len(seen) == 2
+    for (gradient, addition, weights), part in zip(seen, (losses[:3], losses[3:]), strict=True):
+        torch.testing.assert_close(gradient, [sum(group) / 3 for group in zip(*part, strict=True)])
+        torch.testing.assert_close(addition, [0.5 * w for w in weights], rtol=1e-4, atol=1e-6)

@@ -163,6 +163,45 @@ def test_a_killed_and_continued_run_equals_an_uninterrupted_one(data: str, tmp_p
     assert all(kills[phase] for phase in PHASES[1:])
 
 
+@pytest.mark.soak
+def test_two_processes_on_one_run_and_a_reader_that_ends(tmp_path: Path) -> None:
+    """The run is that of one process whose output was read."""
+    args = ["fit", *DIGITS, "--threads=1"]
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    for folder in (undisturbed, disturbed):
+        folder.mkdir()
+    complete(args, undisturbed)
+
+    command = [sys.executable, "-m", "regularization", *args]
+    first = started(subprocess.Popen(command, cwd=disturbed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    assert first.stdout is not None
+    while not first.stdout.readline().startswith(b"epoch   0"):
+        assert first.poll() is None
+    first.stdout.close()
+    first.send_signal(signal.SIGHUP)
+    assert frozen(first.pid, lambda: bool(list(disturbed.rglob("last.ckpt"))))
+    second, _ = start([*args, "--ckpt_path=last"], disturbed)
+    second.join()
+    assert second.exitcode == 2
+    assert f"error: process {first.pid} on " in (disturbed / "log.txt").read_text()
+    first.kill()
+    first.wait()
+
+    # Neither of two that continue it at once harms the other.
+    both = [start([*args, "--ckpt_path=last"], disturbed)[0] for _ in range(2)]
+    for process in both:
+        process.join()
+    assert sorted(process.exitcode for process in both) in ([0, 0], [0, 2]), (disturbed / "log.txt").read_text()
+    assert differences(result(disturbed), result(undisturbed)) == []
+
+    # A reader that ends ends nothing.
+    last = started(subprocess.Popen(command, cwd=disturbed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    assert last.stdout is not None
+    last.stdout.close()
+    assert last.wait() == 0
+    assert differences(result(disturbed), result(undisturbed)) == []
+
+
 STUDY = "runs/study/version_0"
 SWEEP = f"""
 base: {BASE}

@@ -49,6 +49,7 @@ def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str
     main(["fit", *QUICK, "--trainer.max_epochs", "2"])
     out = capsys.readouterr().out.splitlines()
     assert {path.name for path in RUN.iterdir() if "tfevents" not in path.name} == {
+        ".lock",
         "config.yaml",
         "metrics.csv",
         "curves.png",

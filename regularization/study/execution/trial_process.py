@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 from regularization.errors import UserError
-from regularization.runs import directory, distributed
+from regularization.runs import directory, distributed, run_lock
 from regularization.study.config import Trial
 from regularization.study.execution.executor import End
 from regularization.study.execution.trial_callbacks import Control, ReportEpochs, StopBetweenSteps
@@ -31,7 +31,7 @@ def run_trial(trial: Trial, control: Control, threads: int) -> End:
     distributed.forget_launcher()
     torch.set_num_threads(threads)
     try:
-        with directory.exclusive_lock(trial.folder, LOCK_TIMEOUT):
+        with run_lock.exclusive_run(trial.folder, LOCK_TIMEOUT, required=True):
             _redirect_output(trial.folder / LOG)
             # The predecessor may have finished it.
             if not trial.done:
