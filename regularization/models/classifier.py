@@ -11,6 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.transforms import v2
 
 from regularization.data.augment import mix
 from regularization.data.sampling import Batch
@@ -43,7 +44,8 @@ class ImageClassifier(RegularizedModule):
         decay_schedule: Schedule of λ for the optimizer's weight decay; null keeps λ constant.
         timescale_epochs: The timescale τ: the number of epochs after which weights have decayed to 1/e. Sets λ.
         label_smoothing: Fraction of each training target that is spread evenly over all classes (arXiv:1512.00567).
-        mixing: Mixes the images and labels of a batch: torchvision's ``v2.MixUp`` or ``v2.CutMix``.
+        mixing: Mixes the images and labels of a batch: torchvision's ``v2.MixUp`` or ``v2.CutMix``; or several of them,
+            each under a name you choose, of which each batch draws one. Those of several configs are combined.
         memory_format: Memory layout of images and kernels. channels_last is faster for convolutions; it is used if all
             convolutions have at least 16 filters.
         weights: File with the weights to start from, for instance from torchvision or timm. The last layer may have
@@ -64,7 +66,7 @@ class ImageClassifier(RegularizedModule):
         decay_schedule: StrengthSchedule | None = None,
         timescale_epochs: float | None = None,
         label_smoothing: float = 0.0,
-        mixing: nn.Module | None = None,
+        mixing: nn.Module | dict[str, nn.Module | None] | None = None,
         memory_format: MemoryFormat = "channels_last",
         weights: Path | None = None,
         compile: bool = False,
@@ -78,7 +80,7 @@ class ImageClassifier(RegularizedModule):
         super().__init__(network, optimizer, lr_scheduler, penalties, decay, decay_schedule, timescale_epochs)
         self._memory_layout = layout
         self._label_smoothing = label_smoothing
-        self._mixing = mixing
+        self._mixing = _random_choice(mixing)
         self._compiled = compile  # an attribute named compile would hide nn.Module.compile
         self._pretrained = weights is not None
         self.config: dict[str, Any] = {}  # the config of the run, for its checkpoints
@@ -177,6 +179,14 @@ class ImageClassifier(RegularizedModule):
 
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in metrics.compute(self.trainer).items()})
+
+
+def _random_choice(mixing: nn.Module | dict[str, nn.Module | None] | None) -> nn.Module | None:
+    """One module for all: several alternate at random, by the generator that is seeded in each step."""
+    if not isinstance(mixing, dict):
+        return mixing
+    chosen = [module for module in mixing.values() if module is not None]
+    return v2.RandomChoice(chosen) if len(chosen) > 1 else next(iter(chosen), None)
 
 
 def _memory_layout(network: nn.Module, memory_format: MemoryFormat) -> torch.memory_format:

@@ -106,8 +106,9 @@ class TrainingCLI(LightningCLI):
         model, data = self.config.model, self.config.data
         num_classes = _imported(data.class_path).count_classes(data.init_args)
         _set_num_classes(model.network, num_classes)
-        if model.mixing is not None:
-            _set_num_classes(model.mixing, num_classes)
+        for mixing in model.mixing.values() if isinstance(model.mixing, dict) else [model.mixing]:
+            if mixing is not None:
+                _set_num_classes(mixing, num_classes)
         if model.weights is not None and data.init_args.get("mean") is None and data.init_args.get("std") is None:
             if (normalization := published_normalization(model.network)) is None:
                 raise UserError("--model.weights: give --data.mean and --data.std that the weights were trained with")
