@@ -80,7 +80,9 @@ def _unchanged_process() -> Iterator[None]:
         KeyboardInterrupt: In place of the exit of a command that was stopped.
     """
     environment, threads = dict(os.environ), torch.get_num_threads()
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    loggers = [
+        logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.profilers")
+    ]
     levels = [logger.level for logger in loggers]
     try:
         with warnings.catch_warnings(), isolate_rng():

@@ -58,13 +58,27 @@ def translate_error(message: str, names: Sequence[str]) -> str:
     text = " ".join(message.replace("- Expected a <class 'NoneType'>", "").split())
     text = re.sub(r"- Expected a path but \S+ either not accessible or invalid", "", text)
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = text.replace("] - Expected a typing.Literal[", ", ")
     text = re.sub(r"Group '([\w.]+)' does not accept option '", r"Group does not accept option '\1.", text)
     key = re.search(r'Parser key "(.+?)":', text)
     prefix = f"{key[1]}: " if key else ""
     for pattern, template in _TRANSLATIONS.items():
         if match := re.search(pattern, text):
             return prefix + _fill_in(template, match.groupdict(), names)
+    if reason := _reason_in_union(text):
+        return prefix + reason
     return prefix + text.removeprefix(key[0] if key else "").strip()
+
+
+def _reason_in_union(text: str) -> str | None:
+    """Why a value is none of several types: the first reason that is not only that it is of another type."""
+    match = re.search(r"against any of the Union subtypes.* Errors: - (?P<reasons>.+?) (?:- )?Given value type:", text)
+    reasons = re.split(r" - (?=[A-Z])", match["reasons"]) if match else []
+    if not (specific := [reason for reason in reasons if not re.fullmatch(r"Expected an? [\w.]+(\[.*\])?", reason)]):
+        return None
+    # Where the value is a class with its arguments, a reason of another library seldom says which class.
+    value = re.search(r"Given value: Namespace\(class_path='(?:\w+\.)*(\w+)'", text)
+    return specific[0] if value is None or value[1] in specific[0] else f"{value[1]}: {specific[0]}"
 
 
 def _fill_in(template: str, groups: dict[str, str], names: Sequence[str]) -> str:
@@ -83,6 +97,12 @@ _TRANSLATIONS = {
     r"Expected an instantiatable class, but \S+ is abstract": "each penalty needs a class_path",
     r"No module named '(?P<module_name>.+?)'": "there is no module {module_name}",
     r"Expected a typing.Literal\[(?P<choices>.+?)\]. Got value: (?P<value>.*)": "must be one of {choices}, not {value}",
+    r"Errors: - Expected a typing.Literal\[(?P<choices>[^]]+)\].* Given value: (?P<value>.*)": (
+        "must be one of {choices}, not {value}"
+    ),
+    r"Multiple subclasses with name (?P<class_name>\w+)\. .*?: (?P<paths>[\w., ]+?)\. ": (
+        "several classes are named {class_name}: give one of {paths}"
+    ),
     r"Importing '(?P<path>.+?)' is not allowed": (
         "the checkpoint names {path}, which is not part of this program, torch, torchvision or timm.\n"
         "If you trust the source of the checkpoint, add --trust, or name the class in your own config"

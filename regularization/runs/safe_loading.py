@@ -33,9 +33,13 @@ TRUSTED = [
     "torchvision.ops",
     "torchvision.transforms",
     "timm",
-    "lightning.pytorch.callbacks.EarlyStopping",
-    "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
+    "lightning.pytorch.callbacks",
     "lightning.pytorch.cli.ReduceLROnPlateau",
+    # Those that write files and send nothing anywhere.
+    "lightning.pytorch.loggers.CSVLogger",
+    "lightning.pytorch.loggers.TensorBoardLogger",
+    "lightning.pytorch.loggers.csv_logs.CSVLogger",
+    "lightning.pytorch.loggers.tensorboard.TensorBoardLogger",
 ]
 # Modules of version 0.1 that class paths may name, and where their classes are now.
 MOVED = {

@@ -130,9 +130,10 @@ def _name_mixing(base: Config, update: Config) -> None:
     """Where ``update`` adds to ``model.mixing`` by name, a single class there gets its own as a name, ``mixup``."""
     old, new = ((config.get("model") or {}).get("mixing") for config in (base, update))
     old = {"class_path": old} if isinstance(old, str) else old
-    if isinstance(new, dict) and not _CLASS_KEYS & new.keys() and isinstance(old, dict) and "class_path" in old:
-        if any(isinstance(value, dict) and "class_path" in value for value in new.values()):
-            base["model"]["mixing"] = {old["class_path"].rpartition(".")[2].lower(): old}
+    if not isinstance(old, dict) or "class_path" not in old or not isinstance(new, dict) or _CLASS_KEYS & new.keys():
+        return
+    if any(isinstance(value, dict) and "class_path" in value for value in new.values()):
+        base["model"]["mixing"] = {old["class_path"].rpartition(".")[2].lower(): old}
 
 
 def _merged(old: Any, new: Any) -> Any:

@@ -20,6 +20,7 @@ from regularization.callbacks.progress_bar import ProgressBar
 from regularization.callbacks.tensorboard import TensorBoard
 from regularization.data.sampling import smallest_valid_batch
 from regularization.errors import UserError
+from regularization.internals.lightning import raised_by_lightning
 from regularization.runs import directory, distributed
 from regularization.training.configs import load_yaml
 from regularization.training.training_cli import TrainingCLI
@@ -79,7 +80,10 @@ class FitRun:
         except (UserError, MisconfigurationException):
             self._clean_up()
             raise
-        except ValueError as error:
+        except (ValueError, ImportError) as error:
+            if raised_by_lightning(error):
+                self._clean_up()
+                raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
             if "Expected more than 1 value per channel" not in str(error):
                 raise
             self._clean_up()

@@ -3,6 +3,7 @@
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,9 +30,12 @@ from regularization.training.arguments import (
     usage,
 )
 from regularization.training.configs import Config, merge_configs, read_config, split_args, to_text
+from regularization.training.trainer_options import check_seed, check_trainer_options, for_scoring
 
 # Options of one start of a command: config.yaml does not repeat them.
 _OF_ONE_START = ("ckpt_path", "config", "test", "threads", "trust")
+# What jsonargparse 4.53 writes before a name where the type of an option also allows a function, and before a device.
+_NOT_SERIALIZED = "Unable to serialize instance "
 
 
 class TrainingCLI(LightningCLI):
@@ -99,6 +103,7 @@ class TrainingCLI(LightningCLI):
             self.config.ckpt_path = str(self.checkpoint)
         elif self.command != "fit":
             raise UserError(f"{self.command} needs a trained network: --ckpt_path best, last, or a file")
+        check_seed(self.config.seed_everything)
         self.warnings = list(_inherited_weight_decay(self.config.model.optimizer, paths, configs, options))
 
     def before_instantiate_classes(self) -> None:
@@ -139,6 +144,7 @@ class TrainingCLI(LightningCLI):
         config = {**self.config_init.trainer, **kwargs}
         configured = config.pop("callbacks") or []
         configured = configured if isinstance(configured, list) else [configured]
+        check_trainer_options(config, [*configured, *callbacks])
         try:
             # Our sampler splits the batches between processes.
             ours = {**distributed.launcher_devices(), "use_distributed_sampler": False}
@@ -147,7 +153,7 @@ class TrainingCLI(LightningCLI):
             if self.command == "fit":
                 check_divisible(self.datamodule.batch_size, trainer.world_size)
             trainer.strategy.checkpoint_io = checkpoint_io.AtomicCheckpointIO()
-        except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+        except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
             raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
         return trainer
 
@@ -156,8 +162,10 @@ class TrainingCLI(LightningCLI):
         config = self.config.clone()
         for name in _OF_ONE_START:
             config.pop(name, None)
-        text: str = self.parser.dump(config, skip_none=False)
-        return text
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", rf"\s*{_NOT_SERIALIZED}")
+            text: str = self.parser.dump(config, skip_none=False)
+        return text.replace(_NOT_SERIALIZED, "")
 
     def _find_checkpoint(self) -> None:
         """Finds and reads the checkpoint; from here on, its config can't have anything else imported."""
@@ -167,6 +175,8 @@ class TrainingCLI(LightningCLI):
             return self.run_dir or directory.latest_with(root, self.run_name, file)
 
         self.checkpoint, self.restored = checkpoint_io.find(self.config.ckpt_path, latest_with)
+        if self.command != "fit":
+            self.restored["config"] = for_scoring(self.restored["config"])
         self.run_dir = self.run_dir or directory.run_of(self.checkpoint)
         if not self.config.trust:
             # What users name themselves, in configs or on the command line, has been parsed before.
@@ -175,10 +185,12 @@ class TrainingCLI(LightningCLI):
             self.restored["config"] = safe_loading.strip_download_options(self.restored["config"])
 
     def _instantiable_config(self) -> Namespace:
-        """The config without the file of weights where a checkpoint has newer ones."""
+        """The config without the file of weights where a checkpoint has newer ones, and what scoring does not use."""
         config: Namespace = self.config.clone()
         if self.checkpoint is not None:
             config.model.weights = None
+        if self.command != "fit":
+            config.callbacks, config.trainer.logger = {}, None
         return config
 
 
