@@ -62,23 +62,23 @@ def translate_error(message: str, names: Sequence[str]) -> str:
     text = re.sub(r"Group '([\w.]+)' does not accept option '", r"Group does not accept option '\1.", text)
     key = re.search(r'Parser key "(.+?)":', text)
     prefix = f"{key[1]}: " if key else ""
+    text = _reason_in_union(text) or text
     for pattern, template in _TRANSLATIONS.items():
         if match := re.search(pattern, text):
             return prefix + _fill_in(template, match.groupdict(), names)
-    if reason := _reason_in_union(text):
-        return prefix + reason
     return prefix + text.removeprefix(key[0] if key else "").strip()
 
 
-def _reason_in_union(text: str) -> str | None:
-    """Why a value is none of several types: the first reason that is not only that it is of another type."""
+def _reason_in_union(text: str) -> str:
+    """Why a value is not of the first of several types, unless that is only that it is of another type: then ""."""
     match = re.search(r"against any of the Union subtypes.* Errors: - (?P<reasons>.+?) (?:- )?Given value type:", text)
     reasons = re.split(r" - (?=[A-Z])", match["reasons"]) if match else []
-    if not (specific := [reason for reason in reasons if not re.fullmatch(r"Expected an? [\w.]+(\[.*\])?", reason)]):
-        return None
+    reason = next((text for text in reasons if not text.startswith("Not a valid subclass of ")), "")
+    if re.fullmatch(r"Expected an? [\w.]+(\[.*\])?", reason):
+        return ""
     # Where the value is a class with its arguments, a reason of another library seldom says which class.
     value = re.search(r"Given value: Namespace\(class_path='(?:\w+\.)*(\w+)'", text)
-    return specific[0] if value is None or value[1] in specific[0] else f"{value[1]}: {specific[0]}"
+    return reason if not reason or value is None or value[1] in reason else f"{value[1]}: {reason}"
 
 
 def _fill_in(template: str, groups: dict[str, str], names: Sequence[str]) -> str:
@@ -100,7 +100,7 @@ _TRANSLATIONS = {
     r"Errors: - Expected a typing.Literal\[(?P<choices>[^]]+)\].* Given value: (?P<value>.*)": (
         "must be one of {choices}, not {value}"
     ),
-    r"Multiple subclasses with name (?P<class_name>\w+)\. .*?: (?P<paths>[\w., ]+?)\. ": (
+    r"Multiple subclasses with name (?P<class_name>\w+)\. .*?: (?P<paths>[\w., ]+?)\.(?: |$)": (
         "several classes are named {class_name}: give one of {paths}"
     ),
     r"Importing '(?P<path>.+?)' is not allowed": (

@@ -197,7 +197,7 @@ class ImageClassifier(RegularizedModule):
         """Probabilities of the classes, float32 ``(B, num_classes)``; the batch may hold images without labels."""
         batch = as_batch(batch)
         logits: Tensor = self(batch.images)
-        return logits[: batch.counted].float().softmax(dim=1)
+        return (logits if batch.weight else logits[:0]).float().softmax(dim=1)
 
     def evaluate_batch(self, batch: Any, metrics: EpochMetrics) -> Tensor:
         """Adds the batch to ``metrics``; returns its logits ``(B, num_classes)``, none if the batch has weight 0."""

@@ -88,7 +88,8 @@ class RegularizedModule(LightningModule):
     @property
     def lr(self) -> float:
         """The learning rate of the optimizer, the peak of its schedule; Lightning's learning-rate finder sets it."""
-        return float(self.optimization.hyperparameters["groups"][0]["lr"])
+        group = self.optimization.hyperparameters["groups"][0]
+        return float(group.get("initial_lr", group["lr"]))
 
     @lr.setter
     def lr(self, value: float) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
 
@@ -42,22 +43,22 @@ def check_trainer_options(options: Mapping[str, Any], callbacks: Sequence[Callba
     for name, reason in _UNUSABLE.items():
         if options.get(name):
             raise UserError(f"--trainer.{name} cannot be used: {reason}")
-    if "://" in str(options.get("default_root_dir")):
-        raise UserError("--trainer.default_root_dir must be a folder of this machine, not an address")
     plugins = options.get("plugins") or []
     if any(isinstance(plugin, CheckpointIO) for plugin in (plugins if isinstance(plugins, list) else [plugins])):
         raise UserError("--trainer.plugins: checkpoints are always written by a plugin of this program")
     _check_tuners(callbacks)
 
 
-def check_seed(seed: bool | int) -> None:
-    """Checks that NumPy, too, accepts the seed.
+def check_seed_and_root(config: Namespace) -> None:
+    """Checks what is used before there is a Trainer.
 
     Raises:
-        UserError: If it is negative or has more than 32 bits.
+        UserError: If NumPy would not accept the seed, or the folder of all runs is an address.
     """
-    if not 0 <= seed < 2**32:
-        raise UserError(f"--seed_everything must be from 0 to {2**32 - 1}, not {seed}")
+    if not 0 <= config.seed_everything < 2**32:
+        raise UserError(f"--seed_everything must be from 0 to {2**32 - 1}, not {config.seed_everything}")
+    if "://" in str(config.trainer.default_root_dir):
+        raise UserError("--trainer.default_root_dir must be a folder of this machine, not an address")
 
 
 def for_scoring(config: Config) -> Config:

@@ -30,7 +30,7 @@ from regularization.training.arguments import (
     usage,
 )
 from regularization.training.configs import Config, merge_configs, read_config, split_args, to_text
-from regularization.training.trainer_options import check_seed, check_trainer_options, for_scoring
+from regularization.training.trainer_options import check_seed_and_root, check_trainer_options, for_scoring
 
 # Options of one start of a command: config.yaml does not repeat them.
 _OF_ONE_START = ("ckpt_path", "config", "test", "threads", "trust")
@@ -103,7 +103,7 @@ class TrainingCLI(LightningCLI):
             self.config.ckpt_path = str(self.checkpoint)
         elif self.command != "fit":
             raise UserError(f"{self.command} needs a trained network: --ckpt_path best, last, or a file")
-        check_seed(self.config.seed_everything)
+        check_seed_and_root(self.config)
         self.warnings = list(_inherited_weight_decay(self.config.model.optimizer, paths, configs, options))
 
     def before_instantiate_classes(self) -> None:
