@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,13 @@ def test_a_changing_accumulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             rates.append(optimizer.param_groups[0]["lr"])
 
     rows = history.History(tmp_path)
-    monkeypatch.setattr(history, "format_duration", lambda left: seconds.append(left) or str(left))
-    classifier = ImageClassifier(SmallResNet(width=4), lr_scheduler=WarmupDecay)  # type: ignore[arg-type]
+
+    def note(left: float) -> str:
+        seconds.append(left)
+        return str(left)
+
+    monkeypatch.setattr(history, "format_duration", note)
+    classifier = ImageClassifier(SmallResNet(width=4), lr_scheduler=WarmupDecay)
     changing = GradientAccumulationScheduler({1: 3, 2: 6})
     fitted = trainer(4, limit_train_batches=6, limit_val_batches=1, callbacks=[changing, Rates(), rows])
     fitted.fit(classifier, Digits())
@@ -147,10 +153,7 @@ def test_metrics_of_other_classes_can_be_monitored() -> None:
     classifier._check_monitor("EarlyStopping", "my_metric", "min")
 
 
+@pytest.mark.skipif(find_spec("psutil") is not None, reason="psutil is installed")
 def test_device_stats_without_psutil(refused: Refused) -> None:
-    try:
-        import psutil  # noqa: F401
-    except ImportError:
-        assert "--trainer: `DeviceStatsMonitor` cannot log CPU stats as `psutil` is not installed" in refused(
-            *SHORT, "--callbacks.stats", "DeviceStatsMonitor"
-        )
+    message = refused(*SHORT, "--callbacks.stats", "DeviceStatsMonitor")
+    assert "--trainer: `DeviceStatsMonitor` cannot log CPU stats as `psutil` is not installed" in message

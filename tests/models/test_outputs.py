@@ -147,7 +147,7 @@ def test_a_network_that_cannot_be_trained(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size"), [("googlenet", "32"), ("inception_v3", "107")])
+@pytest.mark.parametrize(("name", "size"), [("googlenet", "32"), ("inception_v3", "299")])
 def test_networks_of_torchvision_with_auxiliary_classifiers(name: str, size: str) -> None:
     network = ["--model.network", f"torchvision.models.{name}", "--model.network.init_weights", "false"]
     data = ["--data.image_size", size, "--data.batch_size", "4", "--data.eval_batch_size", "4"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
-from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.tuner.tuning import Tuner
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
