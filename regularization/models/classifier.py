@@ -33,11 +33,12 @@ MemoryFormat = Literal["channels_last", "contiguous"]
 class ImageClassifier(RegularizedModule):
     """Trains a network on ``(images (B, 3, H, W), labels (B,))`` with cross-entropy.
 
+    If the network returns logits of auxiliary classifiers too, each adds 0.3 of its loss in training.
+
     Logs ``train_loss``, ``train_accuracy``, ``val_…`` and ``test_…`` once per epoch, each as a mean over images.
 
     Args:
         network: Maps images to logits ``(B, num_classes)``. Any class path; its ``num_classes`` comes from the data.
-            In training, further logits of auxiliary classifiers add 0.3 of their loss each.
         optimizer: Makes the optimizer from the parameters. Its ``weight_decay`` is λ, which adds λ·w to the gradient.
         lr_scheduler: Makes the learning-rate scheduler from the optimizer. If its ``total_steps`` or ``T_max`` is null
             or -1, the number of optimizer steps is filled in, and it steps once per optimizer step; otherwise it steps
@@ -49,8 +50,7 @@ class ImageClassifier(RegularizedModule):
         decay_schedule: Schedule of λ for the optimizer's weight decay; null keeps λ constant.
         timescale_epochs: The timescale τ: the number of epochs after which weights have decayed to 1/e. Sets λ.
         label_smoothing: Fraction of each training target that is spread evenly over all classes (arXiv:1512.00567).
-        mixing: Mixes the images and labels of a batch: torchvision's ``v2.MixUp`` or ``v2.CutMix``; or several of them,
-            each under a name you choose, of which each batch draws one. Those of several configs are combined.
+        mixing: Mixes images and labels: torchvision's ``v2.MixUp`` or ``v2.CutMix``; several by name alternate.
         memory_format: Memory layout of images and kernels. channels_last is faster for convolutions; it is used if all
             convolutions have at least 16 filters.
         weights: File with the weights to start from, for instance from torchvision or timm. The last layer may have
