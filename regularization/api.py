@@ -65,8 +65,8 @@ def sweep(config: Configs = (), **options: Any) -> "Conclusion":
         options: As for ``fit``; ``workers=2`` and the like are options of the command itself.
 
     Returns:
-        The conclusion, with its ``sentence``, the ``arms`` with ``name``, ``mean`` and ``accuracies``, and the ``chosen``
-        arm.
+        The conclusion, with its ``sentence``, the ``chosen`` arm, and the ``arms`` with ``name``, ``mean`` and
+        ``accuracies``.
 
     Raises:
         UserError: Where the command would print an error and exit with code 2.
@@ -88,7 +88,9 @@ def _unchanged_process() -> Iterator[None]:
         KeyboardInterrupt: In place of the exit of a command that was stopped.
     """
     environment, threads = dict(os.environ), torch.get_num_threads()
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    loggers = [
+        logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.profilers")
+    ]
     levels = [logger.level for logger in loggers]
     try:
         with warnings.catch_warnings(), isolate_rng():

@@ -84,13 +84,27 @@ def translate_error(message: str, names: Sequence[str]) -> str:
     text = " ".join(message.replace("- Expected a <class 'NoneType'>", "").split())
     text = re.sub(r"- Expected a path but \S+ either not accessible or invalid", "", text)
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = text.replace("] - Expected a typing.Literal[", ", ")
     text = re.sub(r"Group '([\w.]+)' does not accept option '", r"Group does not accept option '\1.", text)
     key = re.search(r'Parser key "(.+?)":', text)
     prefix = f"{key[1]}: " if key else ""
+    text = _reason_in_union(text) or text
     for pattern, template in _TRANSLATIONS.items():
         if match := re.search(pattern, text):
             return prefix + _fill_in(template, match.groupdict(), names)
     return prefix + text.removeprefix(key[0] if key else "").strip()
+
+
+def _reason_in_union(text: str) -> str:
+    """Why a value is not of the first of several types, unless that is only that it is of another type: then ""."""
+    match = re.search(r"against any of the Union subtypes.* Errors: - (?P<reasons>.+?) (?:- )?Given value type:", text)
+    reasons = re.split(r" - (?=[A-Z])", match["reasons"]) if match else []
+    reason = next((text for text in reasons if not text.startswith("Not a valid subclass of ")), "")
+    if re.fullmatch(r"Expected an? [\w.]+(\[.*\])?", reason):
+        return ""
+    # Where the value is a class with its arguments, a reason of another library seldom says which class.
+    value = re.search(r"Given value: Namespace\(class_path='(?:\w+\.)*(\w+)'", text)
+    return reason if not reason or value is None or value[1] in reason else f"{value[1]}: {reason}"
 
 
 def _fill_in(template: str, groups: dict[str, str], names: Sequence[str]) -> str:
@@ -109,6 +123,12 @@ _TRANSLATIONS = {
     r"Expected an instantiatable class, but \S+ is abstract": "each penalty needs a class_path",
     r"No module named '(?P<module_name>.+?)'": "there is no module {module_name}",
     r"Expected a typing.Literal\[(?P<choices>.+?)\]. Got value: (?P<value>.*)": "must be one of {choices}, not {value}",
+    r"Errors: - Expected a typing.Literal\[(?P<choices>[^]]+)\].* Given value: (?P<value>.*)": (
+        "must be one of {choices}, not {value}"
+    ),
+    r"Multiple subclasses with name (?P<class_name>\w+)\. .*?: (?P<paths>[\w., ]+?)\.(?: |$)": (
+        "several classes are named {class_name}: give one of {paths}"
+    ),
     r"Importing '(?P<path>.+?)' is not allowed": (
         "the checkpoint names {path}, which is not part of this program, torch, torchvision or timm.\n"
         "If you trust the source of the checkpoint, add --trust, or name the class in your own config"

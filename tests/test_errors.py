@@ -41,6 +41,33 @@ def test_did_you_mean() -> None:
         ("the following arguments are required: ckpt_path, images", "required but missing: ckpt_path, images"),
         ("Parser key \"a\":\n  Expected a <class 'int'>. Got value: {x}", "a: must be int, not {x}"),
         ('Parser key "a.b":\n  Something\n   new', "a.b: Something new"),
+        (
+            'Parser key "a.b":\n\n  - Expected a path but Two either not accessible or invalid\n'
+            "  - Does not validate against any of the Union subtypes\n  Subtypes: [typing.Callable[[x], y], <class "
+            "'NoneType'>]\n  Errors:\n    - Multiple subclasses with name Two. Give the full class path to avoid "
+            "ambiguity: a.Two, b.Two.\n    - Expected a <class 'NoneType'>\n  Given value type: <class 'str'>\n"
+            "  Given value: Two",
+            "a.b: several classes are named Two: give one of a.Two, b.Two",
+        ),
+        (
+            "Does not validate against any of the Union subtypes\nSubtypes: [<class 'a.Call'>, <class 'NoneType'>]\n"
+            "Errors:\n  - Invalid decay 1.5 - one of [0, 1].\n  - Expected a <class 'NoneType'>\nGiven value type: "
+            "<class 'a.Namespace'>\nGiven value: Namespace(class_path='a.EMA', init_args=Namespace(decay=1.5))",
+            "EMA: Invalid decay 1.5 - one of [0, 1].",
+        ),
+        (
+            "Does not validate against any of the Union subtypes\nSubtypes: [<class 'a.Module'>, dict[str, a.Module]]\n"
+            "Errors:\n  - Expected a <class 'dict'>\n  - Does not validate against any of the Union subtypes\n"
+            "    Subtypes: [x]\n    Errors:\n      - Found a bad alpha\n    Given value type: <class 'a.Namespace'>\n"
+            "    Given value: Namespace(class_path='MixUp')\nGiven value type: <class 'dict'>\nGiven value: {'a': 1}",
+            "MixUp: Found a bad alpha",
+        ),
+        (
+            'Parser key "p":\n  Does not validate against any of the Union subtypes\n  Subtypes: [x]\n  Errors:\n    - '
+            "Expected a typing.Literal[64, 32]\n    - Expected a typing.Literal['64', 'bf16']\n    - Expected a <class "
+            "'NoneType'>\n  Given value type: <class 'str'>\n  Given value: 17",
+            "p: must be one of 64, 32, '64', 'bf16', not 17",
+        ),
     ],
 )
 def test_translate_error(message: str, translation: str) -> None:

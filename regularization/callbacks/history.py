@@ -9,7 +9,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from regularization.internals.lightning import restore_callback_metrics
+from regularization.internals.lightning import restore_callback_metrics, training_length
 from regularization.models.classifier import ImageClassifier
 from regularization.runs.directory import METRICS, RESULT, add_result, write_csv
 
@@ -147,10 +147,13 @@ class History(Checkpoint):
     def _seconds_left(self, trainer: Trainer) -> float:
         """An estimate from the epochs of this process so far; 0 if the end is unknown."""
         epochs = trainer.current_epoch + 1
-        total = trainer.estimated_stepping_batches
+        total, _ = training_length(trainer)
         if total == float("inf") or not trainer.global_step:
             return 0.0
-        epochs_left = (total - trainer.global_step) / (trainer.global_step / epochs)
+        epochs_left = max(0.0, (total - trainer.global_step) / (trainer.global_step / epochs))
+        if trainer.max_steps == -1 and trainer.max_epochs is not None:
+            # Not all epochs need have as many steps.
+            epochs_left = max(0, trainer.max_epochs - epochs)
         return (time.perf_counter() - self._run_start) / (epochs - self._first_epoch) * epochs_left
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from regularization.callbacks.history import History, Row
@@ -145,13 +145,28 @@ def decay_share(optimizer: SGD) -> Tensor:
             gain = momentum_gain(group) if is_decoupled(optimizer) else 1.0
             decays.append((group["weight_decay"] / gain * norms).square().sum())
             gradients.append(torch.stack(list(torch._foreach_norm([w.grad for w in trained]))).square().sum())
+    if not gradients:
+        # In a step without gradients, such as one that only updates the statistics of batch norm.
+        return torch.tensor(math.nan, device=optimizer.param_groups[0]["params"][0].device)
     return (torch.stack(decays).sum() / torch.stack(gradients).sum()).sqrt()
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    """The trained parameters with two or more dimensions by name; pruned ones as they act, with their mask."""
+    masks = {name: mask for name, mask in network.named_buffers() if name.endswith("_mask")}
+    weights: dict[str, Tensor] = {}
+    for name, w in network.named_parameters():
+        if w.ndim > 1 and w.requires_grad:
+            # torch.nn.utils.prune renames weight to weight_orig, and keeps its mask as weight_mask.
+            bare = name.removesuffix("_orig")
+            mask = masks.get(f"{bare}_mask")
+            weights |= {name: w.detach()} if mask is None else {bare: w.detach() * mask}
+    return weights
 
 
 def _weight_metrics(classifier: ImageClassifier) -> dict[str, Tensor]:
     """``sparsity``, and ``norm/<layer>`` for each layer that is trained; empty if only biases and scales are."""
-    parameters = classifier.network.named_parameters()
-    weights = {name: w.detach() for name, w in parameters if w.ndim > 1 and w.requires_grad}
+    weights = _weights(classifier.network)
     if not weights:
         return {}
     zeros = torch.stack([(w == 0).sum() for w in weights.values()]).sum()
@@ -164,8 +179,8 @@ def _effective_lr(
     classifier: ImageClassifier, optimizer: Optimizer, invariant: dict[str, Invariance]
 ) -> dict[str, Tensor]:
     """``effective_lr``, if the optimizer is a kind of SGD and there are scale-invariant filters."""
-    parameters = dict(classifier.network.named_parameters())
-    squares = [filters(parameters[name].detach()).square().sum(dim=1)[it.filters] for name, it in invariant.items()]
+    weights = _weights(classifier.network)
+    squares = [filters(weights[name]).square().sum(dim=1)[it.filters] for name, it in invariant.items()]
     group = optimizer.param_groups[0]
     if "dampening" not in group or not any(len(part) for part in squares):
         return {}

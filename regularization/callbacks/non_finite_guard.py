@@ -39,8 +39,9 @@ class NonFiniteGuard(Callback):
         """Checks the gradients, by the sum of their norms."""
         if not getattr(trainer.precision_plugin, "scaler", None):
             weights = [w for group in optimizer.param_groups for w in group["params"]]
-            norms = torch._foreach_norm([w.grad for w in weights if w.grad is not None])
-            self._check("gradient", torch.stack(list(norms)).sum(), trainer, pl_module)
+            if gradients := [w.grad for w in weights if w.grad is not None]:
+                norms = torch._foreach_norm(gradients)
+                self._check("gradient", torch.stack(list(norms)).sum(), trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the validation loss: finite weights can still give one that is not."""

@@ -13,6 +13,7 @@ from torch.optim import SGD
 
 from regularization.data.sampling import Batch
 from regularization.models.classifier import ImageClassifier
+from regularization.models.outputs import split_output
 from regularization.optim.invariance import Invariance, scale_invariant
 from regularization.optim.penalties import L2, GroupLasso, MaxNorm
 from regularization.optim.weight_decay import parameter_kind
@@ -147,7 +148,9 @@ def _measure_invariance(trainer: Trainer, classifier: ImageClassifier) -> dict[s
     images = trainer.strategy.batch_to_device(sample, dataloader_idx=0).images
     if len(images) < SMALLEST_SAMPLE:
         return {}
-    return scale_invariant(classifier.network, images.to(classifier.dtype))
+    return scale_invariant(
+        classifier.network, images.to(classifier.dtype), lambda output: split_output(output, data.num_classes)[0]
+    )
 
 
 def _describe_penalty(name: str, classifier: ImageClassifier) -> str:

@@ -34,6 +34,8 @@ def configure_logging() -> None:
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # The report that --trainer.profiler asks for is a message of level INFO.
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", pattern)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)

@@ -116,8 +116,7 @@ class ImageData(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Reads and splits the images that ``stage`` (fit, validate, test, predict) needs, if not done before."""
-        needs_test = stage in ("test", "predict") or self.val_size == 0
-        if needs_test and self.test_set is None:
+        if self.test_set is None and (stage in ("test", "predict") or self.val_size == 0):
             images = self.read(train=False)
             self.test_set = images, torch.arange(len(images))
         if stage in ("fit", "validate") and self.train_set is None:
@@ -145,8 +144,7 @@ class ImageData(LightningDataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues after the images that were used; warns if the training images are others than before."""
         self._progress = (state_dict["epoch"], state_dict["images_done"])
-        fingerprint = state_dict.get("fingerprint")
-        if fingerprint is not None and self.train_set is not None and fingerprint != self._fingerprint():
+        if self.train_set is not None and state_dict.get("fingerprint") not in (None, self._fingerprint()):
             # Images that are now held out may have been trained on.
             warnings.warn("the training images are not those that the checkpoint was trained on", stacklevel=2)
 
@@ -169,6 +167,8 @@ class ImageData(LightningDataModule, ABC):
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches of the test images in order."""
         return self._loader(self.test_set, self.eval_batch_size)
+
+    predict_dataloader = test_dataloader
 
     def clean_dataloader(self) -> DataLoader[Any]:
         """Batches of a fixed, unaugmented subset of the training images: as many as are validated, from 256 to 5,000.
@@ -205,7 +205,7 @@ class ImageData(LightningDataModule, ABC):
     def _training_preprocess(self, trainer: Trainer) -> Preprocess:
         if self._early_preprocess is None:
             return self.train_preprocess
-        steps = trainer.estimated_stepping_batches
+        steps, _ = internals.training_length(trainer)
         _check(steps < float("inf"), "--data.early_size requires --trainer.max_epochs or --trainer.max_steps")
         return self._early_preprocess if trainer.global_step < self.early_share * steps else self.train_preprocess
 
@@ -220,17 +220,17 @@ class ImageData(LightningDataModule, ABC):
         assert part is not None, "setup() comes first"
         images, subset = self._on_device(part[0]), part[1]
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        sampler = EpochSampler(subset, batch_size, seed, progress, images.labels.device)
+        overfit = bool(getattr(self.trainer, "overfit_batches", 0))  # Lightning's option to train on the same few
+        sampler = EpochSampler(subset, batch_size, seed, progress, images.labels.device, same_order=overfit)
         return make_loader(images, sampler, rank, world_size)
 
     def _on_device(self, images: Images | ImageFiles) -> Images | ImageFiles:
         if not self.on_device or self.trainer is None or isinstance(images, ImageFiles):
             return images
-        device = self.trainer.strategy.root_device
         # Training and validation images are parts of one set, which is moved once.
-        if (key := id(images)) not in self._device_images:
-            self._device_images[key] = images.to(device)
-        return self._device_images[key]
+        if id(images) not in self._device_images:
+            self._device_images[id(images)] = images.to(self.trainer.strategy.root_device)
+        return self._device_images[id(images)]
 
     def _split(self, images: Images | ImageFiles) -> tuple[Part, Part | None]:
         if self.val_size:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from regularization.data.augment import mix
 from regularization.data.image_files import ImageFiles
@@ -14,11 +14,13 @@ from regularization.data.readers import Images
 from regularization.errors import UserError
 
 
-class EpochSampler(Sampler[Tensor]):
+class EpochSampler(SequentialSampler):
     """Yields the batches of one epoch as tensors of indices, int64 ``(B,)``; the last batch may be smaller.
 
     With a seed, the order of an epoch is the permutation that a generator seeded with (seed, epoch) draws. So the batch
     of any step can be computed without going through the earlier ones. Every image comes exactly once per epoch.
+
+    It is a ``SequentialSampler`` because Lightning replaces any other one where ``overfit_batches`` is given.
 
     Args:
         subset: Indices of the images to use, int64 ``(N,)``.
@@ -26,6 +28,7 @@ class EpochSampler(Sampler[Tensor]):
         seed: Seed of the shuffling; ``None`` keeps the order of ``subset``.
         progress: An epoch that is resumed, and how many of its images were already used.
         device: The device of the index tensors; those of an epoch are moved there at once.
+        same_order: Whether all epochs have the order of the first.
     """
 
     def __init__(
@@ -35,12 +38,14 @@ class EpochSampler(Sampler[Tensor]):
         seed: int | None = None,
         progress: tuple[int, int] = (0, 0),
         device: torch.device | None = None,
+        same_order: bool = False,
     ) -> None:
         self.subset = subset
         self.batch_size = batch_size
         self.seed = seed
         self.progress = progress
         self.device = device
+        self.same_order = same_order
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -51,10 +56,10 @@ class EpochSampler(Sampler[Tensor]):
         """The indices of all images in the order of ``epoch``, int64 ``(N,)``."""
         if self.seed is None:
             return self.subset
-        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        generator = torch.Generator().manual_seed(mix(self.seed, 0 if self.same_order else epoch))
         return self.subset[torch.randperm(len(self.subset), generator=generator)]
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
         # This runs when the first batch is requested, after the trainer has set the epoch.
         resumed_epoch, images_used = self.progress
         remaining = self.permutation(self.epoch)[images_used if self.epoch == resumed_epoch else 0 :]
@@ -85,6 +90,16 @@ class Batch(NamedTuple):
     def counted(self) -> int:
         """How many of the images belong to the batch: all, or none."""
         return len(self.labels) if self.weight else 0
+
+
+def as_batch(batch: Any) -> Batch:
+    """``batch`` itself; or a whole one from what an ordinary DataLoader yields, images or ``(images, labels, …)``."""
+    if isinstance(batch, Batch):
+        return batch
+    images, labels = batch[:2] if isinstance(batch, list | tuple) and len(batch) > 1 else (batch, None)
+    images = images[0] if isinstance(images, list | tuple) else images
+    positions = torch.arange(len(images), device=images.device)
+    return Batch(images, positions.new_zeros(len(images)) if labels is None else labels, positions, 1.0)
 
 
 class RankShard(Dataset[Batch]):

@@ -13,6 +13,7 @@ from regularization.data import image_files
 from regularization.data.image_files import DecodeError
 from regularization.data.preprocess import Preprocess
 from regularization.errors import UserError, translate_error
+from regularization.models.outputs import split_output
 from regularization.runs import checkpoint_io, directory, safe_loading
 
 _NETWORK = "network."  # prefix of the network's weights in a checkpoint
@@ -36,7 +37,7 @@ class TrainedModel(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Probabilities, float32 ``(B, C)``, each row summing to 1, for uint8 images ``(B, 3, H, W)`` of any size."""
-        logits: Tensor = self.network(self.preprocess(pixels))
+        logits, _ = split_output(self.network(self.preprocess(pixels)))
         return logits.float().softmax(dim=1)
 
     @property

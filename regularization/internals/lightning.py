@@ -3,13 +3,14 @@
 ``tests/internals/test_lightning.py`` fails where another release has moved or changed one of them.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
 from lightning import Trainer
 from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from torch import Tensor
 
 # The hooks that Lightning calls on every callback in every step.
@@ -142,3 +143,30 @@ def set_batches_of_epoch(trainer: Trainer, batches: int) -> None:
     counts: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     counts.completed += batches - counts.processed
     counts.ready = counts.started = counts.processed = batches
+
+
+def raised_by_lightning(error: BaseException) -> bool:
+    """Whether Lightning's own code raised ``error``, and not code that it called.
+
+    For options that do not fit together it raises ValueError or ImportError, like any other code, and mostly only once
+    training starts; there is no class of its own to tell them by.
+    """
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and str(traceback.tb_frame.f_globals.get("__name__")).startswith("lightning.")
+
+
+def training_length(trainer: Trainer) -> tuple[float, int]:
+    """The optimizer steps of the whole run, infinite if it has no end, and those of an epoch.
+
+    The public ``estimated_stepping_batches`` takes the ``accumulate_grad_batches`` of the current epoch for all epochs,
+    also where the callback GradientAccumulationScheduler changes it; the steps of an epoch are then their mean.
+    """
+    steps, batches = float(trainer.estimated_stepping_batches), trainer.num_training_batches
+    schedule = next((it for it in trainer.callbacks if isinstance(it, GradientAccumulationScheduler)), None)  # type: ignore[attr-defined]
+    epochs = max(trainer.max_epochs or 1, 1)
+    if schedule is None or trainer.max_epochs == -1:
+        return steps, math.ceil(batches / trainer.accumulate_grad_batches)
+    total = sum(math.ceil(batches / schedule.get_accumulate_grad_batches(epoch)) for epoch in range(epochs))
+    return float(total if trainer.max_steps == -1 else min(total, trainer.max_steps)), math.ceil(total / epochs)

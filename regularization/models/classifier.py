@@ -3,30 +3,37 @@
 import os
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.transforms import v2
 
 from regularization.data.augment import mix
-from regularization.data.sampling import Batch
-from regularization.errors import UserError
+from regularization.data.sampling import as_batch
+from regularization.errors import UserError, translate_error
 from regularization.models.metrics import EpochMetrics
+from regularization.models.outputs import AUXILIARY_WEIGHT, split_output
 from regularization.models.pretrained import load_weights
 from regularization.models.regularized_module import RegularizedModule
 from regularization.optim.penalties import Penalty
 from regularization.optim.schedules import StrengthSchedule
 from regularization.optim.weight_decay import Decay
+from regularization.runs import checkpoint_io, safe_loading
 
 MemoryFormat = Literal["channels_last", "contiguous"]
 
 
 class ImageClassifier(RegularizedModule):
     """Trains a network on ``(images (B, 3, H, W), labels (B,))`` with cross-entropy.
+
+    If the network returns logits of auxiliary classifiers too, each adds 0.3 of its loss in training.
 
     Logs ``train_loss``, ``train_accuracy``, ``val_…`` and ``test_…`` once per epoch, each as a mean over images.
 
@@ -43,7 +50,7 @@ class ImageClassifier(RegularizedModule):
         decay_schedule: Schedule of λ for the optimizer's weight decay; null keeps λ constant.
         timescale_epochs: The timescale τ: the number of epochs after which weights have decayed to 1/e. Sets λ.
         label_smoothing: Fraction of each training target that is spread evenly over all classes (arXiv:1512.00567).
-        mixing: Mixes the images and labels of a batch: torchvision's ``v2.MixUp`` or ``v2.CutMix``.
+        mixing: Mixes images and labels: torchvision's ``v2.MixUp`` or ``v2.CutMix``; several by name alternate.
         memory_format: Memory layout of images and kernels. channels_last is faster for convolutions; it is used if all
             convolutions have at least 16 filters.
         weights: File with the weights to start from, for instance from torchvision or timm. The last layer may have
@@ -64,7 +71,7 @@ class ImageClassifier(RegularizedModule):
         decay_schedule: StrengthSchedule | None = None,
         timescale_epochs: float | None = None,
         label_smoothing: float = 0.0,
-        mixing: nn.Module | None = None,
+        mixing: nn.Module | dict[str, nn.Module | None] | None = None,
         memory_format: MemoryFormat = "channels_last",
         weights: Path | None = None,
         compile: bool = False,
@@ -78,18 +85,63 @@ class ImageClassifier(RegularizedModule):
         super().__init__(network, optimizer, lr_scheduler, penalties, decay, decay_schedule, timescale_epochs)
         self._memory_layout = layout
         self._label_smoothing = label_smoothing
-        self._mixing = mixing
+        self._mixing = _random_choice(mixing)
         self._compiled = compile  # an attribute named compile would hide nn.Module.compile
         self._pretrained = weights is not None
+        self._num_classes: int | None = None  # where the data tell it
         self.config: dict[str, Any] = {}  # the config of the run, for its checkpoints
         self.train_metrics = EpochMetrics()
         self.val_metrics = EpochMetrics(calibration=True)
         self.test_metrics = EpochMetrics(calibration=True)
 
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        trust_it: bool = False,
+        **kwargs: Any,
+    ) -> "ImageClassifier":
+        """The classifier that a run has written, with its weights, for Lightning's Trainer in a script.
+
+        To continue a run with its optimizer, give the file to ``Trainer.fit(ckpt_path=…)`` instead.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: The device of the result; by default the CPU.
+            hparams_file: Not used: the config is in the checkpoint.
+            strict: Whether all weights must be in the file, and no others; None for true.
+            weights_only: Not used: never anything but tensors and plain types is read.
+            trust_it: Import whatever classes the checkpoint names, not only those of this program, torch, torchvision
+                and timm.
+            kwargs: Arguments of the class in place of those in the config.
+
+        Raises:
+            UserError: If the checkpoint is damaged, names a class that is not trusted, or does not say its network.
+        """
+        path = Path(checkpoint_path)
+        content = checkpoint_io.read(path)
+        with torch.random.fork_rng(devices=[]):
+            arguments = _arguments_in(content["config"], cls, trust_it, kwargs)
+            if "network" not in arguments:
+                raise UserError(f"{path} does not say its network, as those of the command fit do: give network=…")
+            model = cls(**arguments)
+        model.load_state_dict(content["state_dict"], strict=strict is not False)
+        model.config = content["config"]
+        return model.to(map_location) if isinstance(map_location, str | torch.device) else model
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of preprocessed ``images``, float ``(B, 3, H, W)``."""
-        logits: Tensor = self.network(images.to(self.dtype, memory_format=self._memory_layout))
+        logits, _ = self.logits(images)
         return logits
+
+    def logits(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The same, and a list of the logits of auxiliary classifiers that the network has in training mode."""
+        output = self.network(images.to(self.dtype, memory_format=self._memory_layout))
+        return split_output(output, self._num_classes)
 
     def setup(self, stage: str) -> None:
         """Initializes a network that has a method ``init_from_data`` from training images, and compiles the network.
@@ -97,6 +149,7 @@ class ImageClassifier(RegularizedModule):
         The weights of a checkpoint are loaded after this.
         """
         data = self.image_data()
+        self._num_classes = getattr(data, "num_classes", None)
         init_from_data = getattr(self.network, "init_from_data", None)
         if stage == "fit" and not self._pretrained and callable(init_from_data) and data is not None:
             init_from_data(data.calibration_sample())
@@ -117,28 +170,38 @@ class ImageClassifier(RegularizedModule):
             rank = (self.global_rank,) if self.global_rank else ()
             manual_seed(mix(int(seed), self.current_epoch, batch_idx, 1, *rank))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean cross-entropy of the batch, a scalar, with label smoothing and mixing if the config has them.
 
         With several processes, each has a part of the batch, and the mean of their results is that of the batch.
         """
+        batch = as_batch(batch)
         images, labels = batch.images, batch.labels
         images, targets = (images, labels) if self._mixing is None else self._mixing(images, labels)
-        logits = self(images)
+        logits, auxiliary = self.logits(images)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
         self.train_metrics.update(loss.detach(), logits.detach()[: batch.counted], labels[: batch.counted])
+        for others in auxiliary:
+            loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(others, targets)
         return loss if batch.weight == 1 else loss * batch.weight
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Adds the batch to the validation metrics; returns its logits ``(B, num_classes)``."""
         return self.evaluate_batch(batch, self.val_metrics)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def test_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Adds the batch to the test metrics; returns its logits ``(B, num_classes)``."""
         return self.evaluate_batch(batch, self.test_metrics)
 
-    def evaluate_batch(self, batch: Batch, metrics: EpochMetrics) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Probabilities of the classes, float32 ``(B, num_classes)``; the batch may hold images without labels."""
+        batch = as_batch(batch)
+        logits: Tensor = self(batch.images)
+        return (logits if batch.weight else logits[:0]).float().softmax(dim=1)
+
+    def evaluate_batch(self, batch: Any, metrics: EpochMetrics) -> Tensor:
         """Adds the batch to ``metrics``; returns its logits ``(B, num_classes)``, none if the batch has weight 0."""
+        batch = as_batch(batch)
         logits: Tensor = self(batch.images)
         loss = functional.cross_entropy(logits, batch.labels)
         counted = logits[: batch.counted]
@@ -177,6 +240,33 @@ class ImageClassifier(RegularizedModule):
 
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in metrics.compute(self.trainer).items()})
+
+
+def _arguments_in(config: Any, cls: type[nn.Module], trust_it: bool, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of ``cls`` that a checkpoint's ``config`` describes, except those that are ``given``, and these."""
+    parser = ArgumentParser(exit_on_error=False)
+    skipped = {*given, "weights"}  # the checkpoint has its own weights
+    parser.add_class_arguments(cls, "model", skip=skipped, instantiate=False)
+    with ExitStack() as restrictions:
+        if not trust_it:
+            restrictions.enter_context(safe_loading.restrict_imports([]))
+            config = safe_loading.strip_download_options(config)
+        described = {name: value for name, value in (config.get("model") or {}).items() if name not in skipped}
+        if "network" not in described:
+            return given
+        try:
+            options = parser.parse_object({"model": described})
+        except ArgumentError as error:
+            raise UserError(translate_error(str(error), [])) from error
+        return {**parser.instantiate(options).model, **given}
+
+
+def _random_choice(mixing: nn.Module | dict[str, nn.Module | None] | None) -> nn.Module | None:
+    """One module for all: several alternate at random, by the generator that is seeded in each step."""
+    if not isinstance(mixing, dict):
+        return mixing
+    chosen = [module for module in mixing.values() if module is not None]
+    return v2.RandomChoice(chosen) if len(chosen) > 1 else next(iter(chosen), None)
 
 
 def _memory_layout(network: nn.Module, memory_format: MemoryFormat) -> torch.memory_format:

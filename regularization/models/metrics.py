@@ -7,7 +7,50 @@ from lightning import Trainer
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
+from regularization.errors import UserError, did_you_mean
 from regularization.runs.distributed import gather_rows
+
+# The metrics that a run logs once per epoch, besides norm/<layer> and penalty/<name>, and which way they improve.
+MODES = {
+    "train_loss": "min",
+    "train_accuracy": "max",
+    "val_loss": "min",
+    "val_accuracy": "max",
+    "val_calibration_error": "min",
+    "clean_loss": "min",
+    "clean_accuracy": "max",
+    "gap_loss": "min",
+    "gap_accuracy": "min",
+    "sparsity": None,
+    "decay_share": None,
+    "effective_lr": None,
+    "accumulated_decay": None,
+}
+# Also lr-<optimizer>, by Lightning's LearningRateMonitor.
+_PREFIXES = ("norm/", "penalty/", "lr-")
+
+
+def check_is_metric(user: str, metric: str) -> None:
+    """Checks that ``metric``, which ``user`` monitors, is one that a run logs.
+
+    Raises:
+        UserError: If it is not; the message suggests the closest one.
+    """
+    if metric not in MODES and not metric.startswith(_PREFIXES):
+        raise UserError(f"{user} monitors {metric}, which is not a metric{did_you_mean(metric, MODES)}")
+
+
+def check_mode(user: str, metric: str, mode: str) -> None:
+    """Checks that the ``mode`` in which ``user`` monitors ``metric`` is the one in which it improves.
+
+    Raises:
+        UserError: If it is the opposite.
+    """
+    if (right := MODES.get(metric)) and mode != right:
+        better = "higher" if right == "max" else "lower"
+        raise UserError(
+            f"{user} monitors {metric}, which is better when {better}: its mode must be {right}, not {mode}"
+        )
 
 
 class EpochMetrics:

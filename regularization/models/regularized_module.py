@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from lightning import LightningModule
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -11,6 +12,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from regularization.data.datamodules import ImageData
 from regularization.errors import UserError, did_you_mean
+from regularization.internals.lightning import training_length
+from regularization.models.metrics import check_is_metric, check_mode
 from regularization.optim.applied import Regularizer
 from regularization.optim.factory import OptimizerFactory, OptimizerMaker, SchedulerMaker
 from regularization.optim.hyperparameters import Hyperparameters, apply_overrides
@@ -51,6 +54,8 @@ class RegularizedModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and the scheduler with the interval at which it steps."""
+        self._check_trainable()
+        self._check_monitors()
         self._prepare_optimization()
         optimizer, scheduler = self.optimization.build()
         self._check_gradient_scaler(optimizer)
@@ -63,7 +68,7 @@ class RegularizedModule(LightningModule):
         config = LRSchedulerConfigType(scheduler=scheduler, interval=self.optimization.interval(scheduler))
         if isinstance(scheduler, ReduceLROnPlateau):
             monitor = str(getattr(scheduler, "monitor", "val_loss"))
-            self._check_monitor(monitor)
+            self._check_monitor("the scheduler", monitor, scheduler.mode)
             config["monitor"] = monitor
             config["strict"] = False  # step_plateau_schedulers checks the metric itself
         return {"optimizer": optimizer, "lr_scheduler": config}
@@ -79,6 +84,16 @@ class RegularizedModule(LightningModule):
         progress = self.progress()
         self.optimization.apply_decay_schedule(optimizer, progress)
         self.regularizer.add_gradients(*progress)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the optimizer, the peak of its schedule; Lightning's learning-rate finder sets it."""
+        group = self.optimization.hyperparameters["groups"][0]
+        return float(group.get("initial_lr", group["lr"]))
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.optimization.set_lr(value)
 
     def progress(self) -> tuple[float, float]:
         """``(time, lr_ratio)``, on which the schedules of λ depend, see ``OptimizerFactory.progress``."""
@@ -138,13 +153,13 @@ class RegularizedModule(LightningModule):
         batches = self.trainer.num_training_batches
         if not 0 < batches < math.inf:
             raise UserError("there is nothing to train on: --trainer.limit_train_batches leaves no batch per epoch")
-        steps = float(self.trainer.estimated_stepping_batches)
+        steps, steps_per_epoch = training_length(self.trainer)
         if steps == math.inf and any(penalty.schedule for penalty in self.regularizer.penalties.values()):
             raise UserError(
                 "the schedule of a penalty needs a fixed training length: "
                 "set --trainer.max_epochs or --trainer.max_steps"
             )
-        self.optimization.prepare(steps, math.ceil(batches / self.trainer.accumulate_grad_batches))
+        self.optimization.prepare(steps, steps_per_epoch)
 
     def _check_gradient_scaler(self, optimizer: Optimizer) -> None:
         has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
@@ -154,12 +169,24 @@ class RegularizedModule(LightningModule):
                 "a fused optimizer cannot be combined with precision 16-mixed: use bf16-mixed, or leave out fused"
             )
 
-    def _check_monitor(self, metric: str) -> None:
+    def _check_trainable(self) -> None:
+        if not any(w.requires_grad for w in self.network.parameters()):
+            raise UserError("there is nothing to train: the network has no parameters, or all of them are frozen")
+
+    def _check_monitors(self) -> None:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None:
+                self._check_monitor(type(callback).__name__, callback.monitor, callback.mode)
+
+    def _check_monitor(self, user: str, metric: str, mode: str) -> None:
+        # Other classes may log metrics of their own.
+        classes = [type(self), *map(type, self.trainer.callbacks)]  # type: ignore[attr-defined]
+        if all(cls.__module__.split(".")[0] in ("regularization", "lightning") for cls in classes):
+            check_is_metric(user, metric)
+        check_mode(user, metric, mode)
         data = self.image_data()
-        if metric.startswith("val_") and data is not None and data.val_size is None:
-            raise UserError(
-                f"the scheduler monitors {metric}, but there are no validation images: --data.val_size is null"
-            )
+        if metric.startswith("val_") and data is not None and data.val_size is None and user != "BestCheckpoint":
+            raise UserError(f"{user} monitors {metric}, but there are no validation images: --data.val_size is null")
 
     def _monitored(self, metric: str) -> Tensor:
         metrics = self.trainer.callback_metrics

@@ -60,6 +60,7 @@ class OptimizerFactory:
         self._decay = decay
         self._decay_schedule = decay_schedule
         self._timescale_epochs = timescale_epochs
+        self._lr: float | None = None  # in place of the optimizer's own
         # Any length will do until ``prepare``: this only checks the arguments, before minutes of preparation.
         self.steps, self.steps_per_epoch = 1000.0, 1000
         self.peak_lr = 1.0
@@ -84,6 +85,11 @@ class OptimizerFactory:
         self.peak_lr = max(self._learning_rates()) or 1.0  # If all are 0, nothing moves, and any peak will do.
         self.hyperparameters = hyperparameters(*self.build())
 
+    def set_lr(self, lr: float) -> None:
+        """Sets the learning rate of the optimizers that are made from here on."""
+        self._lr = lr
+        self.hyperparameters = hyperparameters(*self.build())
+
     def build(self) -> tuple[Optimizer, Scheduler | None]:
         """Makes a fresh optimizer and scheduler.
 
@@ -92,6 +98,8 @@ class OptimizerFactory:
         """
         try:
             optimizer = self._make_optimizer(weight_decay.parameter_groups(self._network, self._decay))
+            if self._lr is not None:
+                optimizer.param_groups[0]["lr"] = optimizer.param_groups[-1]["lr"] = self._lr
             self._set_timescale(optimizer)
             if self._make_scheduler is None:
                 return optimizer, None
@@ -168,6 +176,8 @@ class OptimizerFactory:
 def _missing_lengths(make_scheduler: SchedulerMaker) -> list[str]:
     """The arguments of the scheduler for the length of the training that the config leaves open."""
     given = make_scheduler.keywords if isinstance(make_scheduler, partial) else {}
+    if given.get("epochs") is not None or given.get("steps_per_epoch") is not None:
+        return []  # OneCycleLR takes its length from these two only where total_steps is null.
     names = _argument_names(make_scheduler)
     return [name for name in _LENGTH_ARGUMENTS if name in names and given.get(name) in (None, -1)]
 

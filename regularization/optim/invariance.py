@@ -8,7 +8,9 @@ the effective learning rate η/((1−μ)·‖w‖²) (van Laarhoven 2017, arXiv:
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +52,9 @@ class Invariance:
         return 1.0 if self.groups else self.filters.float().mean().item()
 
 
-def scale_invariant(network: nn.Module, images: Tensor) -> dict[str, Invariance]:
+def scale_invariant(
+    network: nn.Module, images: Tensor, logits_of: Callable[[Any], Tensor] = lambda output: output
+) -> dict[str, Invariance]:
     """What is scale-invariant in each parameter with two or more dimensions.
 
     The gradient is taken on eight parts of a batch, in training mode, on a copy: the network, its running statistics
@@ -59,6 +63,7 @@ def scale_invariant(network: nn.Module, images: Tensor) -> dict[str, Invariance]
     Args:
         network: Maps images to logits.
         images: Preprocessed images, float ``(B, 3, H, W)``, with B at least 16.
+        logits_of: Takes the logits from the output of the network.
 
     Returns:
         The result by the name of the parameter. Weights without a gradient are not invariant.
@@ -72,7 +77,7 @@ def scale_invariant(network: nn.Module, images: Tensor) -> dict[str, Invariance]
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         for part in images.tensor_split(PARTS):
-            outputs = network(part)
+            outputs = logits_of(network(part))
             combination = torch.randn(outputs.shape, generator=generator).to(outputs)
             gradients = torch.autograd.grad(outputs, list(kernels.values()), combination, allow_unused=True)
             for (name, w), gradient in zip(kernels.items(), gradients, strict=True):

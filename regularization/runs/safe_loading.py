@@ -23,6 +23,16 @@ _FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _CONFIGURABLE = {
     name: module for name, module in _MODULES.items() if module not in ("api", "inference.trained_model", "errors")
 }
+# Lightning's callbacks that write no files. ModelCheckpoint would delete some in any folder, and so would CSVLogger.
+_CALLBACKS = {
+    "device_stats_monitor": "DeviceStatsMonitor",
+    "early_stopping": "EarlyStopping",
+    "gradient_accumulation_scheduler": "GradientAccumulationScheduler",
+    "lr_monitor": "LearningRateMonitor",
+    "pruning": "ModelPruning",
+    "stochastic_weight_avg": "StochasticWeightAveraging",
+    "timer": "Timer",
+}
 # Parts of packages that define layers, optimizers and transforms; torch.hub, for instance, would load code.
 TRUSTED = [
     *(f"regularization.{name}" for name in _CONFIGURABLE),
@@ -33,9 +43,11 @@ TRUSTED = [
     "torchvision.ops",
     "torchvision.transforms",
     "timm",
-    "lightning.pytorch.callbacks.EarlyStopping",
-    "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
     "lightning.pytorch.cli.ReduceLROnPlateau",
+    *(f"lightning.pytorch.callbacks.{name}" for name in _CALLBACKS.values()),
+    *(f"lightning.pytorch.callbacks.{module}.{name}" for module, name in _CALLBACKS.items()),
+    "lightning.pytorch.loggers.TensorBoardLogger",
+    "lightning.pytorch.loggers.tensorboard.TensorBoardLogger",
 ]
 # Modules of version 0.1 that class paths may name, and where their classes are now.
 MOVED = {

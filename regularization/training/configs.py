@@ -116,6 +116,7 @@ def merge_configs(configs: Sequence[Config]) -> Config:
     merged: Config = {}
     for config in configs:
         _check_sections(config)
+        _name_mixing(merged, config)
         _merge(merged, config)
     return merged
 
@@ -123,6 +124,16 @@ def merge_configs(configs: Sequence[Config]) -> Config:
 def _merge(base: Config, update: Config) -> None:
     for key, value in update.items():
         base[key] = _merged(base[key], value) if key in base else copy.deepcopy(value)
+
+
+def _name_mixing(base: Config, update: Config) -> None:
+    """Where ``update`` adds to ``model.mixing`` by name, a single class there gets its own as a name, ``mixup``."""
+    old, new = ((config.get("model") or {}).get("mixing") for config in (base, update))
+    old = {"class_path": old} if isinstance(old, str) else old
+    if not isinstance(old, dict) or "class_path" not in old or not isinstance(new, dict) or _CLASS_KEYS & new.keys():
+        return
+    if any(isinstance(value, dict) and "class_path" in value for value in new.values()):
+        base["model"]["mixing"] = {old["class_path"].rpartition(".")[2].lower(): old}
 
 
 def _merged(old: Any, new: Any) -> Any:

@@ -20,6 +20,7 @@ from regularization.callbacks.progress_bar import ProgressBar
 from regularization.callbacks.tensorboard import TensorBoard
 from regularization.data.sampling import smallest_valid_batch
 from regularization.errors import UserError
+from regularization.internals.lightning import raised_by_lightning
 from regularization.runs import directory, distributed
 from regularization.training.configs import load_yaml
 from regularization.training.training_cli import TrainingCLI
@@ -79,11 +80,11 @@ class FitRun:
         except (UserError, MisconfigurationException):
             self._clean_up()
             raise
-        except ValueError as error:
-            if "Expected more than 1 value per channel" not in str(error):
+        except (ValueError, ImportError) as error:
+            if (mistake := self._explain(error)) is None:
                 raise
             self._clean_up()
-            raise self._batch_of_one() from None
+            raise mistake from error
         except RunInterrupted as interruption:
             position = f"epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
             how = "" if self.cli.is_debug_run else "\ncontinue: --ckpt_path last"
@@ -142,8 +143,12 @@ class FitRun:
         if self.trainer.world_size > 1 and self.callbacks.consensus.barrier() and not self.trainer.is_global_zero:
             raise SystemExit(0)
 
-    def _batch_of_one(self) -> UserError:
-        """A batch of one image whose features are 1×1, such as a ResNet's on 32×32."""
+    def _explain(self, error: ValueError | ImportError) -> UserError | None:
+        """The mistake that Lightning or batch norm rejects: a batch of one image whose features are 1×1, for one."""
+        if raised_by_lightning(error):
+            return UserError(f"--trainer: {' '.join(str(error).split())}")
+        if "Expected more than 1 value per channel" not in str(error):
+            return None
         data = self.cli.datamodule
         assert data.train_set is not None
         size = smallest_valid_batch(data.batch_size, len(data.train_set[1]), self.trainer.world_size)

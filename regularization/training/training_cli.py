@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,9 +33,12 @@ from regularization.training.arguments import (
     usage,
 )
 from regularization.training.configs import Config, merge_configs, read_config, split_args, to_text
+from regularization.training.trainer_options import check_seed_and_root, check_trainer_options, for_scoring
 
 # Options of one start of a command: config.yaml does not repeat them.
 _OF_ONE_START = ("ckpt_path", "config", "preprocess", "test", "threads", "trust")
+# What jsonargparse 4.53 writes before a name where the type of an option also allows a function, and before a device.
+_NOT_SERIALIZED = "Unable to serialize instance "
 
 
 class TrainingCLI(LightningCLI):
@@ -120,6 +124,7 @@ class TrainingCLI(LightningCLI):
             raise UserError(f"{self.command} needs a trained network: --ckpt_path best, last, or a file")
         if self.config.seed_everything is True:
             self.config.seed_everything = self._draw_seed()
+        check_seed_and_root(self.config)
         self.warnings = list(_inherited_weight_decay(self.config.model.optimizer, paths, configs, options))
 
     def before_instantiate_classes(self) -> None:
@@ -127,8 +132,9 @@ class TrainingCLI(LightningCLI):
         model, data = self.config.model, self.config.data
         num_classes = _imported(data.class_path).count_classes(data.init_args)
         _set_num_classes(model.network, num_classes)
-        if model.mixing is not None:
-            _set_num_classes(model.mixing, num_classes)
+        for mixing in model.mixing.values() if isinstance(model.mixing, dict) else [model.mixing]:
+            if mixing is not None:
+                _set_num_classes(mixing, num_classes)
         if model.weights is not None and data.init_args.get("mean") is None and data.init_args.get("std") is None:
             if (normalization := published_normalization(model.network)) is None:
                 raise UserError("--model.weights: give --data.mean and --data.std that the weights were trained with")
@@ -161,6 +167,7 @@ class TrainingCLI(LightningCLI):
         config = {**self.config_init.trainer, **kwargs}
         configured = config.pop("callbacks") or []
         configured = configured if isinstance(configured, list) else [configured]
+        check_trainer_options(config, [*configured, *callbacks])
         try:
             # Our sampler splits the batches between processes.
             ours = {**distributed.launcher_devices(), "use_distributed_sampler": False}
@@ -169,7 +176,7 @@ class TrainingCLI(LightningCLI):
             if self.command == "fit":
                 check_divisible(self.datamodule.batch_size, trainer.world_size)
             trainer.strategy.checkpoint_io = checkpoint_io.AtomicCheckpointIO()
-        except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+        except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
             if find_foreign_error(error):
                 raise
             raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
@@ -180,8 +187,10 @@ class TrainingCLI(LightningCLI):
         config = self.config.clone()
         for name in _OF_ONE_START:
             config.pop(name, None)
-        text: str = self.parser.dump(config, skip_none=False)
-        return text
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", rf"\s*{_NOT_SERIALIZED}")
+            text: str = self.parser.dump(config, skip_none=False)
+        return text.replace(_NOT_SERIALIZED, "")
 
     def _draw_seed(self) -> int:
         """A random seed, which config.yaml records; a run that is continued keeps its own.
@@ -207,6 +216,8 @@ class TrainingCLI(LightningCLI):
             return self.run_dir or directory.latest_with(root, self.run_name, file)
 
         self.checkpoint, self.restored = checkpoint_io.find(self.config.ckpt_path, latest_with)
+        if self.command != "fit":
+            self.restored["config"] = for_scoring(self.restored["config"])
         self.run_dir = self.run_dir or directory.run_of(self.checkpoint)
         # Early versions kept debug runs: who continues one does not want another.
         self.restored["config"].get("trainer", {}).pop("fast_dev_run", None)
@@ -217,10 +228,12 @@ class TrainingCLI(LightningCLI):
             self.restored["config"] = safe_loading.strip_download_options(self.restored["config"])
 
     def _instantiable_config(self) -> Namespace:
-        """The config without the file of weights where a checkpoint has newer ones."""
+        """The config without the file of weights where a checkpoint has newer ones, and what scoring does not use."""
         config: Namespace = self.config.clone()
         if self.checkpoint is not None:
             config.model.weights = None
+        if self.command != "fit":
+            config.callbacks, config.trainer.logger = {}, None
         return config
 
 

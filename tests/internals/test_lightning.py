@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LambdaCallback
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, LambdaCallback
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -304,3 +304,53 @@ def test_private_names_are_used_nowhere_else() -> None:
         and not (name in own and owner.partition(".")[0] in ("self", "cls", "super()", "regularization"))
     ]
     assert used == []
+
+
+def test_whether_lightning_itself_raised_an_error() -> None:
+    def error_of(call: Callable[[], Any]) -> Exception:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - it is looked at
+            call()
+        return caught.value
+
+    def training_step(*_: Any) -> None:
+        raise ValueError("in a hook")
+
+    # Options that do not fit together are found only when the training data is there.
+    assert internals.raised_by_lightning(error_of(lambda: fit({}, val_check_interval=100)))
+    assert not internals.raised_by_lightning(error_of(lambda: fit({"on_train_batch_start": training_step})))
+    assert not internals.raised_by_lightning(error_of(lambda: int("x")))
+    assert not internals.raised_by_lightning(ValueError("never raised"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "steps", "per_epoch"),
+    [
+        (None, {"max_epochs": 3}, 12, 4),
+        (None, {"max_epochs": 3, "accumulate_grad_batches": 3}, 6, 2),
+        (None, {"max_epochs": -1}, float("inf"), 4),
+        ({1: 4}, {"max_epochs": 3}, 4 + 1 + 1, 2),
+        ({0: 3, 2: 1}, {"max_epochs": 3}, 2 + 2 + 4, 3),
+        ({1: 4}, {"max_epochs": 3, "max_steps": 5}, 5, 2),
+    ],
+)
+def test_the_length_of_a_training(
+    schedule: dict[int, int] | None, options: dict[str, Any], steps: float, per_epoch: int
+) -> None:
+    lengths: list[tuple[float, int]] = []
+    taken: list[int] = []
+
+    class Length(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            lengths.append(internals.training_length(trainer))
+            trainer.should_stop = trainer.max_epochs == -1
+
+        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            taken.append(trainer.global_step)
+
+    callbacks = [Length(), *([GradientAccumulationScheduler(schedule)] if schedule else [])]
+    Trainer(**QUIET, **options, accelerator="cpu", limit_val_batches=0, callbacks=callbacks).fit(Tiny())
+    assert lengths[0] == (steps, per_epoch)
+    if schedule:
+        # Lightning's own estimate is another in each epoch.
+        assert set(lengths) == {(steps, per_epoch)}
+    assert steps in (taken[0], float("inf"))

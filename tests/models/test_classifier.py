@@ -119,6 +119,7 @@ def test_the_calibration_error_is_that_of_its_formula() -> None:
     [
         (partial(WarmupDecay, warmup=0.2), "step", "total_steps"),
         (partial(OneCycleLR, max_lr=0.1), "step", "total_steps"),
+        (partial(OneCycleLR, max_lr=0.1, epochs=9, steps_per_epoch=11), "step", None),
         (partial(OneCycleLR, max_lr=0.1, total_steps=99), "step", None),
         (partial(CosineAnnealingLR, T_max=-1), "step", "T_max"),
         (lambda optimizer, T_max=None: CosineAnnealingLR(optimizer, T_max), "step", "T_max"),  # noqa: N803

@@ -22,6 +22,10 @@ Printed = Callable[..., dict[str, Any]]
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "weight_decay": 5e-4}}
 
 
+MIXUP = {"class_path": "torchvision.transforms.v2.MixUp", "init_args": {"alpha": 0.2}}
+CUTMIX = {"class_path": "torchvision.transforms.v2.CutMix", "init_args": {"alpha": 1.0}}
+
+
 @pytest.fixture
 def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
     """The config that ``fit`` would train with."""
@@ -162,3 +166,23 @@ def test_a_file_that_is_no_config() -> None:
     Path("list.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match=r"list\.yaml has no options in it"):
         read_config(Path("list.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "merged"),
+    [
+        ({"mixup": MIXUP}, {"cutmix": CUTMIX}, {"mixup": MIXUP, "cutmix": CUTMIX}),
+        # A class alone, as in the configs and checkpoints of earlier versions, and named ones.
+        (MIXUP, {"cutmix": CUTMIX}, {"mixup": MIXUP, "cutmix": CUTMIX}),
+        (MIXUP, {"mixup": {**MIXUP, "init_args": {"alpha": 0.4}}}, {"mixup": {**MIXUP, "init_args": {"alpha": 0.4}}}),
+        (MIXUP["class_path"], {"cutmix": CUTMIX}, {"mixup": {"class_path": MIXUP["class_path"]}, "cutmix": CUTMIX}),
+        # A class alone replaces what was there; its arguments alone change it.
+        ({"mixup": MIXUP}, CUTMIX, CUTMIX),
+        (MIXUP, CUTMIX, CUTMIX),
+        (MIXUP, {"alpha": 0.4}, {**MIXUP, "init_args": {"alpha": 0.4}}),
+        ({"mixup": MIXUP}, None, None),
+        (None, {"cutmix": CUTMIX}, {"cutmix": CUTMIX}),
+    ],
+)
+def test_mixing_is_combined_by_name(old: Any, new: Any, merged: Any) -> None:
+    assert merge_configs([{"model": {"mixing": old}}, {"model": {"mixing": new}}]) == {"model": {"mixing": merged}}

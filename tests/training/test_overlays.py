@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision.transforms.v2
 from torch import Tensor
 
 from regularization import ImageClassifier, SmallResNet
 from regularization.cli.main import main
 from regularization.optim.penalties import filters
+from regularization.study.analysis.regularizers import others_in
+from regularization.training.configs import read_config
 from tests.conftest import BASE, CONFIGS, Rows, rows_of
 
 WITH = sorted((CONFIGS / "with").glob("*.yaml"))
@@ -184,6 +187,29 @@ def test_mixing(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(targets.sum(dim=1), torch.ones(len(targets)))
     assert any(((targets > 0).sum(dim=1) == 2).any() for targets in mixed)
     assert next(targets.dtype for targets in seen if targets.ndim == 1) == torch.int64
+
+
+def test_mixup_and_cutmix_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    for name in ("MixUp", "CutMix"):
+        cls = getattr(torchvision.transforms.v2, name)
+
+        def forward(self: Any, *inputs: Any, name: str = name, mix: Any = cls.forward) -> Any:
+            drawn.append(name)
+            return mix(self, *inputs)
+
+        monkeypatch.setattr(cls, "forward", forward)
+    overlays = [word for name in ("mixup", "cutmix") for word in ("--config", str(CONFIGS / "with" / f"{name}.yaml"))]
+    main([*DIGITS, *overlays, "--model.mixing.cutmix.alpha", "0.5"])
+    # Two epochs of 18 batches: by chance, the probability of fewer than 5 of either is 2e-6.
+    assert len(drawn) == 36
+    assert min(drawn.count("MixUp"), drawn.count("CutMix")) >= 5
+    folder = Path("runs/quickstart+mixup+cutmix/version_0")
+    mixing = read_config(folder / "config.yaml")["model"]["mixing"]
+    alphas = {name: (part["init_args"]["alpha"], part["init_args"]["num_classes"]) for name, part in mixing.items()}
+    assert alphas == {"mixup": (0.2, 10), "cutmix": (0.5, 10)}
+    assert others_in(folder, set())[-2:] == ["MixUp", "CutMix"]
+    assert others_in(folder, {"model.mixing.mixup.alpha"})[-1] == "CutMix"
 
 
 def test_cutout() -> None:

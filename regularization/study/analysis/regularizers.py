@@ -47,8 +47,10 @@ def others_in(run_dir: Path, varied: set[str]) -> list[str]:
     except (OSError, UserError):
         return []
     settings = {option: name for option, name in _OPTIONS.items() if _lookup(config, option)}
-    if mixing := _lookup(config, "model.mixing.class_path"):
-        settings["model.mixing"] = mixing.rpartition(".")[2]
+    mixing = _lookup(config, "model.mixing") or {}
+    for name, part in ({"": mixing} if "class_path" in mixing else mixing).items():
+        if class_path := _lookup(part, "class_path"):
+            settings[f"model.mixing.{name}".removesuffix(".")] = class_path.rpartition(".")[2]
     for name, penalty in (_lookup(config, "model.penalties") or {}).items():
         if penalty and _lookup(penalty, "init_args.strength") != 0:
             settings[f"model.penalties.{name}"] = f"penalty {name}"
