@@ -103,6 +103,8 @@ class Plan:
                 planned = DryRun(trial.args)
             except UserError as mistake:
                 raise UserError(f"arm {trial.arm.name}: {mistake}") from None
+            for warning in planned.warnings:
+                warnings.warn(f"arm {trial.arm.name}: {warning}", stacklevel=2)
             if not planned.datamodule.val_size:
                 raise UserError("a sweep chooses by held-out images: --data.val_size must be above 0")
             every = planned.trainer.check_val_every_n_epoch or 1

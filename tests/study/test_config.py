@@ -1,19 +1,23 @@
 """What a study's config becomes: arms, trials, and the commands they run."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as some
 
+from regularization.cli.main import main
 from regularization.errors import UserError
 from regularization.study import config as study_config
 from regularization.study.checks import check_study
 from regularization.study.config import Study, build_arms, build_trials, find_baseline
+from regularization.study.dry_run import DryRun
 from regularization.training.configs import load_yaml
-from tests.conftest import CONFIGS
+from tests.conftest import BASE, CONFIGS
 
 LAMBDA = "model.optimizer.weight_decay"
 PLACE = CONFIGS / "sweeps" / "x.yaml"
@@ -172,3 +176,46 @@ def test_names_that_do_not_exist() -> None:
         build_arms(Study(base="x", arms={"a/b": None}), PLACE)
     with pytest.raises(UserError, match="must be a config, options"):
         build_arms(Study(base="x", arms={"x": 3}), PLACE)
+
+
+ADAM = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "betas": [0.8, 0.9]}}
+CLASSES = {
+    "model.optimizer": ADAM,
+    "model.penalties": {"l1": {"class_path": "regularization.L1", "init_args": {"strength": 0.25}}},
+}
+
+
+@pytest.mark.parametrize("where", ["options", "arms"])
+def test_a_class_with_its_arguments_is_what_is_trained(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = []
+
+    class Recorded(DryRun):
+        def __init__(self, args: Sequence[str]) -> None:
+            super().__init__(args)
+            planned.append(self)
+
+    monkeypatch.setattr("regularization.study.plan.DryRun", Recorded)
+    content: dict[str, Any] = {"base": str(BASE), "arms": {"none": None, "l1": [{"data.val_size": 0.5}]}}
+    content |= {"options": CLASSES} if where == "options" else {}
+    content["arms"]["l1"] += [CLASSES] if where == "arms" else []
+    Path("study.yaml").write_text(yaml.safe_dump(content))
+    main(["sweep", "--config", "study.yaml", "--dry-run"])
+    config = planned[0].config
+    optimizer = config.model.optimizer
+    assert optimizer.class_path == "torch.optim.AdamW"
+    assert (optimizer.init_args.lr, optimizer.init_args.betas) == (1e-3, (0.8, 0.9))
+    assert config.model.penalties["l1"].init_args.strength == 0.25
+    assert config.data.init_args.val_size == 0.5
+
+
+def test_the_description_of_a_trial_with_a_class() -> None:
+    arms = build_arms(Study(base="x", arms={"x": {"model.optimizer": {"class_path": "SGD"}}}), PLACE)
+    assert arms[0].args == ('--model.optimizer={"class_path": "SGD"}',)
+    (trial,) = build_trials(Study(), arms, [0], "final", [], Path("s"))
+    trial.plan()
+    assert json.loads((trial.folder / "trial.json").read_text())["values"]["model.optimizer"] == {"class_path": "SGD"}
+
+
+def test_an_arm_that_is_there_twice(refused: Callable[..., str]) -> None:
+    Path("study.yaml").write_text(f"base: {BASE}\narms:\n  none: {{{LAMBDA}: 0}}\n  none: {{{LAMBDA}: 1}}\n")
+    assert "study.yaml has none twice, the second time in line 4" in refused("sweep", "--config", "study.yaml")

@@ -190,13 +190,14 @@ def test_a_sweep_in_a_thread_leaves_the_process_as_it_was() -> None:
     def process() -> list[Any]:
         return [dict(os.environ), torch.get_num_threads(), *map(signal.getsignal, (signal.SIGINT, signal.SIGTERM))]
 
-    write(vary={LAMBDA: [0]}, seeds=1)
+    study = {"base": BASE, "options": OPTIONS, "vary": {LAMBDA: [0]}, "seeds": 3}
+    switches = {"dry_run": False, "retry_failed": True, "fresh": False}
     before = process()
-    thread = Thread(target=sweep, args=("tiny.yaml",), kwargs={"threads": 1})
+    thread = Thread(target=sweep, args=(study,), kwargs={"threads": 1, "seeds": 1, **switches})
     thread.start()
     thread.join()
     assert process() == before
-    assert [row["arm"] for row in table()] == ["weight_decay=0"]
+    assert [row["arm"] for row in table(Path("runs/default/version_0"))] == ["weight_decay=0"]
 
 
 def test_tuned_arms_go_on_with_fresh_seeds(capsys: pytest.CaptureFixture[str]) -> None:
