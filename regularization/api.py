@@ -66,7 +66,8 @@ def sweep(config: Configs | Mapping[str, Any] = (), **options: Any) -> "Conclusi
         KeyboardInterrupt: When the study is stopped; the same call continues it.
     """
     if isinstance(config, Mapping):
-        config, options = (), {**config, **options}
+        options = {**config, **options}
+        config = ()
     if options.pop("dry_run", False):
         raise UserError("dry_run prints a plan and has no conclusion: use it on the command line")
     with _unchanged_process():

@@ -107,14 +107,14 @@ def load_yaml(text: str) -> Any:
 
 def _duplicate_key(node: yaml.Node | None) -> yaml.Node | None:
     """A key that a mapping in ``node`` has twice, where it stands the second time; None if there is none."""
+    children: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
-        names = [(key.tag, key.value) for key, _ in node.value]
+        keys: list[yaml.Node] = [key for key, _ in node.value]
+        names = [(key.tag, key.value) for key in keys]
         for index, name in enumerate(names):
             if name in names[:index]:
-                return node.value[index][0]
+                return keys[index]
         children = [value for _, value in node.value]
-    else:
-        children = node.value if isinstance(node, yaml.SequenceNode) else []
     return next((key for child in children if (key := _duplicate_key(child)) is not None), None)
 
 

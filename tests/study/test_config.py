@@ -13,7 +13,7 @@ from hypothesis import strategies as some
 from regularization.cli.main import main
 from regularization.errors import UserError
 from regularization.study import config as study_config
-from regularization.study.checks import check_study
+from regularization.study.checks import check_options, check_study
 from regularization.study.config import Study, build_arms, build_trials, find_baseline
 from regularization.study.dry_run import DryRun
 from regularization.training.configs import load_yaml
@@ -219,3 +219,45 @@ def test_the_description_of_a_trial_with_a_class() -> None:
 def test_an_arm_that_is_there_twice(refused: Callable[..., str]) -> None:
     Path("study.yaml").write_text(f"base: {BASE}\narms:\n  none: {{{LAMBDA}: 0}}\n  none: {{{LAMBDA}: 1}}\n")
     assert "study.yaml has none twice, the second time in line 4" in refused("sweep", "--config", "study.yaml")
+
+
+OPTIMIZER = {"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "args", "message"),
+    [
+        ({"vary": {"seed_everything": [0, 1]}}, [], "seed_everything: the study sets the seed of each trial"),
+        ({}, ["--seed_everything", "3"], "seed_everything: the study sets the seed of each trial"),
+        ({}, ["--seed_everything=3"], "seed_everything: the study sets the seed of each trial"),
+        ({"options": {"seed_everything": 3}}, [], "seed_everything: the study sets the seed of each trial"),
+        ({"arms": {"a": {"seed_everything": 1}, "b": None}}, [], "seed_everything: the study sets the seed of each"),
+        ({}, ["--data.split_seed=1"], "data.split_seed: each seed draws its own validation images; resample_split"),
+        ({"vary": {"data.init_args.split_seed": [1, 2]}}, [], "data.split_seed: each seed draws its own validation"),
+        ({}, [f"--{LAMBDA}", "0.1"], f"--{LAMBDA} would be ignored, because the study varies it: remove it"),
+        ({}, ["--model.optimizer.init_args.weight_decay=1"], "would be ignored, because the study varies it"),
+        ({"options": {LAMBDA: 0.1}}, [], f"options: {LAMBDA} would be ignored, because the study varies it: remove it"),
+        ({"arms": {"a": {LAMBDA: [0, 1]}, "b": {LAMBDA: 2}}}, [f"--{LAMBDA}=1"], "because every arm sets it: remove"),
+        (
+            {"arms": {"a": OPTIMIZER}},
+            ["--model.optimizer.lr=1"],
+            "--model.optimizer.lr would be ignored, because every",
+        ),
+        ({"learning_rates": [0.1, 0.2]}, ["--model.optimizer.lr=1"], "--model.optimizer.lr would be ignored"),
+    ],
+)
+def test_an_option_that_trials_would_ignore_is_refused(
+    changes: dict[str, Any], args: list[str], message: str, refused: Callable[..., str]
+) -> None:
+    content: dict[str, Any] = {"base": str(BASE), "vary": {} if "arms" in changes else {LAMBDA: [0, 1e-3]}}
+    Path("study.yaml").write_text(yaml.safe_dump(content | changes))
+    assert message in refused("sweep", "--config", "study.yaml", *args)
+
+
+def test_options_that_only_some_arms_set_are_the_default_of_the_others() -> None:
+    arms = {"none": {LAMBDA: 0}, "as_shared": None, "adam": OPTIMIZER}
+    study = Study(base="x", arms=arms, options={LAMBDA: 1e-3}, seeds=2)
+    check_options(study, build_arms(study, PLACE), ["--data.split_seed=3", "--model.optimizer.lr=1"])
+    study.seeds = 3
+    with pytest.raises(UserError, match=r"data\.split_seed"):
+        check_options(study, build_arms(study, PLACE), ["--data.split_seed=3"])
