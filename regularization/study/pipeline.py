@@ -55,7 +55,13 @@ class Pipeline:
             directory.write_text(folder / STUDY, study_record(plan, command))
             for failed in folder.rglob(FAILED) if plan.options.retry_failed else []:
                 failed.unlink()
-        arms = self._search() if plan.study.adaptive else plan.arms
+        arms = plan.arms
+        if plan.study.adaptive:
+            arms = self._search()
+            # A report that is made before the end counts what is missing of these.
+            plan.compared = [arm.name for arm in arms]
+            with directory.exclusive_lock(folder, PATIENCE):
+                directory.write_text(folder / STUDY, study_record(plan, command))
         queue = self._final_queue(arms)
         self._train(queue)
         while isinstance(queue, DecidingQueue) and queue.unfinished():

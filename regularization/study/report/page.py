@@ -153,7 +153,7 @@ def _method(study: Study, conclusion: Conclusion) -> str:
             "Seeds were added until the study was decided; each look at the results has a share of the 5%."
         )
     sentences += [_validation_share(conclusion), _validity(study)]
-    if study.adaptive:
+    if study.adaptive and conclusion.chosen.results[0].stage == "final":
         sentences.append("These arms were chosen by a search and trained again with fresh seeds.")
     if any(result.test_accuracy is not None for result in conclusion.chosen.results):
         sentences.append("The test images were evaluated once, after the choice, with the chosen arm and the baseline.")
