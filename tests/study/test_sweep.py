@@ -167,7 +167,8 @@ def test_a_failing_trial_does_not_end_the_study(capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "wild seed 0: failed: training diverged" in out
     assert "failed: wild seed 0: training diverged" in out
-    assert "wild is not recommended; failed trials: seed 0: training diverged" in out
+    assert "all trials of wild failed: training diverged" in out
+    assert out.splitlines()[-2].endswith(" All trials of wild failed.")
     assert [row["arm"] for row in table()] == ["none"]
     assert "training diverged" in (STUDY / "final" / "wild" / "seed_0" / "log.txt").read_text()
     # It is run again only on request.
