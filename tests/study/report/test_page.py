@@ -81,7 +81,7 @@ def test_a_folded_name_is_whole_and_narrow(name: str, length: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "build"), [(5, many), (11, many), (25, many), (61, many), (5, many_lambdas), (25, many_lambdas)]
+    ("count", "build"), [(5, many), (11, many), (25, many), (35, many), (5, many_lambdas), (25, many_lambdas)]
 )
 def test_no_two_arms_have_the_same_line(count: int, build: Callable[[int], tuple[list[Result], Study, str]]) -> None:
     results, study, baseline = build(count)
@@ -104,7 +104,10 @@ def test_nothing_in_the_figure_for_papers_overlaps(study: tuple[list[Result], St
     figure = paper.paper_figure(conclusion, config)
     figure.draw_without_rendering()
     (plot,) = figure.axes
-    groups = [[*plot.get_xticklabels(), *plot.texts], plot.get_yticklabels(), [plot.xaxis.label, plot.yaxis.label]]
+    # Matplotlib also has labels beyond the ends of an axis, which it does not draw.
+    columns = [label for label in plot.get_xticklabels() if plot.viewLim.containsx(label.get_position()[0])]
+    rows = [label for label in plot.get_yticklabels() if plot.viewLim.containsy(label.get_position()[1])]
+    groups = [[*columns, *plot.texts], rows, [plot.xaxis.label, plot.yaxis.label]]
     groups = [[text for text in group if text.get_text()] for group in groups]
     for group in groups:
         assert group
@@ -115,7 +118,7 @@ def test_nothing_in_the_figure_for_papers_overlaps(study: tuple[list[Result], St
     assert all(inside.contains(*corner) for box in drawn for corner in box.corners())
     for legend in bounds(figure.legends):
         assert Bbox.intersection(legend, plot.bbox) is None
-    shown = {label.get_text() for label in plot.get_xticklabels()}
+    shown = {label.get_text() for label in columns}
     assert config.axis is None or f"{conclusion.chosen.results[0].values[config.axis]:g}" in shown
 
 
