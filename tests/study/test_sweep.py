@@ -21,6 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 from regularization import sweep
 from regularization.cli.main import main
 from regularization.study import results
+from regularization.study.config import Arm
+from regularization.study.execution.queue import TrialQueue
+from regularization.study.pipeline import Pipeline
 from tests.conftest import BASE
 from tests.training.test_command import Refused
 
@@ -201,10 +204,19 @@ def test_a_sweep_in_a_thread_leaves_the_process_as_it_was() -> None:
     assert [row["arm"] for row in table(Path("runs/default/version_0"))] == ["weight_decay=0"]
 
 
-def test_tuned_arms_go_on_with_fresh_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tuned_arms_go_on_with_fresh_seeds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    original, records = Pipeline._final_queue, []
+
+    def final_queue(pipeline: Pipeline, arms: list[Arm]) -> TrialQueue:
+        records.append(yaml.safe_load((STUDY / "study.yaml").read_text())["compared"])
+        return original(pipeline, arms)
+
+    monkeypatch.setattr(Pipeline, "_final_queue", final_queue)
     arms = {"none": {LAMBDA: 0}, "wd": {LAMBDA: [0, 1e-3, 1e-2]}}
     main(write(vary=None, arms=arms, seeds=2, baseline="none"))
     rows = table()
+    # While they are trained, a report knows which arms are compared.
+    assert records == [sorted({row["arm"] for row in rows if row["stage"] == "final"})]
     assert {row["stage"] for row in rows} == {"search", "final"}
     assert {row["seed"] for row in rows if row["stage"] == "search"} == {"0"}
     assert {row["seed"] for row in rows if row["stage"] == "final"} == {"1", "2"}
