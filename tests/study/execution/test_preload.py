@@ -23,3 +23,5 @@ def test_nothing_is_printed(
     monkeypatch.delitem(sys.modules, PRELOAD, raising=False)
     importlib.import_module(PRELOAD)
     assert capfd.readouterr() == ("", "")
+    # Also where an earlier test has left the handler with a stream of its own.
+    assert not logging.getLogger("lightning.fabric").isEnabledFor(logging.INFO)
