@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Config = str | Path | Mapping[str, Any]
 Configs = Config | Sequence[Config]
 # Options without a value.
-_SWITCHES = {"trust", "fresh", "refit"}
+_SWITCHES = {"trust", "fresh", "refit", "retry_failed"}
 
 
 def fit(config: Configs = (), **options: Any) -> Result:
@@ -57,11 +57,12 @@ def fit(config: Configs = (), **options: Any) -> Result:
     return result
 
 
-def sweep(config: Configs = (), **options: Any) -> "Conclusion":
+def sweep(config: Configs | Mapping[str, Any] = (), **options: Any) -> "Conclusion":
     """Runs a study, or continues it, as ``python -m regularization sweep`` does.
 
     Args:
-        config: The study's config; those of the program by their names, such as ``"sweeps/quickstart"``.
+        config: The study's config; those of the program by their names, such as ``"sweeps/quickstart"``. Or the content
+            of such a file as a dict: ``{"base": "quickstart", "vary": {"model.optimizer.weight_decay": [0, 1e-3]}}``.
         options: As for ``fit``; ``workers=2`` and the like are options of the command itself.
 
     Returns:
@@ -72,7 +73,10 @@ def sweep(config: Configs = (), **options: Any) -> "Conclusion":
         UserError: Where the command would print an error and exit with code 2.
         KeyboardInterrupt: When the study is stopped; the same call continues it.
     """
-    if "dry_run" in options:
+    if isinstance(config, Mapping):
+        options = {**config, **options}
+        config = ()
+    if options.pop("dry_run", False):
         raise UserError("dry_run prints a plan and has no conclusion: use it on the command line")
     with _unchanged_process(), _to_args(config, options) as args:
         conclusion = sweep_command.sweep(args)

@@ -12,7 +12,12 @@ def make_parser() -> Parser:
     parser = Parser(prog="regularization report", description="Rebuilds the report of a study, or compares any runs.")
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="A study's folder, or folders of runs.")
     parser.add_argument("--baseline", type=str | None, default=None, help="The arm that the others are compared with.")
-    parser.add_argument("--output", type=Path | None, default=None, help="Where the report goes; the first folder.")
+    parser.add_argument(
+        "--output",
+        type=Path | None,
+        default=None,
+        help="Where the report is written; created if it does not exist. By default, the first folder.",
+    )
     return parser
 
 
@@ -24,10 +29,11 @@ def report(args: list[str]) -> None:
     from regularization.study.analysis.conclusion import Context
     from regularization.study.closing import STUDY, conclude, write_answer
 
-    folders = [Path(folder) for folder in options.folders]
-    for folder in folders:
-        if not folder.is_dir():
+    for folder in options.folders:
+        if not Path(folder).is_dir():
             raise UserError(f"there is no folder {folder}")
+    # Each once, however it is written.
+    folders = list({Path(folder).resolve(): Path(folder) for folder in options.folders}.values())
     path = folders[0] / STUDY
     record = yaml.safe_load(path.read_text()) if len(folders) == 1 and path.is_file() else {}
     study = Study(**record["study"]) if record else Study(base="", arms={"": None})

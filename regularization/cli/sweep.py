@@ -1,14 +1,13 @@
 """The command ``sweep``."""
 
 import dataclasses
-import json
 from argparse import SUPPRESS
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regularization.cli.console import configure_logging
 from regularization.errors import UserError, did_you_mean
-from regularization.study.config import Study
+from regularization.study.config import Study, to_cli_args
 from regularization.training.configs import read_config, split_args
 from regularization.training.help import actions_of
 from regularization.training.parser import Parser
@@ -83,7 +82,7 @@ def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:
     content = read_config(config) if paths else {}
     if unknown := [key for key in content if key not in fields]:
         raise UserError(f"{config}: a study has no option {unknown[0]}{did_you_mean(unknown[0], fields)}")
-    words = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in content.items()]
+    words = list(to_cli_args(content))
     options = parser.parse_args([*words, *own_args])
     return Study(**{name: options[name] for name in fields}), options, fit_args, config
 

@@ -33,7 +33,7 @@ class ImageFolder(ImageData):
         image_size: Height and width of the network's input, in pixels.
         resize: Length in pixels that the short side is resized to; null for 8/7 of ``image_size``.
         test_size: Share of each class that is held out for the test if there is no folder ``test``. The choice depends
-            on the file names, so that an image stays in its part when files are added or removed.
+            on the file names: for each image that is added or removed, at most one other image changes its part.
         memory_gb: Images are decoded once and kept in memory. If the training, validation or test images need more than
             this, worker processes decode them for every batch instead.
         workers: Number of worker processes; 0 decodes in the main process, null takes one per thread of PyTorch.
@@ -154,19 +154,18 @@ def classes_in(folder: Path) -> list[str]:
 
 
 def held_out(names: Sequence[str], labels: Tensor, share: float) -> Tensor:
-    """Which of N files are held out, bool ``(N,)``: those whose name, hashed to a number in [0, 1), is below ``share``.
+    """Which of N files are held out, bool ``(N,)``: of each class, the share whose names have the smallest hashes.
 
-    So the choice for a file depends on its name only, with one exception: at least one file of each class is held out,
-    and at least one is not.
+    Their number is rounded. At least one file of each class is held out, and at least one is not. A file that is added
+    moves the limit between the two parts by one file at most, so that the others stay where they are.
     """
-    hashes = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:7] for name in names]
-    numbers = torch.tensor([int.from_bytes(digest) / 2**56 for digest in hashes], dtype=torch.float64)
-    held = numbers < share
+    hashes = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+    held = torch.zeros(len(names), dtype=torch.bool)
     for label in set(labels.tolist()):
-        members = (labels == label).nonzero().flatten()
-        order = members[numbers[members].argsort()]
-        held[order[0]] = True
-        held[order[-1]] = False
+        members = (labels == label).nonzero().flatten().tolist()
+        members.sort(key=lambda index: hashes[index])
+        count = max(1, round(share * len(members)))
+        held[members[: min(count, len(members) - 1)]] = True
     return held
 
 

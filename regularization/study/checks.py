@@ -1,10 +1,14 @@
 """Checks of a study's options, before any of its configs is parsed."""
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from regularization.errors import UserError
-from regularization.study.config import LEARNING_RATE, STRENGTH, Study
+from regularization.study.config import LEARNING_RATE, STRENGTH, Arm, Study, Values
+
+# The options of fit that a study sets in each trial.
+_SEED, _SPLIT_SEED = "seed_everything", "data.split_seed"
 
 
 def check_study(study: Study) -> None:
@@ -35,6 +39,43 @@ def check_study(study: Study) -> None:
         raise UserError(f"search {study.search} needs vary with one option")
     if min(study.search_seeds, study.finalists, study.proposals) < 1:
         raise UserError("search_seeds, finalists and proposals must be at least 1")
+
+
+def check_options(study: Study, arms: Sequence[Arm], common: Sequence[str]) -> None:
+    """Checks that no option is given that trials would ignore.
+
+    Args:
+        study: The study.
+        arms: Its arms.
+        common: The options of ``fit`` on the command line, which all trials share.
+
+    Raises:
+        UserError: For an option that the study sets in each trial, or that every arm sets.
+    """
+    words = [word.partition("=")[0] for word in common if word.startswith("--")]
+    shared = {_plain(word.removeprefix("--")): word for word in words}
+    shared |= {_plain(option): f"options: {option}" for option in study.options}
+    by_arms = [set(_leaves(arm.values)) for arm in arms]
+    given = set().union(shared, *by_arms)
+    if _SEED in given:
+        raise UserError(f"{_SEED}: the study sets the seed of each trial; list its seeds in seeds")
+    if _SPLIT_SEED in given and study.resamples:
+        raise UserError(f"{_SPLIT_SEED}: each seed draws its own validation images; resample_split: false keeps them")
+    if ignored := [name for option, name in shared.items() if all(option in options for options in by_arms)]:
+        what = "the study varies it" if study.vary else "every arm sets it"
+        raise UserError(f"{ignored[0]} would be ignored, because {what}: remove it")
+
+
+def _leaves(values: Values) -> Iterable[str]:
+    """The names of all options that are set, also inside of classes; without ``init_args``."""
+    for option, value in values.items():
+        yield _plain(option)
+        if isinstance(value, dict):
+            yield from (_plain(f"{option}.{inner}") for inner in _leaves(value))
+
+
+def _plain(option: str) -> str:
+    return option.replace(".init_args", "")
 
 
 def _check_until(study: Study) -> None:

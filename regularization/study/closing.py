@@ -12,13 +12,15 @@ import torch
 
 from regularization.errors import UserError
 from regularization.runs import directory
-from regularization.study import results
+from regularization.study import found_runs, results
 from regularization.study.account import add_look, first_alpha, read_looks
 from regularization.study.analysis.conclusion import Conclusion, Context, draw_conclusion
+from regularization.study.config import FAILED, TRIAL, Arm, Study, Trial
 from regularization.study.config import STUDY as STUDY
-from regularization.study.config import TRIAL, Arm, Study, Trial
 from regularization.study.extension import study_record
+from regularization.study.found_runs import Failure
 from regularization.study.report.page import write_report
+from regularization.study.report.tables import write_table
 from regularization.study.results import Result
 from regularization.training.command import run_scoring
 
@@ -80,7 +82,7 @@ def close_study(
         UserError: When no trial has a result, or the refit failed.
     """
     plan.compared = [arm.name for arm in arms]
-    final_runs = _final(results.find([folder], plan.study.score), plan.study, plan.compared)
+    final_runs = _final(found_runs.find([folder], plan.study.score).results, plan.study, plan.compared)
     baseline = _baseline(plan, arms, final_runs)
     # Which arm that is may be known only now; a report that is made again compares with the same one.
     plan.baseline = next((arm for arm in arms if arm.name == baseline), None)
@@ -112,37 +114,72 @@ def conclude(
     Raises:
         UserError: When no run is finished.
     """
-    everything = [run for run in results.find(folders, study.score) if run.stage != REFIT]
+    runs = found_runs.find(folders, study.score)
+    everything = [run for run in runs.results if run.stage != REFIT]
     final = _final(everything, study, compared)
+    failures = [failure for failure in runs.failures if _is_current(failure, study, compared)]
     removed = [run for run in everything if run.stage == "final" and run not in final]
-    failed = results.failures(folders)
-    failed = {arm: reasons for arm, reasons in failed.items() if compared is None or arm in compared}
+    is_study = len(folders) == 1 and bool(study.base)
+    missing = _missing(folders[0], study, compared) if is_study and compared is not None else 0
+    searching = is_study and study.adaptive and compared is None
     looks = read_looks(folders[0]) if len(folders) == 1 else []
     known = replace(
         context,
-        baseline=context.baseline if context.baseline in {run.arm for run in final} else None,
-        failures=failed,
+        failures=_final_failures(failures),
+        without_result={} if missing or searching else _without_result(failures, everything, final),
         alpha=looks[-1].alpha if looks else first_alpha(study),
-        missing=_missing(folders, final, study, compared),
+        missing=missing,
+        searching=searching,
     )
     conclusion = draw_conclusion(final, study, known)
     left_out = [f"left out, no longer part of the study: {run.arm} seed {run.seed}" for run in removed]
+    # The trials of one study that have not finished are counted.
+    left_out += [] if is_study else runs.left_out
     kept = [run for run in everything if run not in removed]
     return replace(conclusion, remarks=[*conclusion.remarks, *left_out]), kept
 
 
-def _missing(folders: list[Path], runs: list[Result], study: Study, compared: Collection[str] | None) -> int:
-    """Trials that the study has planned, and that have neither finished nor failed; 0 of a study that is closed."""
-    if len(folders) > 1 or not study.base or compared is None or (folders[0] / TESTED).is_file():
-        return 0
-    failed = sum(len(reasons) for reasons in results.failures(folders).values())
-    planned = {path.parent for path in folders[0].glob(f"final/*/*/{TRIAL}")}
-    return max(len(compared) * len(study.first_seeds()), len(planned)) - len(runs) - failed
+def _is_current(failure: Failure, study: Study, compared: Collection[str] | None) -> bool:
+    """Whether a failed trial belongs to an arm that the study still has; ``compared`` as for ``conclude``."""
+    if compared is None:
+        return True
+    return failure.arm in compared if failure.stage == "final" else not study.arms or failure.group in study.arms
+
+
+def _final_failures(failures: Sequence[Failure]) -> dict[str, list[str]]:
+    """Why trials of the comparison failed, by arm."""
+    reasons: dict[str, list[str]] = {}
+    for failure in failures:
+        if failure.stage == "final":
+            reasons.setdefault(failure.arm, []).append(f"seed {failure.seed}: {failure.reason}")
+    return reasons
+
+
+def _without_result(failures: Sequence[Failure], runs: Sequence[Result], final: Sequence[Result]) -> dict[str, str]:
+    """Arms of which all trials failed, in the search or in the comparison, with the reason of the first failure."""
+    failed_in_search = {failure.arm for failure in failures if failure.stage == "search"}
+    known = {run.group for run in runs if run.stage == "search" and run.arm not in failed_in_search}
+    known |= {name for run in final for name in (run.arm, run.group)}
+    reasons: dict[str, str] = {}
+    for failure in failures:
+        name = failure.group if failure.stage == "search" else failure.arm
+        if name not in known:
+            reasons.setdefault(name, failure.reason)
+    return reasons
+
+
+def _missing(folder: Path, study: Study, compared: Collection[str]) -> int:
+    """Trials of the comparison that are planned, and have neither finished nor failed."""
+    first = {folder / "final" / arm / f"seed_{seed}" for arm in compared for seed in study.first_seeds()}
+    begun = {path.parent for path in folder.glob(f"final/*/*/{TRIAL}")}
+    seeds = {f"seed_{seed}" for seed in study.seed_list()}
+    planned = first | {path for path in begun if path.parent.name in compared and path.name in seeds}
+    return sum(not (path / directory.RESULT).is_file() and not (path / FAILED).is_file() for path in planned)
 
 
 def write_answer(conclusion: Conclusion, runs: Sequence[Result], study: Study, folder: Path, command: str) -> None:
     """Writes table, report and picture, and prints the sentence."""
-    results.write_table(runs, folder / "results.csv")
+    write_table(runs, folder / "results.csv")
     page = write_report(conclusion, runs, study, folder, command)
     for remark in conclusion.remarks:
         print(remark)

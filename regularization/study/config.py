@@ -62,9 +62,10 @@ class Study:
     """
 
     base: str | list[str] = ""
-    options: dict[str, Any] = field(default_factory=dict)
+    # Without types of their values: of a class in a value of type Any, jsonargparse makes an object with all defaults.
+    options: dict = field(default_factory=dict)  # type: ignore[type-arg]
     vary: dict[str, list[Any]] = field(default_factory=dict)
-    arms: dict[str, Any] = field(default_factory=dict)
+    arms: dict = field(default_factory=dict)  # type: ignore[type-arg]
     baseline: str | None = None
     seeds: int | list[int] = 3
     until: Literal["seeds", "decided"] = "seeds"

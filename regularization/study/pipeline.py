@@ -13,8 +13,8 @@ from regularization.study.execution.coordinator import Coordinator
 from regularization.study.execution.executor import Executor
 from regularization.study.execution.queue import TrialQueue
 from regularization.study.extension import study_record
-from regularization.study.live_table import LiveTable
 from regularization.study.plan import Plan
+from regularization.study.report.live_table import LiveTable
 from regularization.study.samplers import DecidingQueue, Limits, ProposalQueue, halving
 
 # Seconds that a coordinator waits for another one, which may be scoring the test images or training the choice again.
@@ -55,7 +55,13 @@ class Pipeline:
             directory.write_text(folder / STUDY, study_record(plan, command))
             for failed in folder.rglob(FAILED) if plan.options.retry_failed else []:
                 failed.unlink()
-        arms = self._search() if plan.study.adaptive else plan.arms
+        arms = plan.arms
+        if plan.study.adaptive:
+            arms = self._search()
+            # A report that is made before the end counts what is missing of these.
+            plan.compared = [arm.name for arm in arms]
+            with directory.exclusive_lock(folder, PATIENCE):
+                directory.write_text(folder / STUDY, study_record(plan, command))
         queue = self._final_queue(arms)
         self._train(queue)
         while isinstance(queue, DecidingQueue) and queue.unfinished():

@@ -103,17 +103,22 @@ class Plan:
                 planned = DryRun(trial.args)
             except UserError as mistake:
                 raise UserError(f"arm {trial.arm.name}: {mistake}") from None
-            if not planned.datamodule.val_size:
-                raise UserError("a sweep chooses by held-out images: --data.val_size must be above 0")
-            every = planned.trainer.check_val_every_n_epoch or 1
-            if self.study.score == "last" and (planned.trainer.max_epochs or every) % every:
-                raise UserError(f"the last epoch is not validated: --trainer.max_epochs must be a multiple of {every}")
+            for warning in planned.warnings:
+                warnings.warn(f"arm {trial.arm.name}: {warning}", stacklevel=2)
+            self._check_validation(planned)
             if self.first is None:
                 # Data that can't be read, or without test images, is reported before anything is trained.
                 planned.datamodule.prepare_data()
                 for stage in ("fit", "test"):
                     planned.datamodule.setup(stage)
                 self.first = planned
+
+    def _check_validation(self, planned: DryRun) -> None:
+        if not planned.datamodule.val_size:
+            raise UserError("a sweep chooses by held-out images: --data.val_size must be above 0")
+        every = planned.trainer.check_val_every_n_epoch or 1
+        if self.study.score == "last" and (planned.trainer.max_epochs or every) % every:
+            raise UserError(f"the last epoch is not validated: --trainer.max_epochs must be a multiple of {every}")
 
 
 def _sizes(options: Any) -> tuple[int | None, int]:

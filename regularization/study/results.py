@@ -4,17 +4,16 @@ import csv
 import json
 import math
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regularization.errors import UserError
 from regularization.runs import directory
-from regularization.study.config import FAILED, PRUNED, STUDY, TRIAL, unregularized
+from regularization.study.config import PRUNED, TRIAL, unregularized
 from regularization.training.configs import read_config
 
 Row = dict[str, float]
@@ -117,7 +116,7 @@ def read(folder: Path, score: str = "last", validated: bool = True) -> Result | 
         )
         return None
     return Result(
-        **_read_trial(folder),
+        **read_trial(folder),
         folder=folder,
         accuracy=row.get("val_accuracy", math.nan),
         row=row,
@@ -129,7 +128,7 @@ def read(folder: Path, score: str = "last", validated: bool = True) -> Result | 
     )
 
 
-def _read_trial(folder: Path) -> dict[str, Any]:
+def read_trial(folder: Path) -> dict[str, Any]:
     """Which trial a run is; a run of ``fit`` is an arm with the name of its config."""
     if (folder / TRIAL).is_file():
         trial = json.loads((folder / TRIAL).read_text())
@@ -146,106 +145,8 @@ def read_rows(folder: Path) -> list[Row]:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
-def find(folders: Iterable[Path], score: str = "last") -> list[Result]:
-    """The results of all complete runs in or below ``folders``.
-
-    Raises:
-        UserError: When there are none.
-    """
-    folders = list(folders)
-    run_dirs = dict.fromkeys(path.parent for folder in folders for path in sorted(folder.rglob(directory.RESULT)))
-    strangers = {run_dir for folder in folders for run_dir in run_dirs if _is_in_study(run_dir, folder)}
-    if strangers:
-        warnings.warn(f"left out, since no study started them: {', '.join(map(str, sorted(strangers)))}", stacklevel=2)
-    results = [result for run in run_dirs if run not in strangers and (result := read(run, score)) is not None]
-    if not results:
-        raise UserError(f"there are no finished runs with a validation in {', '.join(map(str, folders))}")
-    return _disambiguate_arms(_without_copies(results))
-
-
-def _is_in_study(run_dir: Path, folder: Path) -> bool:
-    """Whether a run that is no trial lies within a study that is in or below ``folder``."""
-    between = [path for path in run_dir.parents if path == folder or folder in path.parents]
-    return not (run_dir / TRIAL).is_file() and any((path / STUDY).is_file() for path in between)
-
-
-def _without_copies(results: list[Result]) -> list[Result]:
-    """Leaves out runs that repeat another one: the same options and seed are not a second piece of evidence."""
-    unique: dict[str, Result] = {}
-    for result in results:
-        path = result.folder / TRIAL
-        # The seeds are among the arguments of a trial, and among the options of a run of fit.
-        options = (
-            json.loads(path.read_text())["args"] if path.is_file() else read_config(result.folder / directory.CONFIG)
-        )
-        unique.setdefault(json.dumps([result.arm, result.stage, options], sort_keys=True, default=str), result)
-    return list(unique.values())
-
-
-def _disambiguate_arms(results: list[Result]) -> list[Result]:
-    """Gives runs of ``fit`` with the same config name but other options, apart from seeds, names of their own."""
-    options = {
-        result.folder: _options_without_seeds(result.folder)
-        for result in results
-        if not (result.folder / TRIAL).is_file()
-    }
-    names: dict[str, dict[str, str]] = {}
-    for result in results:
-        if result.folder in options:
-            own_name = f"{result.arm}/{result.folder.name}"
-            names.setdefault(result.arm, {}).setdefault(options[result.folder], own_name)
-    renamed = []
-    for result in results:
-        if result.folder in options and len(names[result.arm]) > 1:
-            name = names[result.arm][options[result.folder]]
-            result = replace(result, arm=name, group=name)
-        renamed.append(result)
-    return renamed
-
-
-def _options_without_seeds(run_dir: Path) -> str:
-    config = read_config(run_dir / directory.CONFIG)
-    config.pop("seed_everything", None)
-    for seed in ("seed", "split_seed"):
-        config["data"].get("init_args", {}).pop(seed, None)
-    return json.dumps(config, sort_keys=True, default=str)
-
-
-def failures(folders: Iterable[Path]) -> dict[str, list[str]]:
-    """Why trials of the final failed, by arm."""
-    reasons: dict[str, list[str]] = {}
-    for path in sorted(path for folder in folders for path in folder.rglob(FAILED)):
-        trial = _read_trial(path.parent)
-        if trial["stage"] == "final":
-            reasons.setdefault(trial["arm"], []).append(f"seed {trial['seed']}: {path.read_text().strip()}")
-    return reasons
-
-
 def by_arm(results: Sequence[Result]) -> dict[str, list[Result]]:
     """The results of each arm, ordered by seed."""
     arms = dict.fromkeys(result.arm for result in results)
     ordered = sorted(results, key=lambda result: result.seed)
     return {arm: [result for result in ordered if result.arm == arm] for arm in arms}
-
-
-def write_table(results: Sequence[Result], path: Path) -> None:
-    """Writes one row per run as CSV: arm, seed, options, cost, and the metrics of the epoch that counts."""
-    options = list(dict.fromkeys(option for result in results for option in result.values))
-    metrics = ["val_accuracy", "val_loss", "val_calibration_error", "clean_accuracy", "gap_accuracy", "sparsity"]
-    columns = ["arm", "seed", "stage", *options, "weight_decay", "timescale_epochs", "run_length_over_tau", *metrics]
-    rows = []
-    for result in results:
-        values = [result.values.get(option, "") for option in options]
-        trial = [
-            result.arm,
-            result.seed,
-            result.stage,
-            *values,
-            result.weight_decay,
-            result.timescale,
-            result.run_length,
-        ]
-        measured = [result.row.get(metric, "") for metric in metrics]
-        cost = [int(result.row["epoch"]), result.steps, round(result.seconds, 1), result.folder]
-        rows.append([*trial, *measured, result.test_accuracy, *cost])
-    directory.write_csv(path, [*columns, "test_accuracy", "epoch", "steps", "seconds", "folder"], rows)

@@ -162,6 +162,8 @@ class DecidingQueue(TrialQueue):
 
     def _decided_at(self, alpha: float, finished: list[Result]) -> bool:
         names = list(self.arms)
+        if self._baseline not in {result.arm for result in finished}:
+            return False
         comparisons = compare(self._sample(finished), names.index(self._baseline), alpha)
         # An arm of which every trial failed is not waited for.
         failed = {trial.arm.name for trial in self.planned.values() if (trial.folder / FAILED).is_file()}
@@ -184,7 +186,10 @@ class DecidingQueue(TrialQueue):
 
     def _choice(self) -> tuple[list[Arm], list[int]] | None:
         """The arm and the seed of the trial that is likely to decide the study; None at its end."""
-        if self.decided() or self._limits.reached(len(self.planned)):
+        baseline_trials = [trial for trial in self.planned.values() if trial.arm.name == self._baseline]
+        # With a baseline that always fails, no number of trials decides.
+        without_baseline = all((trial.folder / FAILED).is_file() for trial in baseline_trials)
+        if without_baseline or self.decided() or self._limits.reached(len(self.planned)):
             return None
         names = list(self.arms)
         given: dict[int, set[int]] = {index: set() for index in range(len(names))}

@@ -13,7 +13,7 @@ from regularization.errors import UserError
 from regularization.runs import directory
 from regularization.study import config as study_config
 from regularization.study.analysis.conclusion import Conclusion
-from regularization.study.checks import check_study
+from regularization.study.checks import check_options, check_study
 from regularization.study.closing import STUDY
 from regularization.study.config import Study
 from regularization.study.dry_run import describe
@@ -46,6 +46,7 @@ def run_sweep(
     with _silent_optuna():
         check_study(study)
         arms = study_config.build_arms(study, config)
+        check_options(study, arms, common)
         bases = [study.base] if isinstance(study.base, str) else study.base
         configs = [word for name in bases for word in ("--config", str(find_config(name, config)))]
         shared = [*configs, *study_config.to_cli_args(study.options), *common]

@@ -19,6 +19,8 @@ Config = dict[str, Any]
 
 # Options that are dicts by names that the user chooses.
 _NAMED = ("model.penalties", "callbacks")
+# Composes YAML without making objects of it; PyYAML's wheels have a parser in C.
+_COMPOSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Keys of a class and its arguments in a config.
 _CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 
@@ -82,13 +84,18 @@ def read_config(path: Path) -> Config:
         UserError: When it can't be read or holds something else.
     """
     try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = load_yaml(text)
+        duplicate = _duplicate_key(yaml.compose(text, Loader=_COMPOSER))
     except OSError as error:
         raise UserError(f"can't read the config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} has no options in it: a config is lines of 'name: value'")
+    if duplicate is not None:
+        # YAML would take the last one.
+        raise UserError(f"{path} has {duplicate.value} twice, the second time in line {duplicate.start_mark.line + 1}")
     config: Config = with_current_paths(content)
     return config
 
@@ -96,6 +103,19 @@ def read_config(path: Path) -> Config:
 def load_yaml(text: str) -> Any:
     """``text`` as jsonargparse reads it: plain YAML 1.1 takes ``1e-5`` for a string."""
     return get_loader("yaml")(text)
+
+
+def _duplicate_key(node: yaml.Node | None) -> yaml.Node | None:
+    """A key that a mapping in ``node`` has twice, where it stands the second time; None if there is none."""
+    children: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.MappingNode):
+        keys: list[yaml.Node] = [key for key, _ in node.value]
+        names = [(key.tag, key.value) for key in keys]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                return keys[index]
+        children = [value for _, value in node.value]
+    return next((key for child in children if (key := _duplicate_key(child)) is not None), None)
 
 
 def to_text(config: Config) -> str:

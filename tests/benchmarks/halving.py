@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from regularization.study import results
+from regularization.study import found_runs, results
 from regularization.study.results import Result
 from regularization.study.samplers import halving
 
@@ -37,7 +37,7 @@ def search(arms: list[Result]) -> tuple[str, int]:
 
 def main(folder: Path) -> None:
     """Prints the share of the steps, and how often the choice lies within one standard error of the grid's best."""
-    grid = results.by_arm(results.find([folder / "final"]))
+    grid = results.by_arm(found_runs.find([folder / "final"]).results)
     names = list(grid)
     means = {name: float(np.mean([run.accuracy for run in grid[name]])) for name in names}
     best = [run.accuracy for run in grid[max(means, key=means.__getitem__)]]

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from regularization.study import results
+from regularization.study import found_runs
 from regularization.study.results import Result, Row
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("study", type=Path, metavar="STUDY_FOLDER")
     parser.add_argument("picture", type=Path, metavar="PNG")
     args = parser.parse_args()
-    draw(results.find([args.study]), args.picture)
+    draw(found_runs.find([args.study]).results, args.picture)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regularization.runs import directory
-from regularization.study import results
+from regularization.study import found_runs
 from regularization.study.results import Result
 from regularization.training.configs import read_config
 
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path("docs/measurements/runs"), metavar="FOLDER")
     args = parser.parse_args()
     for study in args.studies:
-        rows = [row_of(result) for result in results.find([study])]
+        rows = [row_of(result) for result in found_runs.find([study]).results]
         path = args.to / f"{study.resolve().parent.name}.csv.gz"
         write(sorted(rows, key=lambda row: (row["stage"], row["arm"], row["seed"])), path)
         print(f"{path}: {len(rows)} runs, {path.stat().st_size / 1e3:.0f} kB")

@@ -1,7 +1,6 @@
 """The user's own images: how they are split, kept in memory or decoded by workers, and which errors there are."""
 
 import csv
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -61,9 +60,11 @@ def test_one_folder_is_split() -> None:
     assert data.num_classes == 3
     parts = [data.train_set, data.val_set, data.test_set]
     sizes = [len(part[1]) for part in parts if part]
-    assert sum(sizes) == 60
-    assert 6 <= sizes[2] <= 18  # a fifth, chosen by a hash
-    assert sizes[1] == math.ceil((60 - sizes[2]) / 4)
+    # A fifth of each class for the test, and a quarter of the rest.
+    assert sizes == [36, 12, 12]
+    for part, counts in zip(parts, ([12, 18, 6], [4, 6, 2], [4, 6, 2]), strict=True):
+        assert part is not None
+        assert torch.bincount(part[0].labels[part[1]]).tolist() == counts
     assert not contents(parts[0]) & contents(parts[1])
     assert not contents(parts[0]) & contents(parts[2])
     for part in parts:
@@ -77,20 +78,28 @@ def test_one_folder_is_split() -> None:
     }
 
 
-@given(st.lists(st.text(min_size=1), min_size=40, max_size=200, unique=True), st.integers(0, 30))
-def test_an_image_stays_in_its_part_when_others_are_removed(names: list[str], removed: int) -> None:
+@given(st.integers(0), st.integers(40, 200), st.integers(0, 30), st.sampled_from([0.1, 0.2, 0.5]))
+def test_an_image_stays_in_its_part_when_others_are_removed(name: int, files: int, removed: int, share: float) -> None:
+    names = [f"{name} {number} ä.png" for number in range(files)]
     labels = torch.arange(len(names)) % 2
-    before = held_out(names, labels, 0.3)
-    after = held_out(names[removed:], labels[removed:], 0.3)
-    # Except that one image of each class is always held out, and one never.
-    assert int((before[removed:] != after).sum()) <= 4
-    assert 0 < int(after[labels[removed:] == 0].sum()) < int((labels[removed:] == 0).sum())
+    before = held_out(names, labels, share)[removed:]
+    after = held_out(names[removed:], labels[removed:], share)
+    for label in (0, 1):
+        own = labels[removed:] == label
+        removed_of_class = int((labels[:removed] == label).sum())
+        # No more than were removed, and none in the other direction.
+        assert int((before != after)[own].sum()) <= removed_of_class
+        assert not ((before & ~after)[own].any() and (after & ~before)[own].any())
 
 
-def test_the_share_that_is_held_out() -> None:
-    held = held_out([str(number) for number in range(10_000)], torch.zeros(10_000, dtype=torch.int64), 0.2)
-    # The standard deviation of this binomial distribution is 40.
-    assert 1_850 < int(held.sum()) < 2_150
+@given(st.lists(st.integers(1, 70), min_size=2, max_size=5), st.floats(0.01, 0.99))
+def test_the_share_of_each_class_is_held_out_to_an_image(counts: list[int], share: float) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    held = held_out([f"{label}/{number}" for number, label in enumerate(labels.tolist())], labels, share)
+    for label, count in enumerate(counts):
+        size = int(held[labels == label].sum())
+        assert abs(size - share * count) <= 0.5 or size in (1, count - 1)
+        assert min(1, count - 1) <= size <= max(0, count - 1)
 
 
 def test_without_validation_all_images_are_trained_on() -> None:

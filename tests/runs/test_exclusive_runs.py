@@ -19,7 +19,7 @@ from regularization.callbacks.curves import Curves
 from regularization.cli.main import main
 from regularization.models.classifier import ImageClassifier
 from regularization.runs import run_lock
-from regularization.study import results
+from regularization.study import found_runs, results
 from regularization.training.output import independent_of_readers
 from tests.conftest import rows_of
 from tests.runs.test_faults import do_at
@@ -212,7 +212,7 @@ def test_damaged_records_are_left_out_and_mended(capsys: pytest.CaptureFixture[s
     for name, damage in damaged().items():
         damage()
         with pytest.warns(UserWarning, match=r"version_0 is left out: its result.json does not fit its metrics.csv"):
-            found = results.find([Path("runs")])
+            found = found_runs.find([Path("runs")]).results
         assert [result.folder.name for result in found] == ["version_1"], name
         with pytest.raises(SystemExit) as exit_:
             main(["report", str(RUN)])
@@ -220,7 +220,7 @@ def test_damaged_records_are_left_out_and_mended(capsys: pytest.CaptureFixture[s
         assert "error: there are no finished runs" in capsys.readouterr().err
         if name not in ("other epochs", "nan"):
             main(["fit", *TINY, "--trainer.max_epochs", "2", "--ckpt_path", str(LAST)])
-            assert len(results.find([Path("runs")])) == 2, name
+            assert len(found_runs.find([Path("runs")]).results) == 2, name
         shutil.rmtree(RUN)
         shutil.copytree("whole", RUN)
 
@@ -233,9 +233,10 @@ def test_a_run_of_fit_inside_a_study_is_no_arm_of_it() -> None:
     (study / "study.yaml").touch()
     trial = {"arm": "arm", "group": "arm", "values": {}, "seed": 0, "stage": "final", "args": [], "unregularized": True}
     (study / "final" / "arm" / "0" / "trial.json").write_text(json.dumps(trial))
-    with pytest.warns(UserWarning, match="left out, since no study started them: study/version_0/runs/mine/version_0"):
-        assert [result.arm for result in results.find([study])] == ["arm"]
-    assert [result.arm for result in results.find([study / "runs"])] == ["mine"]
+    found = found_runs.find([study])
+    assert [result.arm for result in found.results] == ["arm"]
+    assert found.left_out == ["left out, started by no study: study/version_0/runs/mine/version_0"]
+    assert [result.arm for result in found_runs.find([study / "runs"]).results] == ["mine"]
 
 
 @pytest.mark.parametrize(

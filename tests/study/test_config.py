@@ -1,19 +1,23 @@
 """What a study's config becomes: arms, trials, and the commands they run."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as some
 
+from regularization.cli.main import main
 from regularization.errors import UserError
 from regularization.study import config as study_config
-from regularization.study.checks import check_study
+from regularization.study.checks import check_options, check_study
 from regularization.study.config import Study, build_arms, build_trials, find_baseline
+from regularization.study.dry_run import DryRun
 from regularization.training.configs import load_yaml
-from tests.conftest import CONFIGS
+from tests.conftest import BASE, CONFIGS
 
 LAMBDA = "model.optimizer.weight_decay"
 PLACE = CONFIGS / "sweeps" / "x.yaml"
@@ -172,3 +176,88 @@ def test_names_that_do_not_exist() -> None:
         build_arms(Study(base="x", arms={"a/b": None}), PLACE)
     with pytest.raises(UserError, match="must be a config, options"):
         build_arms(Study(base="x", arms={"x": 3}), PLACE)
+
+
+ADAM = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "betas": [0.8, 0.9]}}
+CLASSES = {
+    "model.optimizer": ADAM,
+    "model.penalties": {"l1": {"class_path": "regularization.L1", "init_args": {"strength": 0.25}}},
+}
+
+
+@pytest.mark.parametrize("where", ["options", "arms"])
+def test_a_class_with_its_arguments_is_what_is_trained(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = []
+
+    class Recorded(DryRun):
+        def __init__(self, args: Sequence[str]) -> None:
+            super().__init__(args)
+            planned.append(self)
+
+    monkeypatch.setattr("regularization.study.plan.DryRun", Recorded)
+    content: dict[str, Any] = {"base": str(BASE), "arms": {"none": None, "l1": [{"data.val_size": 0.5}]}}
+    content |= {"options": CLASSES} if where == "options" else {}
+    content["arms"]["l1"] += [CLASSES] if where == "arms" else []
+    Path("study.yaml").write_text(yaml.safe_dump(content))
+    main(["sweep", "--config", "study.yaml", "--dry-run"])
+    config = planned[0].config
+    optimizer = config.model.optimizer
+    assert optimizer.class_path == "torch.optim.AdamW"
+    assert (optimizer.init_args.lr, optimizer.init_args.betas) == (1e-3, (0.8, 0.9))
+    assert config.model.penalties["l1"].init_args.strength == 0.25
+    assert config.data.init_args.val_size == 0.5
+
+
+def test_the_description_of_a_trial_with_a_class() -> None:
+    arms = build_arms(Study(base="x", arms={"x": {"model.optimizer": {"class_path": "SGD"}}}), PLACE)
+    assert arms[0].args == ('--model.optimizer={"class_path": "SGD"}',)
+    (trial,) = build_trials(Study(), arms, [0], "final", [], Path("s"))
+    trial.plan()
+    assert json.loads((trial.folder / "trial.json").read_text())["values"]["model.optimizer"] == {"class_path": "SGD"}
+
+
+def test_an_arm_that_is_there_twice(refused: Callable[..., str]) -> None:
+    Path("study.yaml").write_text(f"base: {BASE}\narms:\n  none: {{{LAMBDA}: 0}}\n  none: {{{LAMBDA}: 1}}\n")
+    assert "study.yaml has none twice, the second time in line 4" in refused("sweep", "--config", "study.yaml")
+
+
+OPTIMIZER = {"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "args", "message"),
+    [
+        ({"vary": {"seed_everything": [0, 1]}}, [], "seed_everything: the study sets the seed of each trial"),
+        ({}, ["--seed_everything", "3"], "seed_everything: the study sets the seed of each trial"),
+        ({}, ["--seed_everything=3"], "seed_everything: the study sets the seed of each trial"),
+        ({"options": {"seed_everything": 3}}, [], "seed_everything: the study sets the seed of each trial"),
+        ({"arms": {"a": {"seed_everything": 1}, "b": None}}, [], "seed_everything: the study sets the seed of each"),
+        ({}, ["--data.split_seed=1"], "data.split_seed: each seed draws its own validation images; resample_split"),
+        ({"vary": {"data.init_args.split_seed": [1, 2]}}, [], "data.split_seed: each seed draws its own validation"),
+        ({}, [f"--{LAMBDA}", "0.1"], f"--{LAMBDA} would be ignored, because the study varies it: remove it"),
+        ({}, ["--model.optimizer.init_args.weight_decay=1"], "would be ignored, because the study varies it"),
+        ({"options": {LAMBDA: 0.1}}, [], f"options: {LAMBDA} would be ignored, because the study varies it: remove it"),
+        ({"arms": {"a": {LAMBDA: [0, 1]}, "b": {LAMBDA: 2}}}, [f"--{LAMBDA}=1"], "because every arm sets it: remove"),
+        (
+            {"arms": {"a": OPTIMIZER}},
+            ["--model.optimizer.lr=1"],
+            "--model.optimizer.lr would be ignored, because every",
+        ),
+        ({"learning_rates": [0.1, 0.2]}, ["--model.optimizer.lr=1"], "--model.optimizer.lr would be ignored"),
+    ],
+)
+def test_an_option_that_trials_would_ignore_is_refused(
+    changes: dict[str, Any], args: list[str], message: str, refused: Callable[..., str]
+) -> None:
+    content: dict[str, Any] = {"base": str(BASE), "vary": {} if "arms" in changes else {LAMBDA: [0, 1e-3]}}
+    Path("study.yaml").write_text(yaml.safe_dump(content | changes))
+    assert message in refused("sweep", "--config", "study.yaml", *args)
+
+
+def test_options_that_only_some_arms_set_are_the_default_of_the_others() -> None:
+    arms = {"none": {LAMBDA: 0}, "as_shared": None, "adam": OPTIMIZER}
+    study = Study(base="x", arms=arms, options={LAMBDA: 1e-3}, seeds=2)
+    check_options(study, build_arms(study, PLACE), ["--data.split_seed=3", "--model.optimizer.lr=1"])
+    study.seeds = 3
+    with pytest.raises(UserError, match=r"data\.split_seed"):
+        check_options(study, build_arms(study, PLACE), ["--data.split_seed=3"])

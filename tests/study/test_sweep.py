@@ -22,7 +22,10 @@ from optuna.trial import FrozenTrial, TrialState
 from regularization import sweep
 from regularization.cli.main import main
 from regularization.study import results
+from regularization.study.config import Arm
 from regularization.study.dry_run import DryRun
+from regularization.study.execution.queue import TrialQueue
+from regularization.study.pipeline import Pipeline
 from tests.conftest import BASE
 from tests.training.test_command import Refused
 
@@ -180,7 +183,8 @@ def test_a_failing_trial_does_not_end_the_study(capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "wild seed 0: failed: training diverged" in out
     assert "failed: wild seed 0: training diverged" in out
-    assert "wild is not recommended; failed trials: seed 0: training diverged" in out
+    assert "all trials of wild failed: training diverged" in out
+    assert out.splitlines()[-2].endswith(" All trials of wild failed.")
     assert [row["arm"] for row in table()] == ["none"]
     assert "training diverged" in (STUDY / "final" / "wild" / "seed_0" / "log.txt").read_text()
     # It is run again only on request.
@@ -212,19 +216,29 @@ def test_a_sweep_in_a_thread_leaves_the_process_as_it_was() -> None:
     def process() -> list[Any]:
         return [dict(os.environ), torch.get_num_threads(), *map(signal.getsignal, (signal.SIGINT, signal.SIGTERM))]
 
-    write(vary={LAMBDA: [0]}, seeds=1)
+    study = {"base": BASE, "options": OPTIONS, "vary": {LAMBDA: [0]}, "seeds": 3}
+    switches = {"dry_run": False, "retry_failed": True, "fresh": False}
     before = process()
-    thread = Thread(target=sweep, args=("tiny.yaml",), kwargs={"threads": 1})
+    thread = Thread(target=sweep, args=(study,), kwargs={"threads": 1, "seeds": 1, **switches})
     thread.start()
     thread.join()
     assert process() == before
-    assert [row["arm"] for row in table()] == ["weight_decay=0"]
+    assert [row["arm"] for row in table(Path("runs/default/version_0"))] == ["weight_decay=0"]
 
 
-def test_tuned_arms_go_on_with_fresh_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tuned_arms_go_on_with_fresh_seeds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    original, records = Pipeline._final_queue, []
+
+    def final_queue(pipeline: Pipeline, arms: list[Arm]) -> TrialQueue:
+        records.append(yaml.safe_load((STUDY / "study.yaml").read_text())["compared"])
+        return original(pipeline, arms)
+
+    monkeypatch.setattr(Pipeline, "_final_queue", final_queue)
     arms = {"none": {LAMBDA: 0}, "wd": {LAMBDA: [0, 1e-3, 1e-2]}}
     main(write(vary=None, arms=arms, seeds=2, baseline="none"))
     rows = table()
+    # While they are trained, a report knows which arms are compared.
+    assert records == [sorted({row["arm"] for row in rows if row["stage"] == "final"})]
     assert {row["stage"] for row in rows} == {"search", "final"}
     assert {row["seed"] for row in rows if row["stage"] == "search"} == {"0"}
     assert {row["seed"] for row in rows if row["stage"] == "final"} == {"1", "2"}

@@ -1,12 +1,22 @@
 """``until: decided`` as a user types it, on the digits."""
 
 import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
 
+import numpy as np
+import optuna
 import pytest
 import yaml
 
 from regularization.cli.main import main
-from regularization.study.samplers import DecidingQueue
+from regularization.study.config import Arm, Study, Trial, build_arms, build_trials
+from regularization.study.execution.queue import RUN, QueueEmpty
+from regularization.study.samplers import DecidingQueue, Limits
+from tests.study.test_report import write_trial
 from tests.study.test_sweep import LAMBDA, STUDY, starts, table, write
 from tests.training.test_command import Refused
 
@@ -86,3 +96,61 @@ def test_a_trial_that_ends_after_the_decision_may_reopen_the_study(
     assert capsys.readouterr().out.splitlines()[-2].startswith(("Undecided so far", "With"))
     assert len(table()) == 12
     assert json.loads((STUDY / "looks.json").read_text())[: len(looks)] == looks
+
+
+def run_queue(study: Study, accuracy: Callable[[Trial], float | None]) -> list[Trial]:
+    """Hands out trials until the queue ends, with made-up accuracies; None stands for a trial that fails."""
+    folder, arms = Path("study"), build_arms(study, Path())
+    folder.mkdir()
+
+    def plan(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Trial]:
+        return build_trials(study, arms, seeds, "final", [], folder)
+
+    where = ("x", optuna.storages.InMemoryStorage(), folder, plan(arms, study.first_seeds()))
+    limits = Limits(60, None)
+    queue = DecidingQueue(*where, study=study, arms=arms, baseline=arms[0].name, plan=plan, limits=limits)
+    trials = []
+    with closing(queue), suppress(QueueEmpty):
+        while True:
+            asked = queue.ask()
+            trial = queue.planned[asked.user_attrs[RUN]]
+            value = accuracy(trial)
+            write_trial(folder, trial.arm.name, trial.seed, value, reason="diverged")
+            queue.tell(asked, value, optuna.trial.TrialState.FAIL if value is None else None)
+            trials.append(trial)
+    return trials
+
+
+def made_up(trial: Trial) -> float:
+    """An accuracy with a peak at λ = 0.003, 2 points above that of λ = 0, with a noise of half a point."""
+    strength = trial.arm.values[LAMBDA]
+    distance = abs(math.log10(strength / 3e-3)) if strength else 4.0
+    noise = np.random.default_rng([trial.seed, round(strength * 1e6)]).normal(0, 0.005)
+    return float(0.82 - 0.005 * distance + 0.01 * trial.seed / 20 + noise)
+
+
+def test_refine_adds_values_between_the_two_best() -> None:
+    values = [0, 1e-4, 1e-3, 1e-2]
+    study = Study(base="x", vary={LAMBDA: values}, until="decided", refine=True, seeds=2, max_seeds=12, resolution=0.5)
+    trials = run_queue(study, made_up)
+    first, later = trials[:8], trials[8:]
+    assert Counter(trial.arm.values[LAMBDA] for trial in first) == dict.fromkeys(values, 2)
+    refined = list(dict.fromkeys(trial.arm.name for trial in later if trial.arm.values[LAMBDA] not in values))
+    # The geometric mean of the two best, which begins with the first seed.
+    assert refined[0] == "weight_decay=0.0032"
+    assert len(refined) <= 2
+    for name in refined:
+        own = [trial.seed for trial in later if trial.arm.name == name]
+        assert own == list(range(len(own)))
+
+
+def test_without_refine_no_value_is_added() -> None:
+    values = [0, 1e-4, 1e-3, 1e-2]
+    study = Study(base="x", vary={LAMBDA: values}, until="decided", seeds=2, max_seeds=12)
+    assert {trial.arm.values[LAMBDA] for trial in run_queue(study, made_up)} == set(values)
+
+
+def test_with_a_baseline_that_always_fails_no_more_seeds_are_tried() -> None:
+    study = Study(base="x", vary={LAMBDA: [0, 1e-3, 1e-2]}, until="decided", seeds=2)
+    trials = run_queue(study, lambda trial: made_up(trial) if trial.arm.values[LAMBDA] else None)
+    assert len(trials) == 6

@@ -186,3 +186,22 @@ def test_a_file_that_is_no_config() -> None:
 )
 def test_mixing_is_combined_by_name(old: Any, new: Any, merged: Any) -> None:
     assert merge_configs([{"model": {"mixing": old}}, {"model": {"mixing": new}}]) == {"model": {"mixing": merged}}
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ("base: x\narms:\n  none: {a: 1}\n  l1: {a: 2}\n  none: {a: 3}\n", "none", 5),
+        ("trainer: {max_epochs: 1}\nmodel:\n  x: [{a: {b: 1, 'b': 2}}]\n", "b", 3),
+        ("trainer: {}\ntrainer: {}\n", "trainer", 2),
+    ],
+)
+def test_a_key_that_is_there_twice(text: str, key: str, line: int) -> None:
+    Path("x.yaml").write_text(text)
+    with pytest.raises(UserError, match=rf"^x\.yaml has {key} twice, the second time in line {line}$"):
+        read_config(Path("x.yaml"))
+
+
+def test_equal_keys_in_different_places_are_no_duplicates() -> None:
+    Path("x.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: [*a, {x: 1}, '1', 1]\n1: 2\n'1': 3\n")
+    assert read_config(Path("x.yaml"))["b"] == {"x": 3, "y": 2}

@@ -22,17 +22,22 @@ class Context:
 
     Attributes:
         baseline: Name of the arm to compare with, or None.
-        failures: By arm, the reasons why trials failed. An arm with a failed trial is not recommended.
+        failures: By arm, the reasons why trials of the comparison failed. An arm with a failed trial is not
+            recommended, unless every arm has one.
+        without_result: Arms of which all trials failed, with the reason.
         alpha: The level of the simultaneous intervals is 1 − ``alpha``.
         missing: Number of trials that the study has planned and not finished.
+        searching: Whether the study has not chosen yet which arms it compares.
         workers: Trials that run at a time.
         command: The command of the study.
     """
 
     baseline: str | None = None
     failures: Mapping[str, list[str]] = field(default_factory=dict)
+    without_result: Mapping[str, str] = field(default_factory=dict)
     alpha: float = ALPHA
     missing: int = 0
+    searching: bool = False
     workers: int = 1
     command: str = ""
 

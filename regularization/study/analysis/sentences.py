@@ -28,20 +28,35 @@ NOTABLE_RATIO = 1.2
 
 def answer(conclusion: "Conclusion", study: Study, context: "Context") -> str:
     """The sentence that answers the question of the study."""
-    prefix = f"With {context.missing} trials still missing: " if context.missing else ""
+    sentence = _answer(conclusion, study, context)
+    if all(arm.name in context.failures for arm in conclusion.arms):
+        sentence = f"Every arm has a failed trial. {sentence}"
+    if context.searching:
+        sentence = f"The search has not finished. So far: {sentence}"
+    elif context.missing:
+        sentence = f"With {context.missing} trial{'s' if context.missing > 1 else ''} still missing: {sentence}"
+    if failed := [name for name in context.without_result if name != context.baseline]:
+        sentence += f" All trials of {', '.join(failed)} failed."
+    return sentence
+
+
+def _answer(conclusion: "Conclusion", study: Study, context: "Context") -> str:
     if conclusion.baseline is None or conclusion.answer is None:
-        return prefix + _recommended(conclusion)
+        return _recommended(conclusion, context)
     if conclusion.answer == Answer.HELPS:
-        return prefix + _helps(conclusion, conclusion.baseline, study)
+        return _helps(conclusion, conclusion.baseline, study)
     if conclusion.answer == Answer.NONE_HELPS:
-        return prefix + _none_helps(conclusion, conclusion.baseline, study)
-    return prefix + _undecided(conclusion, conclusion.baseline, study, context)
+        return _none_helps(conclusion, conclusion.baseline, study)
+    return _undecided(conclusion, conclusion.baseline, study, context)
 
 
-def _recommended(conclusion: "Conclusion") -> str:
-    chosen = conclusion.chosen
-    accuracy = f"{format_percent(chosen.mean)} validation accuracy"
-    return f"{_name(chosen)} has the highest accuracy: {accuracy}. Name a baseline to compare the arms."
+def _recommended(conclusion: "Conclusion", context: "Context") -> str:
+    chosen, baseline = conclusion.chosen, context.baseline
+    highest = f"{_name(chosen)} has the highest accuracy: {format_percent(chosen.mean)} validation accuracy"
+    if baseline is None:
+        return f"{highest}. Name a baseline to compare the arms."
+    state = "all of its trials failed" if baseline in context.without_result else "none of its trials has finished"
+    return f"Nothing can be compared with the baseline {baseline}: {state}. {highest}."
 
 
 def _helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
@@ -82,7 +97,8 @@ def _harm(arms: Sequence[ArmSummary], study: Study) -> str:
 def _undecided(conclusion: "Conclusion", baseline: ArmSummary, study: Study, context: "Context") -> str:
     chosen = conclusion.chosen
     if chosen.comparison is None:
-        return f"Undecided so far: there is no arm yet that can be compared with {baseline.name}."
+        reason = ": all others have failed trials" if len(conclusion.arms) > 1 else ""
+        return f"Undecided so far: there is no arm yet that can be compared with {baseline.name}{reason}."
     reference = f"{baseline.name} {format_percent(baseline.mean)}"
     reached = f"{_name(chosen)} reaches {format_percent(chosen.mean)} validation accuracy and {reference}"
     if math.isnan(chosen.comparison.low):
@@ -121,8 +137,11 @@ def _what_decides(conclusion: "Conclusion", study: Study, context: "Context") ->
 
 def remarks(conclusion: "Conclusion", study: Study, context: "Context") -> list[str]:
     """Remarks on the arms, on what else λ changed, and on the base config."""
-    failures = context.failures.items()
-    lines = [f"{name} is not recommended; failed trials: {'; '.join(reasons)}" for name, reasons in failures]
+    needed = {conclusion.chosen.name, context.baseline}
+    lines = [f"all trials of {name} failed: {reason}" for name, reason in context.without_result.items()]
+    for name, reasons in context.failures.items():
+        verdict = "has failed trials" if name in needed else "is not recommended; failed trials"
+        lines += [f"{name} {verdict}: {'; '.join(reasons)}"] if name not in context.without_result else []
     if conclusion.baseline is None:
         return lines
     # With few seeds, the interval of a collapsed arm is very wide, although its loss is obvious.

@@ -16,7 +16,7 @@ from regularization.runs import directory
 from regularization.study.analysis import statistics
 from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.config import Study
-from regularization.study.report import figures, image_pairs, tables
+from regularization.study.report import figures, image_pairs, paper, tables
 from regularization.study.report.image_pairs import PairedImages, Thumbnail
 from regularization.study.results import Result
 
@@ -66,7 +66,7 @@ def write_report(conclusion: Conclusion, results: Sequence[Result], study: Study
         The path of the page.
     """
     figures.add_weight_norm(results)
-    save(figures.paper_figure(conclusion, study), folder / FIGURE)
+    save(paper.paper_figure(conclusion, study), folder / FIGURE)
     pairs = _pair_with_baseline(conclusion)
     plots = _plots(conclusion, study)
     loader = jinja2.PackageLoader("regularization.study.report", ".")
@@ -105,12 +105,12 @@ def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
     if conclusion.curve is not None and study.axis:
         note += " The band is the 95% interval of a smooth curve through all trials, at the average of the seeds tried."
     plots = [Plot(figures.main_figure(conclusion, study), title, "" if len(study.vary) == 2 else note)]
-    for metric, title, percent in (
-        ("val_accuracy", "Validation accuracy by epoch", True),
-        ("gap_accuracy", "Gap between clean training and validation accuracy", True),
-        ("weight_norm", "Norm of all weights", False),
+    for metric, title, axis, percent in (
+        ("val_accuracy", "Validation accuracy by epoch", "validation accuracy", True),
+        ("gap_accuracy", "Gap between clean training and validation accuracy", "gap", True),
+        ("weight_norm", "Norm of all weights", "norm", False),
     ):
-        figure = figures.epoch_curves(conclusion, metric, title, percent)
+        figure = figures.epoch_curves(conclusion, metric, axis, percent)
         # Metrics of a single epoch are in the table.
         if any(len(trace.x) > 1 for trace in figure.data):
             note = "Means over seeds. Click an arm in the legend to hide it; double-click it to hide all others."
@@ -153,7 +153,7 @@ def _method(study: Study, conclusion: Conclusion) -> str:
             "Seeds were added until the study was decided; each look at the results has a share of the 5%."
         )
     sentences += [_validation_share(conclusion), _validity(study)]
-    if study.adaptive:
+    if study.adaptive and conclusion.chosen.results[0].stage == "final":
         sentences.append("These arms were chosen by a search and trained again with fresh seeds.")
     if any(result.test_accuracy is not None for result in conclusion.chosen.results):
         sentences.append("The test images were evaluated once, after the choice, with the chosen arm and the baseline.")

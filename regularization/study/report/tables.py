@@ -1,9 +1,11 @@
-"""The tables of a report: one row per arm, and one row per trial."""
+"""The tables of a report: one row per arm, and one row per trial, which is also written as CSV."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from regularization.runs import directory
 from regularization.study.analysis import statistics
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.comparison import ALPHA, Comparison
@@ -59,6 +61,29 @@ def arm_rows(
 def trial_rows(results: Sequence[Result]) -> list[TableRow]:
     """One row per trial."""
     return [TableRow(_trial_cells(result)) for result in results]
+
+
+def write_table(results: Sequence[Result], path: Path) -> None:
+    """Writes one row per run as CSV: arm, seed, options, cost, and the metrics of the epoch that counts."""
+    options = list(dict.fromkeys(option for result in results for option in result.values))
+    metrics = ["val_accuracy", "val_loss", "val_calibration_error", "clean_accuracy", "gap_accuracy", "sparsity"]
+    columns = ["arm", "seed", "stage", *options, "weight_decay", "timescale_epochs", "run_length_over_tau", *metrics]
+    rows = []
+    for result in results:
+        values = [result.values.get(option, "") for option in options]
+        trial = [
+            result.arm,
+            result.seed,
+            result.stage,
+            *values,
+            result.weight_decay,
+            result.timescale,
+            result.run_length,
+        ]
+        measured = [result.row.get(metric, "") for metric in metrics]
+        cost = [int(result.row["epoch"]), result.steps, round(result.seconds, 1), result.folder]
+        rows.append([*trial, *measured, result.test_accuracy, *cost])
+    directory.write_csv(path, [*columns, "test_accuracy", "epoch", "steps", "seconds", "folder"], rows)
 
 
 def _accuracy_cells(arm: ArmSummary) -> dict[str, Cell]:

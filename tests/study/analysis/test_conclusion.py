@@ -171,7 +171,9 @@ def test_an_arm_with_a_failed_trial_is_not_recommended() -> None:
 
 def test_all_arms_but_the_baseline_have_failed_trials() -> None:
     conclusion = conclude(named_arms(none=NONE, wild=[0.85, 0.87]), "none", failures={"wild": ["seed 2: diverged"]})
-    assert conclusion.sentence == "Undecided so far: there is no arm yet that can be compared with none."
+    assert conclusion.sentence == (
+        "Undecided so far: there is no arm yet that can be compared with none: all others have failed trials."
+    )
     assert conclusion.chosen.name == "none"
 
 

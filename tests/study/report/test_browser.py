@@ -1,5 +1,6 @@
-"""The report of the quickstart study, opened in a real browser."""
+"""Reports in a real browser: that of the quickstart study, and those with many arms."""
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,12 @@ from typing import Any
 import pytest
 
 from regularization.cli.main import main
+from regularization.study.analysis.conclusion import Context, draw_conclusion
+from regularization.study.config import Study
+from regularization.study.report.page import write_report
+from regularization.study.results import Result
 from tests.conftest import CONFIGS
+from tests.study.report.test_page import many, many_lambdas
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +64,48 @@ def test_the_quickstart_report_works(browser: Any, capsys: pytest.CaptureFixture
         "the page scrolls sideways on a phone"
     )
     assert browser.get_log("browser") == []
+
+
+# The places of what a figure has, in pixels: legend, plot, labels and titles of the axes.
+PLACES = """
+const box = element => { const {left, right, top, bottom} = element.getBoundingClientRect();
+                         return {left, right, top, bottom}; };
+return [...document.querySelectorAll(".plot")].map(plot => {
+    const all = selector => [...plot.querySelectorAll(selector)].map(box);
+    return {page: box(plot), legend: all("g.legend")[0], area: all(".nsewdrag")[0], buttons: all(".modebar")[0],
+            labels: all(".ytick text"), titles: all(".g-xtitle, .g-ytitle"), bottom: all(".xtick text")};
+});
+"""
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize("study", [many(25), many(12, long=True), many_lambdas(25)], ids=["25 arms", "long", "25 λ"])
+def test_many_arms_and_long_names(
+    study: tuple[list[Result], Study, str], width: int, browser: Any, tmp_path: Path
+) -> None:
+    results, config, baseline = study
+    page = write_report(draw_conclusion(results, config, Context(baseline)), results, config, tmp_path, "")
+    size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    # The room for the legend is made after the first drawing.
+    wait_for(browser, "return [...document.querySelectorAll('.plot')].every(plot => plot.layout['margin'].t > 45)")
+    figures = browser.execute_script(PLACES)
+    assert len(figures) >= 2
+    for figure in figures:
+        legend, area = figure["legend"], figure["area"]
+        assert figure["buttons"]["bottom"] <= legend["top"] + 1
+        assert legend["bottom"] <= area["top"] + 1
+        assert area["bottom"] - area["top"] > 200
+        assert area["right"] - area["left"] > 150
+        for part in (legend, *figure["titles"], *figure["labels"]):
+            assert part["left"] >= figure["page"]["left"] - 1
+            assert part["right"] <= figure["page"]["right"] + 1
+        title = max(figure["titles"], key=lambda part: part["top"])
+        assert max(label["bottom"] for label in figure["bottom"]) <= title["top"] + 1
+        rows = sorted(figure["labels"], key=lambda part: part["top"])
+        assert all(upper["bottom"] <= lower["top"] + 1 for upper, lower in itertools.pairwise(rows))
 
 
 def wait_for(browser: Any, condition: str) -> None:

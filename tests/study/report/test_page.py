@@ -1,21 +1,27 @@
 """The figures, tables and page of a report, from synthetic results."""
 
+import itertools
 import json
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.artist import Artist
+from matplotlib.transforms import Bbox
 
 from regularization.study.analysis.conclusion import Context, draw_conclusion
 from regularization.study.config import Study
-from regularization.study.report import figures, image_pairs
+from regularization.study.report import axes, figures, image_pairs, paper
 from regularization.study.report.page import write_report
 from regularization.study.report.tables import arm_rows
 from regularization.study.results import Result
-from tests.study.analysis.synthetic import LAMBDA, make_results, results_on_axis
+from tests.study.analysis.synthetic import LAMBDA, draw_accuracies, make_results, results_on_axis
 
 LR = "model.optimizer.lr"
 
@@ -37,10 +43,83 @@ def report(results: list[Result], study: Study, baseline: str, folder: Path) -> 
 
 
 def test_zero_is_placed_left_of_the_positive_values() -> None:
-    positions = figures.log_positions([0, 1e-4, 1e-2])
+    positions = axes.log_positions([0, 1e-4, 1e-2])
     assert positions[1:] == [-4, -2]
     assert positions[0] == pytest.approx(-4.5)
-    assert figures.log_positions([0]) == [-1.0]
+    assert axes.log_positions([0]) == [-1.0]
+
+
+NAME = "weight_decay_and_dropout_with_label_smoothing_and_cutout_{}"
+
+
+def many(arms: int, long: bool = False) -> tuple[list[Result], Study, str]:
+    """A study of named arms, the baseline first."""
+    names = ["none", *((NAME if long else "arm_{}").format(f"{number:03}") for number in range(1, arms))]
+    table = draw_accuracies([0.002 * number for number in range(arms)], 3, np.random.default_rng(0)).tolist()
+    results = [result for name, row in zip(names, table, strict=True) for result in make_results(name, row)]
+    return results, Study(base="x", arms=dict.fromkeys(names)), "none"
+
+
+def many_lambdas(count: int, collapsed: int = 3) -> tuple[list[Result], Study, str]:
+    """A study of one option, of which the strongest values collapse."""
+    gains = [*np.linspace(0, 0.02, count - collapsed), *[-0.2] * collapsed]
+    values = [0.0, *(float(f"{value:.3g}") for value in np.logspace(-6, 0, count - 1))]
+    table = draw_accuracies(gains, 3, np.random.default_rng(0)).tolist()
+    results = [
+        result
+        for value, row in zip(values, table, strict=True)
+        for result in make_results(f"λ={value:g}", row, values={LAMBDA: value}, unregularized=value == 0)
+    ]
+    return results, Study(base="x", vary={LAMBDA: values}), "λ=0"
+
+
+@given(st.text("ab_,+/. ", min_size=1, max_size=90), st.integers(2, 40))
+def test_a_folded_name_is_whole_and_narrow(name: str, length: int) -> None:
+    lines = axes.fold(name, "\n", length).split("\n")
+    assert "".join(lines) == name
+    assert max(map(len, lines)) <= length
+
+
+@pytest.mark.parametrize(
+    ("count", "build"), [(5, many), (11, many), (25, many), (35, many), (5, many_lambdas), (25, many_lambdas)]
+)
+def test_no_two_arms_have_the_same_line(count: int, build: Callable[[int], tuple[list[Result], Study, str]]) -> None:
+    results, study, baseline = build(count)
+    lines = figures.epoch_curves(draw_conclusion(results, study, Context(baseline)), "val_accuracy", "accuracy").data
+    assert len({(trace.line.color, trace.line.dash) for trace in lines}) == count
+
+
+def bounds(artists: Sequence[Artist]) -> list[Bbox]:
+    return [artist.get_window_extent() for artist in artists]
+
+
+@pytest.mark.parametrize(
+    "study",
+    [many(5), many(10), many(25), many(25, long=True), many_lambdas(5), many_lambdas(25)],
+    ids=["5 arms", "10 arms", "25 arms", "long names", "5 λ", "25 λ"],
+)
+def test_nothing_in_the_figure_for_papers_overlaps(study: tuple[list[Result], Study, str]) -> None:
+    results, config, baseline = study
+    conclusion = draw_conclusion(results, config, Context(baseline))
+    figure = paper.paper_figure(conclusion, config)
+    figure.draw_without_rendering()
+    (plot,) = figure.axes
+    # Matplotlib also has labels beyond the ends of an axis, which it does not draw.
+    columns = [label for label in plot.get_xticklabels() if plot.viewLim.containsx(label.get_position()[0])]
+    rows = [label for label in plot.get_yticklabels() if plot.viewLim.containsy(label.get_position()[1])]
+    groups = [[*columns, *plot.texts], rows, [plot.xaxis.label, plot.yaxis.label]]
+    groups = [[text for text in group if text.get_text()] for group in groups]
+    for group in groups:
+        assert group
+        pairs = itertools.combinations(bounds(group), 2)
+        assert not [pair for pair in pairs if Bbox.intersection(*pair) is not None]
+    inside = figure.bbox.padded(1)
+    drawn = bounds([*itertools.chain(*groups), *figure.legends])
+    assert all(inside.contains(*corner) for box in drawn for corner in box.corners())
+    for legend in bounds(figure.legends):
+        assert Bbox.intersection(legend, plot.bbox) is None
+    shown = {label.get_text() for label in columns}
+    assert config.axis is None or f"{conclusion.chosen.results[0].values[config.axis]:g}" in shown
 
 
 def test_the_curve_is_drawn_with_its_band() -> None:

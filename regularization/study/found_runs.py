@@ -1,0 +1,171 @@
+"""The runs in some folders: complete ones, each once, those that failed, and what is left out."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from regularization.errors import UserError
+from regularization.runs import directory
+from regularization.study.config import FAILED, STUDY, TRIAL
+from regularization.study.results import Result, read, read_trial
+from regularization.training.configs import read_config
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial that failed, and why."""
+
+    arm: str
+    group: str
+    seed: int
+    stage: str
+    reason: str
+
+
+_Run = TypeVar("_Run", Result, Failure)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs in some folders.
+
+    Attributes:
+        results: The results of complete runs, each once.
+        failures: The trials that failed.
+        left_out: Which other runs there are, in words.
+    """
+
+    results: list[Result]
+    failures: list[Failure]
+    left_out: list[str]
+
+
+def find(folders: Iterable[Path], score: str = "last") -> Runs:
+    """Finds the runs in or below ``folders``.
+
+    Arms of one name in several studies, and runs of ``fit`` of one name, are the same arm if their options are equal,
+    apart from seeds; otherwise each gets a name of its own. A run with the same options and seeds as another one is a
+    copy: it is no second piece of evidence.
+
+    Raises:
+        UserError: When no run is complete.
+    """
+    folders = list(folders)
+    run_dirs = _run_dirs(folders)
+    complete = {run_dir: result for run_dir in run_dirs if (result := read(run_dir, score)) is not None}
+    strangers = [run_dir for run_dir in complete if any(_is_in_study(run_dir, folder) for folder in folders)]
+    for run_dir in strangers:
+        del complete[run_dir]
+    if not complete:
+        raise UserError(f"there are no finished runs with a validation in {', '.join(map(str, folders))}")
+    failed = {run_dir: _read_failure(run_dir) for run_dir in run_dirs if (run_dir / FAILED).is_file()}
+    arms = {run_dir: run.arm for run_dir, run in complete.items()}
+    names = _names(arms | {run_dir: failure.arm for run_dir, failure in failed.items()})
+    results = [_renamed(result, names[run_dir]) for run_dir, result in complete.items()]
+    unique = _without_copies(results)
+    failures = dict.fromkeys(_renamed(failure, names[run_dir]) for run_dir, failure in failed.items())
+    kinds: dict[str, list[Path]] = {"copies of other runs": sorted(complete.keys() - {run.folder for run in unique})}
+    kinds["started by no study"] = strangers
+    for run_dir in run_dirs:
+        if run_dir not in complete and run_dir not in failed and run_dir not in strangers:
+            kind = "without validation" if (run_dir / directory.RESULT).is_file() else "not finished"
+            kinds.setdefault(kind, []).append(run_dir)
+    left_out = [f"left out, {kind}: {_describe(run_dirs)}" for kind, run_dirs in kinds.items() if run_dirs]
+    return Runs(unique, list(failures), left_out)
+
+
+def _is_in_study(run_dir: Path, folder: Path) -> bool:
+    """Whether a run that is no trial lies within a study that is in or below ``folder``."""
+    between = [path for path in run_dir.parents if path == folder or folder in path.parents]
+    return not (run_dir / TRIAL).is_file() and any((path / STUDY).is_file() for path in between)
+
+
+def _run_dirs(folders: Iterable[Path]) -> list[Path]:
+    """The folders of runs and planned trials, each once."""
+    files = (directory.RESULT, directory.METRICS, directory.CHECKPOINTS, TRIAL)
+    paths = [
+        path for folder in folders for path in sorted({run.parent for name in files for run in folder.rglob(name)})
+    ]
+    unique: dict[Path, Path] = {}
+    for path in paths:
+        unique.setdefault(path.resolve(), path)
+    return list(unique.values())
+
+
+def _read_failure(folder: Path) -> Failure:
+    trial = read_trial(folder)
+    fields = {name: trial[name] for name in ("arm", "group", "seed", "stage")}
+    return Failure(**fields, reason=(folder / FAILED).read_text().strip())
+
+
+def _source(run_dir: Path) -> Path:
+    """The folder of the study that a trial belongs to; of a run of ``fit``, its own folder."""
+    if not (run_dir / TRIAL).is_file():
+        return run_dir
+    return run_dir.parents[2 if run_dir.name.startswith("seed_") else 1]
+
+
+def _names(arms: Mapping[Path, str]) -> dict[Path, str]:
+    """The name of the arm of each run: its own one, or one that tells where it is from."""
+    first_runs: dict[str, dict[Path, Path]] = {}
+    for run_dir, arm in arms.items():
+        first_runs.setdefault(arm, {}).setdefault(_source(run_dir), run_dir)
+    names: dict[tuple[str, Path], str] = {}
+    for arm, runs in first_runs.items():
+        by_options: dict[str, list[Path]] = {}
+        for source, run_dir in runs.items():
+            by_options.setdefault(_options_without_seeds(run_dir) if len(runs) > 1 else "", []).append(source)
+        sources = [same[0] for same in by_options.values()]
+        short = [Path(*source.parts[-2:]) for source in sources]
+        shown = short if len(set(short)) == len(short) else sources
+        for label, same in zip(shown, by_options.values(), strict=True):
+            is_trial = runs[same[0]] != same[0]
+            own_name = f"{label}/{arm}" if is_trial else str(label)
+            names |= {(arm, source): own_name if len(sources) > 1 else arm for source in same}
+    return {run_dir: names[arm, _source(run_dir)] for run_dir, arm in arms.items()}
+
+
+def _renamed(run: _Run, name: str) -> _Run:
+    """The run as one of the arm ``name``."""
+    group = name if run.group == run.arm else name.removesuffix(run.arm) + run.group
+    return replace(run, arm=name, group=group)
+
+
+def _without_copies(results: Sequence[Result]) -> list[Result]:
+    """Leaves out runs of an arm that have the same seeds as another one."""
+    counts = Counter((result.arm, result.stage, result.seed) for result in results)
+    unique: dict[tuple[Any, ...], Result] = {}
+    for result in results:
+        key = (result.arm, result.stage, result.seed)
+        seeds = _split_options(result.folder)[1] if counts[key] > 1 else {}
+        unique.setdefault((*key, *seeds.values()), result)
+    return list(unique.values())
+
+
+def _options_without_seeds(run_dir: Path) -> str:
+    """What a run was trained with, apart from seeds; the folder itself where that cannot be read."""
+    try:
+        return json.dumps(_split_options(run_dir)[0], sort_keys=True, default=str)
+    except UserError:
+        return str(run_dir)
+
+
+def _split_options(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options in a run's config, without seeds and the folder that it was written to; and the seeds."""
+    config = read_config(run_dir / directory.CONFIG)
+    data = (config.get("data") or {}).get("init_args") or {}
+    seeds = {"seed_everything": config.pop("seed_everything", None)}
+    seeds |= {name: data.pop(name, None) for name in ("seed", "split_seed")}
+    (config.get("trainer") or {}).pop("default_root_dir", None)
+    return config, seeds
+
+
+def _describe(run_dirs: Iterable[Path]) -> str:
+    """Names runs, and the studies of trials with their number."""
+    counts = Counter(_source(run_dir) for run_dir in run_dirs if (run_dir / TRIAL).is_file())
+    trials = [f"{count} trials of {study}" for study, count in counts.items()]
+    runs = [str(run_dir) for run_dir in run_dirs if not (run_dir / TRIAL).is_file()]
+    return ", ".join([*trials, *runs])

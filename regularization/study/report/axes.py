@@ -1,0 +1,65 @@
+"""What the interactive figures and the one for papers share: positions and labels on the axes, ranges, error bars."""
+
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regularization.study.analysis.arms import ArmSummary
+from regularization.study.analysis.comparison import COLLAPSE
+from regularization.study.analysis.conclusion import Conclusion
+
+VALIDATION, CLEAN, RECOMMENDED = "#2a78b5", "#d1603d", "#3a9a5b"
+# Labels on a logarithmic axis are at least this share of its length apart.
+MIN_DISTANCE = 0.1
+# Letters per line of the name of an arm, and of an option.
+ARM_LENGTH, OPTION_LENGTH = 24, 40
+
+
+def accuracy_range(conclusion: Conclusion) -> tuple[float, float]:
+    """The range of accuracies around the curve; arms far below the best are named at its lower edge."""
+    best = max(arm.mean for arm in conclusion.arms)
+    near = [arm for arm in conclusion.arms if arm.mean > best - COLLAPSE]
+    shown = [
+        value for arm in near for value in (*arm.accuracies, arm.average("clean_accuracy")) if math.isfinite(value)
+    ]
+    margin = 0.15 * (max(shown) - min(shown)) or 0.01
+    return min(shown) - margin, max(shown) + margin
+
+
+def log_positions(values: Sequence[float]) -> list[float]:
+    """log₁₀ of each value; 0 is placed to the left of the smallest positive value."""
+    logs = [math.log10(value) for value in values if value > 0]
+    gap = max(0.5, (max(logs) - min(logs)) / 6) if logs else 1.0
+    return [math.log10(value) if value > 0 else (min(logs, default=0.0) - gap) for value in values]
+
+
+def arm_positions(conclusion: Conclusion, option: str) -> list[float]:
+    """Positions of the arms' values of ``option`` on the logarithmic axis."""
+    return log_positions([arm.results[0].values[option] for arm in conclusion.arms])
+
+
+def labelled(conclusion: Conclusion, option: str) -> list[ArmSummary]:
+    """The arms whose values of ``option`` are written at the axis: the chosen one, and others where there is space."""
+    arms = [conclusion.chosen, *(arm for arm in conclusion.arms if arm is not conclusion.chosen)]
+    positions = dict(zip((arm.name for arm in conclusion.arms), arm_positions(conclusion, option), strict=True))
+    distance = MIN_DISTANCE * (max(positions.values()) - min(positions.values()))
+    kept: list[ArmSummary] = []
+    for arm in arms:
+        if all(abs(positions[arm.name] - positions[other.name]) >= distance for other in kept):
+            kept.append(arm)
+    return [arm for arm in conclusion.arms if arm in kept]
+
+
+def fold(name: str, line_break: str, length: int = ARM_LENGTH) -> str:
+    """A name in lines of at most ``length`` letters, which end after punctuation where there is some."""
+    return line_break.join(re.findall(rf".{{1,{length}}}$|.{{1,{length - 1}}}[_,+/ .]|.{{{length}}}", name))
+
+
+def error_bars(arms: Sequence[ArmSummary]) -> NDArray[np.float64]:
+    """Distances from the mean to the ends of its interval, ``(2, arms)``; 0, hence no bar, for an arm with one seed."""
+    ends = np.array([(arm.mean - arm.low, arm.high - arm.mean) for arm in arms], dtype=np.float64)
+    bars: NDArray[np.float64] = np.nan_to_num(ends).clip(0).T
+    return bars

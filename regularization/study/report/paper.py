@@ -1,0 +1,89 @@
+"""The figure for papers, by Matplotlib."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from regularization.study.analysis.conclusion import Conclusion
+from regularization.study.config import Study
+from regularization.study.report.axes import (
+    CLEAN,
+    RECOMMENDED,
+    VALIDATION,
+    accuracy_range,
+    arm_positions,
+    error_bars,
+    fold,
+    labelled,
+)
+
+# Inches.
+WIDTH, HEIGHT, LINE_HEIGHT = 7.0, 4.2, 0.22
+
+
+def paper_figure(conclusion: Conclusion, study: Study) -> Figure:
+    """The main figure for papers: the λ curve for one axis, else the forest plot, which has a row for each arm."""
+    names = [fold(arm.name, "\n") for arm in conclusion.arms[::-1]]
+    lines = 0 if study.axis else sum(name.count("\n") + 1 for name in names)
+    figure = Figure(figsize=(WIDTH, max(HEIGHT, LINE_HEIGHT * lines + 1)), layout="constrained")
+    axes = figure.subplots()
+    if study.axis:
+        _draw_lambda_curve(axes, conclusion, study.axis)
+        # Outside, where it covers no arm.
+        figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside upper center")
+    else:
+        _draw_forest_plot(axes, conclusion, names)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _draw_lambda_curve(axes: Axes, conclusion: Conclusion, option: str) -> None:
+    arms, positions = conclusion.arms, arm_positions(conclusion, option)
+    if (curve := conclusion.curve) is not None:
+        logs = np.log10(curve.values)
+        axes.fill_between(logs, curve.low, curve.high, color=VALIDATION, alpha=0.16, lw=0)
+        axes.plot(logs, curve.mean, color=VALIDATION, lw=1.2, label="smooth curve, 95% band")
+    for position, arm in zip(positions, arms, strict=True):
+        axes.plot([position] * len(arm.results), arm.accuracies, "o", color=VALIDATION, alpha=0.4, markersize=4)
+    clean = [arm.average("clean_accuracy") for arm in arms]
+    axes.plot(positions, clean, "o:", color=CLEAN, markersize=4, label="clean training accuracy")
+    means, label = [arm.mean for arm in arms], "validation, mean and 95% interval"
+    axes.errorbar(positions, means, error_bars(arms), color=VALIDATION, fmt="D", markersize=5, capsize=3, label=label)
+    recommended = positions[arms.index(conclusion.chosen)]
+    axes.axvline(recommended, color=RECOMMENDED, linestyle="--", label="recommended")
+    axes.set_xlabel(option)
+    axes.set_ylabel("accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _label_arms(axes, conclusion, option)
+
+
+def _label_arms(axes: Axes, conclusion: Conclusion, option: str) -> None:
+    """Writes the values of λ at the axis, and the accuracies below the range of the axis at its lower edge."""
+    bottom, top = accuracy_range(conclusion)
+    axes.set_ylim(bottom, top)
+    ticks, labels = [], []
+    for position, arm in zip(arm_positions(conclusion, option), conclusion.arms, strict=True):
+        is_labelled = arm in labelled(conclusion, option)
+        if is_labelled:
+            ticks.append(position)
+            labels.append(f"{arm.results[0].values[option]:g}")
+        if arm.mean < bottom:
+            text = f"{arm.mean:.0%}\n↓" if is_labelled else "↓"
+            axes.text(position, bottom, text, ha="center", va="bottom", fontsize=8)
+    axes.set_xticks(ticks, labels, fontsize=8)
+
+
+def _draw_forest_plot(axes: Axes, conclusion: Conclusion, names: list[str]) -> None:
+    arms = conclusion.arms[::-1]
+    for index, arm in enumerate(arms):
+        axes.plot(arm.accuracies, [index] * len(arm.results), "o", color=VALIDATION, alpha=0.4, markersize=4)
+    means = [arm.mean for arm in arms]
+    axes.errorbar(means, range(len(arms)), xerr=error_bars(arms), fmt="D", color=VALIDATION, capsize=3)
+    if conclusion.baseline is not None:
+        axes.axvline(conclusion.baseline.mean, color="grey", linestyle="--")
+    axes.set_yticks(range(len(arms)), names, fontsize=8)
+    axes.set_ylim(-0.7, len(arms) - 0.3)
+    axes.set_xlabel("validation accuracy, mean and 95% interval over seeds")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))

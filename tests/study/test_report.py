@@ -1,0 +1,247 @@
+"""The command ``report``: which runs count, which are left out, and what it says of a study that is not finished."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from regularization.cli.main import main
+from regularization.study.config import Study
+from tests.training.test_command import Refused
+
+LAMBDA = "model.optimizer.weight_decay"
+ACCURACIES = [0.80, 0.81, 0.79, 0.805, 0.795]
+
+
+def write_run(folder: Path, accuracy: float, seed: int, network: str = "SmallResNet", decay: float = 0.0) -> None:
+    """A complete run of ``fit``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = {"network": {"class_path": network}, "optimizer": {"init_args": {"weight_decay": decay}}}
+    config = {"seed_everything": seed, "model": model, "data": {"init_args": {"split_seed": seed, "seed": None}}}
+    config |= {"trainer": {"max_epochs": 2, "default_root_dir": str(folder.parents[1])}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    row = {"epoch": 1.0, "step": 10.0, "val_accuracy": accuracy, "clean_accuracy": 0.9, "seconds": 1.0}
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerows([{**row, "epoch": 0.0}, row])
+    (folder / "result.json").write_text(json.dumps({"last": row, "best": row, "weight_decay": decay}))
+
+
+def write_trial(
+    study: Path, arm: str, seed: int, accuracy: float | None, stage: str = "final", network: str = "", reason: str = ""
+) -> None:
+    """A trial: complete with an accuracy, failed with a reason, or only planned."""
+    folder = study / stage / arm / f"seed_{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    strength = float(arm.rpartition("=")[2]) if "=" in arm else 0.0
+    trial = {"arm": arm, "group": arm.partition(",")[0], "values": {LAMBDA: strength}, "seed": seed, "stage": stage}
+    (folder / "trial.json").write_text(json.dumps(trial | {"args": ["--config=x.yaml", f"--seed_everything={seed}"]}))
+    if accuracy is not None:
+        write_run(folder, accuracy, seed, network or "SmallResNet", strength)
+    elif reason:
+        (folder / "failed.txt").write_text(f"{reason}\n")
+
+
+def write_study(folder: Path, compared: list[str] | None = None, **options: Any) -> Study:
+    """The record of a study."""
+    study = Study(**{"base": "x.yaml", "arms": {"none": {LAMBDA: 0}, "wd=1": {LAMBDA: 1}}, **options})
+    folder.mkdir(parents=True, exist_ok=True)
+    names = None if study.adaptive else list(study.arms)
+    record = {"study": dataclasses.asdict(study), "compared": compared or names, "baseline": "none", "command": "sweep"}
+    (folder / "study.yaml").write_text(yaml.safe_dump(record))
+    return study
+
+
+def write_whole_study(folder: Path, network: str = "", first_seed: int = 0) -> None:
+    write_study(folder, seeds=3)
+    for arm, gains in (("none", (0.0, 0.0, 0.0)), ("wd=1", (0.02, 0.0205, 0.021))):
+        for index, gain in enumerate(gains):
+            accuracy = ACCURACIES[index] + gain
+            write_trial(folder, arm, first_seed + index, accuracy, network=network)
+    (folder / "tested.json").write_text("[]")
+
+
+def report(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[str, list[str]]:
+    """The sentence and the remarks."""
+    capsys.readouterr()
+    main(["report", *args])
+    *remarks, sentence, _ = capsys.readouterr().out.splitlines()
+    return sentence, remarks
+
+
+def counts(folder: Path) -> dict[str, int]:
+    """The number of runs of each arm in the table."""
+    with (folder / "results.csv").open(newline="") as file:
+        return dict(Counter(row["arm"] for row in csv.DictReader(file)))
+
+
+STUDY = Path("runs/tiny/version_0")
+SENTENCE = "wd=1 helps: use wd=1. It gains at least "
+
+
+def test_a_study_and_its_copy_are_one_piece_of_evidence(capsys: pytest.CaptureFixture[str]) -> None:
+    write_whole_study(STUDY)
+    shutil.copytree(STUDY, "copy/of/it")
+    alone, _ = report(capsys, str(STUDY))
+    _, remarks = report(capsys, str(STUDY), "copy/of/it", "--output", "out")
+    assert remarks[-1] == "left out, copies of other runs: 6 trials of copy/of/it"
+    assert counts(Path("out")) == {"none": 3, "wd=1": 3}
+    # The same folder twice, however it is written, is the study.
+    assert report(capsys, str(STUDY), f"runs/../{STUDY}", str(STUDY.absolute())) == (alone, ["helps: wd=1"])
+
+
+def test_two_versions_of_a_study(capsys: pytest.CaptureFixture[str]) -> None:
+    write_whole_study(STUDY)
+    second = STUDY.with_name("version_1")
+    write_whole_study(second)
+    write_trial(second, "none", 3, 0.8)
+    _, remarks = report(capsys, str(STUDY), str(second), "--baseline", "none", "--output", "out")
+    # The fourth seed is another run of the same arm.
+    assert counts(Path("out")) == {"none": 4, "wd=1": 3}
+    assert "left out, copies of other runs: 6 trials of runs/tiny/version_1" in remarks
+    report(capsys, "runs/tiny", "--output", "out")
+    assert counts(Path("out")) == {"none": 4, "wd=1": 3}
+
+
+def test_arms_of_one_name_in_two_studies_are_two_arms(capsys: pytest.CaptureFixture[str]) -> None:
+    write_whole_study(Path("a/tiny/version_0"))
+    write_whole_study(Path("b/tiny/version_0"), network="ResNet", first_seed=3)
+    write_trial(Path("b/tiny/version_0"), "none", 9, None, reason="diverged")
+    sentence, remarks = report(
+        capsys, "a/tiny/version_0", "b/tiny/version_0", "--output", "out", "--baseline", "a/tiny/version_0/none"
+    )
+    expected = {f"{root}/tiny/version_0/{arm}": 3 for root in "ab" for arm in ("none", "wd=1")}
+    assert counts(Path("out")) == expected
+    assert "a/tiny/version_0/none" in sentence
+    assert remarks[0] == "b/tiny/version_0/none is not recommended; failed trials: seed 9: diverged"
+    shutil.move("b/tiny", "b/big")
+    report(capsys, "a/tiny/version_0", "b/big/version_0", "--output", "out")
+    assert next(iter(counts(Path("out")))) == "tiny/version_0/none"
+
+
+def test_runs_of_fit_in_folders_of_one_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(2):
+        write_run(Path(f"a/x/version_{seed}"), ACCURACIES[seed], seed)
+        write_run(Path(f"b/x/version_{seed}"), ACCURACIES[seed], seed, "ResNet")
+        write_run(Path(f"c/x/version_{seed}"), ACCURACIES[seed], seed)
+    _, remarks = report(capsys, "a", "b", "c", "--output", "out")
+    assert counts(Path("out")) == {"a/x/version_0": 2, "b/x/version_0": 2}
+    assert remarks == ["left out, copies of other runs: c/x/version_0, c/x/version_1"]
+
+
+def test_what_is_left_out_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(4):
+        write_run(Path(f"runs/x/version_{seed}"), ACCURACIES[seed], seed)
+    Path("runs/x/version_1/result.json").unlink()
+    Path("runs/x/version_2/result.json").write_text('{"last": {"epoch": 1}}')
+    # Stopped within the first epoch.
+    Path("runs/x/version_4/checkpoints").mkdir(parents=True)
+    _, remarks = report(capsys, "runs/x")
+    assert counts(Path("runs/x")) == {"x": 2}
+    assert remarks == [
+        "left out, not finished: runs/x/version_1, runs/x/version_4",
+        "left out, without validation: runs/x/version_2",
+    ]
+    write_trial(STUDY, "none", 0, 0.8)
+    write_trial(STUDY, "none", 1, None)
+    assert "left out, not finished: 1 trials of runs/tiny/version_0" in report(capsys, "runs/tiny", "--output", ".")[1]
+
+
+def test_an_unfinished_study_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    write_whole_study(STUDY)
+    assert report(capsys, str(STUDY))[0].startswith(SENTENCE)
+    shutil.rmtree(STUDY / "final" / "none" / "seed_2")
+    # Also a study that has been extended after its end.
+    sentence, remarks = report(capsys, str(STUDY))
+    assert sentence.startswith(f"With 1 trial still missing: {SENTENCE}")
+    assert remarks == ["helps: wd=1"]
+    write_trial(STUDY, "none", 2, None, reason="diverged")
+    assert report(capsys, str(STUDY))[0].startswith(SENTENCE)
+    # The trials of an arm that was removed are not missing.
+    write_trial(STUDY, "removed", 0, None)
+    write_trial(STUDY, "wd=1", 7, None)
+    assert report(capsys, str(STUDY))[0].startswith(SENTENCE)
+
+
+def test_until_decided_misses_the_trials_that_have_begun(capsys: pytest.CaptureFixture[str]) -> None:
+    write_whole_study(STUDY)
+    write_study(STUDY, seeds=2, until="decided")
+    write_trial(STUDY, "none", 3, None)
+    assert report(capsys, str(STUDY))[0].startswith(f"With 1 trial still missing: {SENTENCE}")
+
+
+def test_a_search_that_has_not_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    arms = {"none": {LAMBDA: 0}, "wd": {LAMBDA: [1, 2, 3]}}
+    write_study(STUDY, arms=arms)
+    for arm, accuracy in (("none", 0.8), ("wd,wd=1", 0.82)):
+        write_trial(STUDY, arm, 0, accuracy, "search")
+    assert report(capsys, str(STUDY))[0].startswith("The search has not finished. So far: Undecided so far: wd,wd=1")
+    assert "trained again with fresh seeds" not in (STUDY / "report.html").read_text()
+    # Its end is known by the arms that are compared.
+    write_study(STUDY, ["none", "wd,wd=1"], arms=arms)
+    write_trial(STUDY, "none", 1, 0.8)
+    assert report(capsys, str(STUDY))[0].startswith("With 5 trials still missing: ")
+
+
+def test_a_kind_that_failed_in_its_search_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    write_whole_study(STUDY)
+    arms = {"none": {LAMBDA: 0}, "wd=1": {LAMBDA: 1}, "dropout": {"model.network.dropout": [0.1, 0.9]}}
+    write_study(STUDY, ["none", "wd=1"], arms=arms, seeds=[0, 1, 2])
+    for arm in ("none", "wd=1"):
+        write_trial(STUDY, arm, 0, 0.8, "search")
+    write_trial(STUDY, "dropout,dropout=0.1", 0, None, "search", reason="out of memory")
+    write_trial(STUDY, "dropout,dropout=0.9", 0, None, "search", reason="diverged")
+    write_trial(STUDY, "removed", 0, None, "search", reason="diverged")
+    sentence, remarks = report(capsys, str(STUDY))
+    assert sentence.endswith(" All trials of dropout failed.")
+    assert remarks == ["all trials of dropout failed: out of memory", "helps: wd=1"]
+    # With one value that can be trained, it is a kind like the others.
+    write_trial(STUDY, "dropout,dropout=0.1", 0, 0.7, "search")
+    (STUDY / "search" / "dropout,dropout=0.1" / "seed_0" / "failed.txt").unlink()
+    assert report(capsys, str(STUDY)) == (sentence.removesuffix(" All trials of dropout failed."), ["helps: wd=1"])
+
+
+def test_the_whole_baseline_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    write_whole_study(STUDY)
+    shutil.rmtree(STUDY / "final" / "none")
+    sentence, remarks = report(capsys, str(STUDY))
+    assert sentence == (
+        "With 3 trials still missing: Nothing can be compared with the baseline none: none of its trials has finished. "
+        "wd=1 has the highest accuracy: 82.05% validation accuracy."
+    )
+    for seed in range(3):
+        write_trial(STUDY, "none", seed, None, reason="diverged")
+    sentence, remarks = report(capsys, str(STUDY))
+    assert sentence == (
+        "Nothing can be compared with the baseline none: all of its trials failed. wd=1 has the highest accuracy: "
+        "82.05% validation accuracy."
+    )
+    assert remarks == ["all trials of none failed: diverged"]
+
+
+def test_a_trial_of_every_arm_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    write_whole_study(STUDY)
+    write_study(STUDY, seeds=4)
+    for arm in ("none", "wd=1"):
+        write_trial(STUDY, arm, 3, None, reason="out of memory")
+    sentence, remarks = report(capsys, str(STUDY))
+    assert sentence.startswith(f"Every arm has a failed trial. {SENTENCE}")
+    assert remarks[:2] == [f"{arm} has failed trials: seed 3: out of memory" for arm in ("none", "wd=1")]
+
+
+def test_the_report_is_written_to_a_new_folder(capsys: pytest.CaptureFixture[str], refused: Refused) -> None:
+    write_whole_study(STUDY)
+    report(capsys, str(STUDY), "--output", "reports/new")
+    assert sorted(path.name for path in Path("reports/new").iterdir()) == ["figure.png", "report.html", "results.csv"]
+    Path("file").touch()
+    message = refused("report", str(STUDY), "--output", "file")
+    assert message == "error: --output: cannot create the folder file: File exists\n"
+    assert "Not a directory" in refused("report", str(STUDY), "--output", "file/below")
+    refused("report", str(STUDY), "--output", "unused", "--baseline", "typo")
