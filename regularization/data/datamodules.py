@@ -53,6 +53,7 @@ class ImageData(LightningDataModule, ABC):
     """
 
     num_classes: int
+    loss_weights: Tensor | None = None  # of each class in the training loss, (C,)
 
     def __init__(
         self,
@@ -233,12 +234,11 @@ class ImageData(LightningDataModule, ABC):
 
     def _split(self, images: Images | ImageFiles) -> tuple[Part, Part | None]:
         if self.val_size:
-            kept, held_out = stratified_split(images.labels, self.val_size, self.split_seed)
+            kept, held_out = stratified_split(images.labels, self.val_size, self.split_seed, images.classes)
             return (images, kept), (images, held_out)
         if self.val_size == 0:
-            warnings.warn(
-                "val_size is 0: validating on the test set, which is then no longer independent", stacklevel=2
-            )
+            message = "val_size is 0: validating on the test set, which is then no longer independent"
+            warnings.warn(message, stacklevel=2)
         return (images, torch.arange(len(images))), self.test_set if self.val_size == 0 else None
 
 

@@ -1,4 +1,4 @@
-"""Image files of any format: found in folders, decoded to RGB and resized, or rejected with a reason."""
+"""Image files of any format: decoded to RGB and resized, or rejected with a reason."""
 
 import os
 import sys
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,11 +17,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.progress import track
 from torch import Tensor
 
+from regularization.data.image_search import formats, unreadable
 from regularization.data.readers import Sample
 from regularization.errors import UserError
 
-# Formats of pixels only: Pillow would also run Ghostscript for EPS, and read a page of a PDF as an image.
-FORMATS = {"AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
 # Held while an image is decoded that takes gigabytes of memory by itself.
 _LARGE_IMAGE_LOCK = Lock()
 _LARGE_IMAGE_PIXELS = 2e7
@@ -46,17 +44,6 @@ def printable(name: Path | str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def find(folder: Path) -> list[Path]:
-    """The files in ``folder`` and its subfolders that have the suffix of an image format, sorted; no hidden ones."""
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-    candidates = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return sorted(path for path in candidates if path.is_file() and not _is_hidden(path.relative_to(folder)))
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def read(path: Path, side: int) -> Tensor | DecodeError:
     """Reads an image: its short side is resized to ``side`` pixels, and the central square is cropped.
 
@@ -68,10 +55,10 @@ def read(path: Path, side: int) -> Tensor | DecodeError:
         uint8 ``(3, side, side)``, or why the file cannot be read.
     """
     try:
-        with Image.open(path, formats=_formats()) as image, _limit_memory(image):
+        with Image.open(path, formats=formats()) as image, _limit_memory(image):
             pixels = np.asarray(_on_white(_square(_to_upright_rgb(image), side)))
     except UnidentifiedImageError:
-        return DecodeError(path, "not an image, or of an unsupported format")
+        return DecodeError(path, unreadable(path.suffix.lower()) or "not an image, or of an unsupported format")
     except Image.DecompressionBombError:
         return DecodeError(path, f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels")
     except MemoryError:
@@ -93,13 +80,6 @@ def read_all(paths: Sequence[Path], side: int, description: str) -> Iterator[Ten
         parts = (paths[start : start + 16 * threads] for start in range(0, len(paths), 16 * threads))
         images = (image for part in parts for image in pool.map(read, part, [side] * len(part)))
         yield from track(images, description, total=len(paths), transient=True, disable=not sys.stdout.isatty())
-
-
-@cache
-def _formats() -> list[str]:
-    """Those of FORMATS that the installed Pillow can open."""
-    Image.init()
-    return sorted(FORMATS & Image.OPEN.keys())
 
 
 def _limit_memory(image: Image.Image) -> AbstractContextManager[Any]:

@@ -18,7 +18,8 @@ class EpochSampler(Sampler[Tensor]):
     """Yields the batches of one epoch as tensors of indices, int64 ``(B,)``; the last batch may be smaller.
 
     With a seed, the order of an epoch is the permutation that a generator seeded with (seed, epoch) draws. So the batch
-    of any step can be computed without going through the earlier ones. Every image comes exactly once per epoch.
+    of any step can be computed without going through the earlier ones. Every image comes exactly once per epoch, unless
+    there are ``weights``: then as many images are drawn with replacement.
 
     Args:
         subset: Indices of the images to use, int64 ``(N,)``.
@@ -26,6 +27,9 @@ class EpochSampler(Sampler[Tensor]):
         seed: Seed of the shuffling; ``None`` keeps the order of ``subset``.
         progress: An epoch that is resumed, and how many of its images were already used.
         device: The device of the index tensors; those of an epoch are moved there at once.
+
+    Attributes:
+        weights: Probability of each image of ``subset``, up to a factor, ``(N,)``; None for a permutation.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class EpochSampler(Sampler[Tensor]):
         self.seed = seed
         self.progress = progress
         self.device = device
+        self.weights: Tensor | None = None
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -48,10 +53,12 @@ class EpochSampler(Sampler[Tensor]):
         self.epoch = epoch
 
     def permutation(self, epoch: int) -> Tensor:
-        """The indices of all images in the order of ``epoch``, int64 ``(N,)``."""
+        """The indices of the images in the order of ``epoch``, int64 ``(N,)``."""
         if self.seed is None:
             return self.subset
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        if self.weights is not None:
+            return self.subset[torch.multinomial(self.weights, len(self.subset), replacement=True, generator=generator)]
         return self.subset[torch.randperm(len(self.subset), generator=generator)]
 
     def __iter__(self) -> Iterator[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from regularization.callbacks.curves import save
 from regularization.data import image_files
 from regularization.data.image_files import DecodeError, printable
+from regularization.data.image_search import search
 from regularization.errors import UserError
 from regularization.inference.contact_sheet import contact_sheet
 from regularization.inference.plots import shorten
@@ -111,7 +112,7 @@ def _find_images(sources: Sequence[Path], exclude: Path) -> list[Path]:
     for source in sources:
         if not source.exists():
             raise UserError(f"--images: there is no {printable(source)}")
-        files = image_files.find(source) if source.is_dir() else [source]
+        files = search(source).paths if source.is_dir() else [source]
         files = [path for path in files if path.absolute() != exclude.absolute()]
         if not files:
             raise UserError(f"--images: there are no images in {printable(source)}")

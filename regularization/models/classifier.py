@@ -125,7 +125,7 @@ class ImageClassifier(RegularizedModule):
         images, labels = batch.images, batch.labels
         images, targets = (images, labels) if self._mixing is None else self._mixing(images, labels)
         logits = self(images)
-        loss = functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
+        loss = self._training_loss(logits, targets)
         self.train_metrics.update(loss.detach(), logits.detach()[: batch.counted], labels[: batch.counted])
         return loss if batch.weight == 1 else loss * batch.weight
 
@@ -174,6 +174,18 @@ class ImageClassifier(RegularizedModule):
         super().on_load_checkpoint(checkpoint)
         if "parts" in (metrics := checkpoint["train_scores"]):  # early checkpoints of version 0.1.0 have none
             self.train_metrics.load_state_dict(metrics, self.trainer)
+
+    def _training_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        data = self.image_data()
+        weights = None if data is None else data.loss_weights
+        if weights is None:
+            return functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
+        # A sum, because PyTorch's weighted mean over the parts of a batch is not that over the batch.
+        weights = weights.to(logits)
+        total = functional.cross_entropy(
+            logits, targets, weights, label_smoothing=self._label_smoothing, reduction="sum"
+        )
+        return total / len(logits)
 
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in metrics.compute(self.trainer).items()})

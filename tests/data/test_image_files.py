@@ -12,6 +12,7 @@ from torch import Tensor
 
 from regularization.data import image_files
 from regularization.data.image_files import DecodeError
+from regularization.data.image_search import search
 from regularization.data.preprocess import square
 
 RED, BLUE = (200, 30, 20), (10, 40, 220)
@@ -144,7 +145,7 @@ def test_images_are_found_in_folders_in_order() -> None:
     for name in ("b/2.png", "b/1.PNG", "a.jpg", ".hidden/x.png", "b/.y.png", "b/readme.txt", "b/page.pdf"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
-    assert image_files.find(Path()) == [Path("a.jpg"), Path("b/1.PNG"), Path("b/2.png")]
+    assert search(Path()).paths == [Path("a.jpg"), Path("b/1.PNG"), Path("b/2.png")]
 
 
 def test_many_images_are_read_in_order() -> None:
