@@ -50,6 +50,9 @@ class ImageClassifier(RegularizedModule):
             another number of classes.
         compile: Whether PyTorch compiles the network. It takes a minute and pays off on a GPU.
 
+    Attributes:
+        loaded_weights: What the file of ``weights`` contributed, or None.
+
     Raises:
         UserError: If a value is invalid, for instance a negative λ, or the pattern of a penalty matches no parameter.
     """
@@ -71,8 +74,7 @@ class ImageClassifier(RegularizedModule):
     ) -> None:
         if not 0 <= label_smoothing <= 1:
             raise UserError(f"--model.label_smoothing must be between 0 and 1, not {label_smoothing}")
-        if weights is not None:
-            load_weights(network, weights)
+        loaded = None if weights is None else load_weights(network, weights)
         layout = _memory_layout(network, memory_format)
         network = network.to(memory_format=layout)
         super().__init__(network, optimizer, lr_scheduler, penalties, decay, decay_schedule, timescale_epochs)
@@ -80,7 +82,7 @@ class ImageClassifier(RegularizedModule):
         self._label_smoothing = label_smoothing
         self._mixing = mixing
         self._compiled = compile  # an attribute named compile would hide nn.Module.compile
-        self._pretrained = weights is not None
+        self.loaded_weights = loaded
         self.config: dict[str, Any] = {}  # the config of the run, for its checkpoints
         self.train_metrics = EpochMetrics()
         self.val_metrics = EpochMetrics(calibration=True)
@@ -98,7 +100,7 @@ class ImageClassifier(RegularizedModule):
         """
         data = self.image_data()
         init_from_data = getattr(self.network, "init_from_data", None)
-        if stage == "fit" and not self._pretrained and callable(init_from_data) and data is not None:
+        if stage == "fit" and self.loaded_weights is None and callable(init_from_data) and data is not None:
             init_from_data(data.calibration_sample())
         if self._compiled:
             _check_compiler(self.trainer)
