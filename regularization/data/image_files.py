@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 from torch import Tensor
 
+from regularization.data.color import on_white, to_upright_rgb
 from regularization.data.image_search import formats, unreadable
 from regularization.data.readers import Sample
 from regularization.errors import UserError
@@ -48,15 +49,15 @@ def read(path: Path, side: int) -> Tensor | DecodeError:
     """Reads an image: its short side is resized to ``side`` pixels, and the central square is cropped.
 
     The result is that of ``preprocess.square``, but the full-size image is never a tensor. The image is rotated as its
-    EXIF data says; of an animation the first frame is taken; 16 bits per channel are reduced to 8; transparent pixels
-    are placed on white.
+    EXIF data says; of an animation the first frame is taken; colours become sRGB, with 8 bits per channel; transparent
+    pixels are placed on white.
 
     Returns:
         uint8 ``(3, side, side)``, or why the file cannot be read.
     """
     try:
         with Image.open(path, formats=formats()) as image, _limit_memory(image):
-            pixels = np.asarray(_on_white(_square(_to_upright_rgb(image), side)))
+            pixels = np.asarray(on_white(_square(to_upright_rgb(image), side)))
     except UnidentifiedImageError:
         return DecodeError(path, unreadable(path.suffix.lower()) or "not an image, or of an unsupported format")
     except Image.DecompressionBombError:
@@ -85,30 +86,6 @@ def read_all(paths: Sequence[Path], side: int, description: str) -> Iterator[Ten
 def _limit_memory(image: Image.Image) -> AbstractContextManager[Any]:
     """Makes other threads wait that want to decode another large image at the same time."""
     return _LARGE_IMAGE_LOCK if image.width * image.height > _LARGE_IMAGE_PIXELS else nullcontext()
-
-
-def _to_upright_rgb(image: Image.Image) -> Image.Image:
-    """Converts to RGB, or to RGBA if parts are transparent, and rotates as the EXIF data says."""
-    if image.mode in ("F", "I"):
-        raise ValueError("grey values of 32 bits are not supported: the value of white is not defined")
-    if image.mode.startswith("I;16"):
-        image = _to_eight_bits(image)
-    image = ImageOps.exif_transpose(image)
-    has_transparency = "A" in image.mode or "a" in image.mode or "transparency" in image.info
-    return image.convert("RGBA" if has_transparency else "RGB")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Reduces grey values of 16 bits to 8."""
-    reduced = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    reduced.info = {key: value for key, value in image.info.items() if key != "transparency"}
-    return reduced
 
 
 def _square(image: Image.Image, side: int) -> Image.Image:

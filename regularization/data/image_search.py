@@ -99,8 +99,8 @@ def formats() -> list[str]:
 
 @cache
 def suffixes() -> set[str]:
-    """The suffixes of ``formats``."""
-    readable = formats()
+    """The suffixes of ``formats``, with their dots."""
+    readable = {*formats(), "MPO"}  # which Pillow reads as a kind of JPEG
     return {suffix for suffix, name in Image.registered_extensions().items() if name in readable}
 
 
