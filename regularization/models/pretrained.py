@@ -137,7 +137,7 @@ def _resample(embedding: Tensor, length: int) -> Tensor:
     tokens = embedding.shape[1] - old**2
     if length - new**2 != tokens:
         return embedding
-    grid = embedding[:, tokens:].float().unflatten(1, (old, old)).movedim(-1, 1)
+    grid = embedding[:, tokens:].float().movedim(-1, 1).reshape(1, -1, old, old)
     grid = nn.functional.interpolate(grid, (new, new), mode="bicubic", antialias=True)
     patches = grid.flatten(2).movedim(1, -1).to(embedding.dtype)
     return torch.cat([embedding[:, :tokens], patches], dim=1)

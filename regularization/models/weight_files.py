@@ -80,7 +80,7 @@ def _read_torch(path: Path) -> Any:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except ValueError:  # a file from before PyTorch 1.6
         names = []
-    ignored = [
+    ignored: list[Any] = [
         (_IgnoredState if name.startswith(("numpy.", "functools.")) else _IgnoredMapping, name) for name in names
     ]
     # An open file: from a path with the suffix of safetensors, PyTorch expects that format.

@@ -16,6 +16,7 @@ import torch
 import torchvision
 import yaml
 from jsonargparse import dict_to_namespace
+from timm.layers.pos_embed import resample_abs_pos_embed
 
 from regularization import SmallResNet, UserError, load
 from regularization.cli.main import main
@@ -101,7 +102,8 @@ class Foreign:
 def test_checkpoints_of_other_programs_need_none_of_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     saved, averaged = (SmallResNet(width=4).state_dict() for _ in range(2))
     module = types.ModuleType("program_that_is_not_installed")
-    module.Options = type("Options", (dict,), {"__module__": module.__name__, "__qualname__": "Options"})
+    options = type("Options", (dict,), {"__module__": module.__name__, "__qualname__": "Options"})
+    vars(module)["Options"] = options
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, module.__name__, module)
         content = {
@@ -109,7 +111,7 @@ def test_checkpoints_of_other_programs_need_none_of_their_classes(monkeypatch: p
             "best": np.float64(0.9),
             "history": np.arange(3.0),
             "args": argparse.Namespace(lr=0.1, device=torch.device("cpu")),
-            "hyper_parameters": module.Options(lr=0.1),
+            "hyper_parameters": options(lr=0.1),
             "counts": defaultdict(list, {"a": [1]}),
             "optimizer": functools.partial(torch.optim.SGD, lr=0.1),
             "foreign": Foreign(),
@@ -154,7 +156,7 @@ def test_position_embeddings_are_resampled_as_timm_does(tokens: int) -> None:
     old = torch.randn(1, tokens + 14 * 14, 8)
     own = {"encoder.pos_embedding": torch.zeros(1, tokens + 4 * 4, 8)}
     resampled = resample_position_embeddings({"encoder.pos_embedding": old}, own)["encoder.pos_embedding"]
-    reference = timm.layers.resample_abs_pos_embed(old, [4, 4], num_prefix_tokens=tokens)
+    reference = resample_abs_pos_embed(old, [4, 4], num_prefix_tokens=tokens)
     assert torch.allclose(resampled, reference, atol=1e-6)
 
 
@@ -166,7 +168,7 @@ def test_transformers_for_another_image_size() -> None:
     loaded = load_weights(vision_transformer(64, 2), Path("vit.pth"))
     assert loaded.resampled == ["encoder.pos_embedding"]
     assert loaded.missing == ["heads.head.weight", "heads.head.bias"]
-    tiny = {"pretrained": False, "depth": 1, "embed_dim": 24}
+    tiny: dict[str, Any] = {"depth": 1, "embed_dim": 24}
     torch.save(timm.create_model("vit_tiny_patch16_224", **tiny).state_dict(), "timm.pth")
     network = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=2, **tiny)
     assert load_weights(network, Path("timm.pth")).resampled == ["pos_embed"]
