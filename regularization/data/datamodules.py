@@ -89,7 +89,7 @@ class ImageData(LightningDataModule, ABC):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = Augment(flip, crop_padding, cutout, self.seed, padding_mode=padding_mode)
         self.preprocess = self.train_preprocess = Preprocess(image_size, mean, std)
-        self._early_preprocess = None if early_size is None else Preprocess(early_size, mean, std)
+        self.early_preprocess = None if early_size is None else Preprocess(early_size, mean, std)
         self.early_share = early_share
         self.on_device = on_device
         self._device_images: dict[int, Images] = {}
@@ -199,15 +199,15 @@ class ImageData(LightningDataModule, ABC):
         images, subset = self._on_device(self.train_set[0]), self._shuffled(self.train_set[1])[:1000]
         sampler = EpochSampler(subset, self.eval_batch_size, device=images.labels.device)
         pixels = torch.cat([batch.images for batch in make_loader(images, sampler)])
-        sample: Tensor = (self._early_preprocess or self.preprocess).to(pixels.device)(pixels)
+        sample: Tensor = (self.early_preprocess or self.preprocess).to(pixels.device)(pixels)
         return sample
 
     def _training_preprocess(self, trainer: Trainer) -> Preprocess:
-        if self._early_preprocess is None:
+        if self.early_preprocess is None:
             return self.train_preprocess
         steps = trainer.estimated_stepping_batches
         _check(steps < float("inf"), "--data.early_size requires --trainer.max_epochs or --trainer.max_steps")
-        return self._early_preprocess if trainer.global_step < self.early_share * steps else self.train_preprocess
+        return self.early_preprocess if trainer.global_step < self.early_share * steps else self.train_preprocess
 
     def describe(self) -> str:
         """One line for users: the name of the data set and the numbers of images."""

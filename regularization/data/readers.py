@@ -195,9 +195,10 @@ def _check_split(labels: Tensor, held_out: int | float, classes: Sequence[str]) 
         )
     size = math.ceil(held_out * len(labels)) if isinstance(held_out, float) else held_out
     if not len(counts) <= size <= len(labels) - len(counts):
+        change = "raise" if size < len(counts) else "lower"
         raise UserError(
-            f"--data.val_size {held_out} holds out {size:,} of {len(labels):,} images, and there are {len(counts)} "
-            f"classes: {'raise' if size < len(counts) else 'lower'} it, so that each class is on both sides"
+            f"cannot hold out {held_out} of {len(labels)} images with {len(counts)} classes: {change} --data.val_size, "
+            "so that each class is on both sides"
         )
 
 

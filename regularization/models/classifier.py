@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from regularization.data.augment import mix
+from regularization.data.datamodules import ImageData
 from regularization.data.sampling import Batch
 from regularization.errors import UserError
 from regularization.models.metrics import EpochMetrics
+from regularization.models.network_check import check_network
 from regularization.models.pretrained import load_weights
 from regularization.models.regularized_module import RegularizedModule
 from regularization.optim.penalties import Penalty
@@ -94,11 +96,14 @@ class ImageClassifier(RegularizedModule):
         return logits
 
     def setup(self, stage: str) -> None:
-        """Initializes a network that has a method ``init_from_data`` from training images, and compiles the network.
+        """Checks that the network fits the data, initializes it if it has a method ``init_from_data``, and compiles it.
 
         The weights of a checkpoint are loaded after this.
         """
         data = self.image_data()
+        if data is not None:
+            for size in _input_sizes(data, stage):
+                check_network(self.network, size, data.num_classes, training=stage == "fit")
         init_from_data = getattr(self.network, "init_from_data", None)
         if stage == "fit" and self.loaded_weights is None and callable(init_from_data) and data is not None:
             init_from_data(data.calibration_sample())
@@ -191,6 +196,14 @@ class ImageClassifier(RegularizedModule):
 
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in metrics.compute(self.trainer).items()})
+
+
+def _input_sizes(data: ImageData, stage: str) -> set[tuple[int, int]]:
+    """Height and width of the images that the network gets in ``stage``."""
+    part = data.train_set or data.test_set
+    assert part is not None, "setup() comes first"
+    modules = [data.preprocess, data.early_preprocess if stage == "fit" else None]
+    return {(module.size, module.size) if module.size else part[0].shape for module in modules if module}
 
 
 def _memory_layout(network: nn.Module, memory_format: MemoryFormat) -> torch.memory_format:

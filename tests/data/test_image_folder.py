@@ -279,9 +279,9 @@ def test_classes_with_too_few_images_are_named(refused: Refused) -> None:
     fit = ["fit", *SMALL, "--data.root", "pets"]
     assert "too few images of emu, owl: only 1 is left to train and validate with." in refused(*fit)
     draw(Path("pets"), {"cat": 9, "dog": 9, "emu": 4, "owl": 4})
-    assert "--data.val_size 2 holds out 2 of " in (message := refused(*fit, "--data.val_size", "2"))
-    assert "there are 4 classes: raise it" in message
-    assert "classes: lower it" in refused(*fit, "--data.val_size", "0.99")
+    assert "cannot hold out 2 of " in (message := refused(*fit, "--data.val_size", "2"))
+    assert "images with 4 classes: raise --data.val_size" in message
+    assert "classes: lower --data.val_size" in refused(*fit, "--data.val_size", "0.99")
 
 
 def test_balanced_sampling_draws_each_class_equally_often_and_resumes() -> None:
