@@ -223,7 +223,7 @@ def save_validation(data: ImageData, run_dir: Path) -> None:
         error = calibration_error(evaluation.confidence, evaluation.predictions == evaluation.labels)
         write_files(evaluation, float(error), run_dir / directory.VALIDATION, "validation")
         section = evaluation.page_section("validation", run_dir / directory.VALIDATION)
-    print(f"all on one page: {write_page(run_dir, section)}", flush=True)
+    write_page(run_dir, section)
 
 
 def write_files(evaluation: Evaluation, calibration_error: float, folder: Path, part: str = "test") -> None:

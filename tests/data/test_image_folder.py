@@ -1,6 +1,7 @@
 """The user's own images: how they are split, kept in memory or decoded by workers, and which errors there are."""
 
 import csv
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -246,7 +247,12 @@ def test_own_images_from_fit_to_predict(capsys: pytest.CaptureFixture[str]) -> N
     main(["fit", *SMALL, "--data.root", "my pets", "--trainer.max_epochs", "6"])
     run = Path("runs/folder/version_0")
     assert rows_of(run)[-1]["val_accuracy"] > 0.9
+    assert rows_of(run)[-1]["val_balanced_accuracy"] > 0.9
+    assert "validation images correct" in (run / "report.html").read_text()
     main(["test", *SMALL, "--data.root", "my pets", "--ckpt_path", "best"])
+    scores = json.loads((run / "result.json").read_text())["test"]
+    assert {"test_balanced_accuracy", "test_macro_f1"} <= scores.keys()
+    assert "test images correct" in (run / "report.html").read_text()
     main(["predict", "--ckpt_path", str(run), "--images", "my pets", "--output", "named"])
     with Path("named/predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

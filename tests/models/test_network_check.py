@@ -18,11 +18,13 @@ Refused = Callable[..., str]
 
 
 def tiny_vit() -> nn.Module:
-    return timm.create_model("vit_tiny_patch16_224", num_classes=2, depth=1, embed_dim=24)
+    network: nn.Module = timm.create_model("vit_tiny_patch16_224", num_classes=2, depth=1, embed_dim=24)
+    return network
 
 
 def vit_b_16() -> nn.Module:
-    return torchvision.models.VisionTransformer(224, 16, 1, 2, 8, 16, num_classes=2)
+    network: nn.Module = torchvision.models.VisionTransformer(224, 16, 1, 2, 8, 16, num_classes=2)
+    return network
 
 
 @pytest.mark.parametrize(
