@@ -210,7 +210,7 @@ def save_evaluation(evaluation: Evaluation, scores: dict[str, float], checkpoint
     # Written last: a run that has its test scores has the plots as well.
     directory.add_result(run_dir, {"test": result})
     page = write_page(run_dir, evaluation.page_section("test", run_dir / directory.TEST))
-    print(f"table and plots: {run_dir / directory.TEST}\nall on one page: {page}", flush=True)
+    print(f"table and plots: {run_dir / directory.TEST}; on one page: {page}", flush=True)
 
 
 def save_validation(data: ImageData, run_dir: Path) -> None:

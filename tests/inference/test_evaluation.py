@@ -247,7 +247,7 @@ def test_the_command_writes_tables_and_plots(
     assert second.startswith(f"accuracy {correct / 360:.2%}, 95% interval {interval[0]:.2%} to ")
     worst_class = f"worst class {worst['class']}: {float(worst['accuracy']):.2%} of {worst['images']} images, best "
     assert third.startswith(worst_class)
-    assert last == f"all on one page: {RUN / 'report.html'}"
+    assert last == f"table and plots: {TEST}; on one page: {RUN / 'report.html'}"
     page = (RUN / "report.html").read_text()
     assert f"{correct / 360:.2%} of 360 test images correct, 95% interval" in page
     pictures = [b64decode(text) for text in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
