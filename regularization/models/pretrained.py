@@ -16,6 +16,7 @@ from regularization.models.weight_files import read_state_dicts
 
 RGB = tuple[float, float, float]
 MAX_NAMES_SHOWN = 4
+MAX_CLASS_TOKENS = 8  # of a transformer: for the class, for distillation, and registers
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,11 @@ def _contradiction(
     unexpected = [name for name in loaded if name not in own and name.partition(".")[0] in own_parts]
     unexpected = [name for name in unexpected if not name.endswith("num_batches_tracked")]
     last_layers = {name.rpartition(".")[0] for name in missing}
-    heads = {
-        name.rpartition(".")[0]
-        for name in missing
-        if name in loaded and loaded[name].shape[1:] == own[name].shape[1:] and name.endswith(("weight", "bias"))
-    }
-    if unexpected or not matching or len(last_layers) > max(1, len(heads)):
+    heads = [name for name in missing if name in loaded and loaded[name].shape[1:] == own[name].shape[1:]]
+    # Several layers are last ones if all of them have the new number of classes in place of the old one.
+    numbers = {(loaded[name].shape[:1], own[name].shape[:1]) for name in heads}
+    allowed = len({name.rpartition(".")[0] for name in heads}) if len(numbers) == 1 else 1
+    if unexpected or not matching or len(last_layers) > max(1, allowed):
         foreign = [name for name in loaded if name not in own]
         return next(iter([*unexpected, *foreign, *missing]), None)
     return None
@@ -120,23 +120,27 @@ def resample_position_embeddings(loaded: dict[str, Tensor], own: dict[str, Tenso
     These are tensors ``(1, T + h·w, D)`` whose name ends with ``pos_embed`` (timm) or ``pos_embedding`` (torchvision),
     with T class tokens before a square grid of patches.
     """
-    return {
-        name: _resample(loaded[name], tensor.shape[1])
-        for name, tensor in own.items()
-        if name.endswith(("pos_embed", "pos_embedding")) and name in loaded and _differ_in_length(loaded[name], tensor)
-    }
+    resampled = {}
+    for name, tensor in own.items():
+        if name in loaded and name.endswith(("pos_embed", "pos_embedding")) and loaded[name].ndim == tensor.ndim == 3:
+            positions = loaded[name].shape[1], tensor.shape[1]
+            if positions[0] != positions[1] and (tokens := _class_tokens(*positions)) is not None:
+                resampled[name] = _resample(loaded[name], tokens, positions[1])
+    return resampled
 
 
-def _differ_in_length(old: Tensor, new: Tensor) -> bool:
-    return old.ndim == new.ndim == 3 and old.shape[1] != new.shape[1] and old.shape[::2] == new.shape[::2]
+def _class_tokens(old: int, new: int) -> int | None:
+    """The number of tokens before the patches, without which both numbers of positions are squares."""
+    for tokens in range(MAX_CLASS_TOKENS + 1):
+        patches = [positions - tokens for positions in (old, new)]
+        if min(patches) > 0 and all(math.isqrt(number) ** 2 == number for number in patches):
+            return tokens
+    return None
 
 
-def _resample(embedding: Tensor, length: int) -> Tensor:
-    """A position embedding ``(1, N, D)`` for another number of positions; bicubic and antialiased."""
-    old, new = math.isqrt(embedding.shape[1]), math.isqrt(length)
-    tokens = embedding.shape[1] - old**2
-    if length - new**2 != tokens:
-        return embedding
+def _resample(embedding: Tensor, tokens: int, length: int) -> Tensor:
+    """A position embedding ``(1, N, D)`` for ``length`` positions; bicubic and antialiased."""
+    old, new = math.isqrt(embedding.shape[1] - tokens), math.isqrt(length - tokens)
     grid = embedding[:, tokens:].float().movedim(-1, 1).reshape(1, -1, old, old)
     grid = nn.functional.interpolate(grid, (new, new), mode="bicubic", antialias=True)
     patches = grid.flatten(2).movedim(1, -1).to(embedding.dtype)

@@ -151,7 +151,7 @@ def test_deeper_networks_and_auxiliary_heads() -> None:
     ]
 
 
-@pytest.mark.parametrize("tokens", [0, 1, 2])
+@pytest.mark.parametrize("tokens", [0, 1, 2, 5])
 def test_position_embeddings_are_resampled_as_timm_does(tokens: int) -> None:
     old = torch.randn(1, tokens + 14 * 14, 8)
     own = {"encoder.pos_embedding": torch.zeros(1, tokens + 4 * 4, 8)}
