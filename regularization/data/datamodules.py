@@ -55,6 +55,7 @@ class ImageData(LightningDataModule, ABC):
     """
 
     num_classes: int
+    loss_weights: Tensor | None = None  # of each class in the training loss, (C,)
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class ImageData(LightningDataModule, ABC):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = Augment(flip, crop_padding, cutout, self.seed, padding_mode=padding_mode)
         self.preprocess = self.train_preprocess = Preprocess(image_size, mean, std)
-        self._early_preprocess = Preprocess(early_size, mean, std) if early_size else None
+        self.early_preprocess = Preprocess(early_size, mean, std) if early_size else None
         self.early_share, self.label_noise, self.on_device = early_share, label_noise, on_device
         self._device_images: dict[int, Images] = {}
         self.train_set: Part | None = None
@@ -199,15 +200,15 @@ class ImageData(LightningDataModule, ABC):
         images, subset = self._on_device(self.train_set[0]), self._shuffled(self.train_set[1])[:1000]
         sampler = EpochSampler(subset, self.eval_batch_size, device=images.labels.device)
         pixels = torch.cat([batch.images for batch in make_loader(images, sampler)])
-        sample: Tensor = (self._early_preprocess or self.preprocess).to(pixels.device)(pixels)
+        sample: Tensor = (self.early_preprocess or self.preprocess).to(pixels.device)(pixels)
         return sample
 
     def _training_preprocess(self, trainer: Trainer) -> Preprocess:
-        if self._early_preprocess is None:
+        if self.early_preprocess is None:
             return self.train_preprocess
         steps, _ = internals.training_length(trainer)
         _check(steps < float("inf"), "--data.early_size requires --trainer.max_epochs or --trainer.max_steps")
-        return self._early_preprocess if trainer.global_step < self.early_share * steps else self.train_preprocess
+        return self.early_preprocess if trainer.global_step < self.early_share * steps else self.train_preprocess
 
     def describe(self) -> str:
         """One line for users: the name of the data set and the numbers of images."""
@@ -234,7 +235,7 @@ class ImageData(LightningDataModule, ABC):
 
     def _split(self, images: Images | ImageFiles) -> tuple[Part, Part | None]:
         if self.val_size:
-            kept, held_out = stratified_split(images.labels, self.val_size, self.split_seed)
+            kept, held_out = stratified_split(images.labels, self.val_size, self.split_seed, images.classes)
             return (images, kept), (images, held_out)
         if self.val_size == 0:
             message = "val_size is 0: validating on the test set, which is then no longer independent"

@@ -1,4 +1,4 @@
-"""Image files of any format: found in folders, decoded to RGB and resized, or rejected with a reason."""
+"""Image files of any format: decoded to RGB and resized, or rejected with a reason."""
 
 import os
 import sys
@@ -7,22 +7,21 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 from torch import Tensor
 
+from regularization.data.color import on_white, to_upright_rgb
+from regularization.data.image_search import formats, unreadable
 from regularization.data.readers import Sample
 from regularization.errors import UserError
 
-# Formats of pixels only: Pillow would also run Ghostscript for EPS, and read a page of a PDF as an image.
-FORMATS = {"AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
 # Held while an image is decoded that takes gigabytes of memory by itself.
 _LARGE_IMAGE_LOCK = Lock()
 _LARGE_IMAGE_PIXELS = 2e7
@@ -46,32 +45,21 @@ def printable(name: Path | str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def find(folder: Path) -> list[Path]:
-    """The files in ``folder`` and its subfolders that have the suffix of an image format, sorted; no hidden ones."""
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-    candidates = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return sorted(path for path in candidates if path.is_file() and not _is_hidden(path.relative_to(folder)))
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def read(path: Path, side: int) -> Tensor | DecodeError:
     """Reads an image: its short side is resized to ``side`` pixels, and the central square is cropped.
 
     The result is that of ``preprocess.square``, but the full-size image is never a tensor. The image is rotated as its
-    EXIF data says; of an animation the first frame is taken; 16 bits per channel are reduced to 8; transparent pixels
-    are placed on white.
+    EXIF data says; of an animation the first frame is taken; colours become sRGB, with 8 bits per channel; transparent
+    pixels are placed on white.
 
     Returns:
         uint8 ``(3, side, side)``, or why the file cannot be read.
     """
     try:
-        with Image.open(path, formats=_formats()) as image, _limit_memory(image):
-            pixels = np.asarray(_on_white(_square(_to_upright_rgb(image), side)))
+        with Image.open(path, formats=formats()) as image, _limit_memory(image):
+            pixels = np.asarray(on_white(_square(to_upright_rgb(image), side)))
     except UnidentifiedImageError:
-        return DecodeError(path, "not an image, or of an unsupported format")
+        return DecodeError(path, unreadable(path.suffix.lower()) or "not an image, or of an unsupported format")
     except Image.DecompressionBombError:
         return DecodeError(path, f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels")
     except MemoryError:
@@ -95,40 +83,9 @@ def read_all(paths: Sequence[Path], side: int, description: str) -> Iterator[Ten
         yield from track(images, description, total=len(paths), transient=True, disable=not sys.stdout.isatty())
 
 
-@cache
-def _formats() -> list[str]:
-    """Those of FORMATS that the installed Pillow can open."""
-    Image.init()
-    return sorted(FORMATS & Image.OPEN.keys())
-
-
 def _limit_memory(image: Image.Image) -> AbstractContextManager[Any]:
     """Makes other threads wait that want to decode another large image at the same time."""
     return _LARGE_IMAGE_LOCK if image.width * image.height > _LARGE_IMAGE_PIXELS else nullcontext()
-
-
-def _to_upright_rgb(image: Image.Image) -> Image.Image:
-    """Converts to RGB, or to RGBA if parts are transparent, and rotates as the EXIF data says."""
-    if image.mode in ("F", "I"):
-        raise ValueError("grey values of 32 bits are not supported: the value of white is not defined")
-    if image.mode.startswith("I;16"):
-        image = _to_eight_bits(image)
-    image = ImageOps.exif_transpose(image)
-    has_transparency = "A" in image.mode or "a" in image.mode or "transparency" in image.info
-    return image.convert("RGBA" if has_transparency else "RGB")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Reduces grey values of 16 bits to 8."""
-    reduced = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    reduced.info = {key: value for key, value in image.info.items() if key != "transparency"}
-    return reduced
 
 
 def _square(image: Image.Image, side: int) -> Image.Image:

@@ -1,24 +1,32 @@
 """ImageFolder: the user's own images, with one folder per class."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse import Namespace
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from regularization.data import image_files
 from regularization.data.datamodules import ImageData, Part
+from regularization.data.folder_layout import classes_in, files_in, find_layout
 from regularization.data.image_files import DecodeError, ImageFiles
+from regularization.data.image_search import summarize
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images
+from regularization.data.sampling import EpochSampler
 from regularization.errors import UserError
 
-# How many unreadable files an error names.
+# How many unreadable files an error names, and how many classes are counted by name.
 MAX_ERRORS_SHOWN = 10
+MAX_CLASSES_SHOWN = 10
+# The largest class has this many times as many images as the smallest one: the user is warned.
+IMBALANCE = 5
 
 
 class ImageFolder(ImageData):
@@ -26,7 +34,8 @@ class ImageFolder(ImageData):
 
     The short side of an image is resized to ``resize`` pixels, and the central square is cropped. Training takes a
     random square of ``image_size`` pixels from it, evaluation the central one. Without a folder ``val`` or ``test``,
-    those images are held out of the others, the same share of every class.
+    those images are held out of the others, the same share of every class. Other usual names of these folders, such as
+    ``Training`` and ``valid``, are understood too.
 
     Args:
         root: The folder; required.
@@ -37,6 +46,10 @@ class ImageFolder(ImageData):
         memory_gb: Images are decoded once and kept in memory. If the training, validation or test images need more than
             this, worker processes decode them for every batch instead.
         workers: Number of worker processes; 0 decodes in the main process, null takes one per thread of PyTorch.
+        class_weights: ``balanced`` weights the training loss of each image by N / (C · N_c), with N_c of N training
+            images in its class: each of the C classes has the same share of the loss.
+        balanced_sampling: Draw training images with replacement, so that each class is drawn equally often. An epoch
+            has as many images as without.
     """
 
     def __init__(
@@ -47,10 +60,12 @@ class ImageFolder(ImageData):
         test_size: float = 0.2,
         memory_gb: float = 4.0,
         workers: int | None = None,
+        class_weights: Literal["balanced"] | None = None,
+        balanced_sampling: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(image_size=image_size, **kwargs)
-        self.root = Path(root).expanduser()
+        self.layout = find_layout(root)
         self.side = resize or round(image_size * 8 / 7)
         if self.side < image_size:
             raise UserError(f"--data.resize must be at least --data.image_size, {image_size}, not {resize}")
@@ -60,17 +75,22 @@ class ImageFolder(ImageData):
             raise UserError(f"--data.test_size must be at least 0 and below 1, not {test_size}")
         if workers is not None and workers < 0:
             raise UserError(f"--data.workers must be at least 0, not {workers}")
+        if class_weights and balanced_sampling:
+            raise UserError("--data.class_weights and --data.balanced_sampling have the same purpose: use one of them")
+        self.class_weights, self.balanced_sampling = class_weights, balanced_sampling
         # A sweep divides the CPU cores among its trials by the number of threads.
         self.workers = torch.get_num_threads() if workers is None else workers
         # In training the random crop gives the size, so that no resize follows.
         self.augment.crop = image_size
         self.preprocess = Preprocess(**self.train_preprocess.settings(None) | {"resize": self.side})
-        self.num_classes = len(classes_in(self._folder("train")))
+        self.classes = classes_in(self.layout.train)
+        self.num_classes = len(self.classes)
+        self._left_out = {item.path: item for item in self.layout.unused}
 
     @classmethod
     def count_classes(cls, options: Namespace) -> int:
         """The number of class folders."""
-        return len(classes_in(_folder(Path(options.root).expanduser(), "train")))
+        return len(classes_in(find_layout(options.root).train))
 
     def read(self, train: bool) -> Images | ImageFiles:
         """The training or the test images, with a short side of ``resize`` pixels.
@@ -78,79 +98,98 @@ class ImageFolder(ImageData):
         Raises:
             UserError: Naming the files that cannot be read.
         """
-        train_folder, test_folder = self._folder("train"), self._folder("test")
-        classes = classes_in(train_folder)
-        if not train and test_folder != train_folder:
-            return self._read(*files_in(test_folder, classes), classes, "test images")
-        paths, labels = files_in(train_folder, classes)
-        if train and not self.val_size and (val_folder := self._folder("val")) != train_folder:
+        layout = self.layout
+        if not train and layout.test is not None:
+            return self._read(*self._files(layout.test), "test images")
+        paths, labels = self._files(layout.train)
+        if train and not self.val_size and layout.val is not None:
             # Nothing is to be held out, as in the refit of a sweep: the validation images are trained on.
-            val_paths, val_labels = files_in(val_folder, classes)
+            val_paths, val_labels = self._files(layout.val)
             paths, labels = [*paths, *val_paths], torch.cat([labels, val_labels])
-        if test_folder == train_folder and not self.test_size and not train:
+        if layout.test is None and not self.test_size and not train:
             raise UserError(
-                f"{self.root} has no folder test, and --data.test_size is 0: there are no images to test on"
+                f"{layout.train} has no folder test, and --data.test_size is 0: there are no images to test on"
             )
-        if test_folder == train_folder and self.test_size:
-            held = held_out([str(path.relative_to(train_folder)) for path in paths], labels, self.test_size)
+        if layout.test is None and self.test_size:
+            held = held_out([str(path.relative_to(layout.train)) for path in paths], labels, self.test_size)
             indices = (~held if train else held).nonzero().flatten()
             paths, labels = [paths[index] for index in indices.tolist()], labels[indices]
-        return self._read(paths, labels, classes, "images" if train else "test images")
+        return self._read(paths, labels, "images" if train else "test images")
 
     def setup(self, stage: str) -> None:
         """Reads and splits the images; before training also the test images, so that damaged files are found early."""
         super().setup(stage)
-        has_test = self.test_size or self._folder("test") != self._folder("train")
-        if stage == "fit" and self.test_set is None and has_test:
+        if stage == "fit" and self.test_set is None and (self.test_size or self.layout.test is not None):
             self.read(train=False)
+        if stage == "fit":
+            counts = self._class_counts()
+            if self.class_weights:
+                self.loss_weights = counts.sum() / (len(counts) * counts.float())
+            elif not self.balanced_sampling:
+                self._warn_of_imbalance(counts)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled batches of the training images; a resumed epoch has the remaining ones only."""
+        loader = super().train_dataloader()
+        if self.balanced_sampling and self.train_set is not None:
+            assert isinstance(loader.sampler, EpochSampler)
+            images, subset = self.train_set
+            loader.sampler.weights = 1 / self._class_counts()[images.labels[subset]]
+        return loader
 
     def describe(self) -> str:
-        """One line for users: the number of images and classes, and whether images are kept in memory."""
+        """For users: the number of images and classes, where images are kept, class counts, and what is left out."""
         assert self.train_set is not None
         in_memory = isinstance(self.train_set[0], Images)
         where = "in memory" if in_memory else f"decoded for every batch by {self.workers} workers"
-        return f"{super().describe()}, {self.num_classes} classes, {where}"
+        first = f"{super().describe()}, {self.num_classes} classes, {where}"
+        counts = sorted(zip(self._class_counts().tolist(), map(image_files.printable, self.classes), strict=True))
+        shown = ", ".join(f"{name} {count:,}" for count, name in reversed(counts))
+        if len(counts) > MAX_CLASSES_SHOWN:
+            (low, least), (high, most) = counts[0], counts[-1]
+            shown = f"{low:,} ({least}) to {high:,} ({most})"
+        lines = [first, f"training images per class: {shown}", summarize(self._left_out.values())]
+        return "\n".join(filter(None, lines))
 
-    def _folder(self, part: str) -> Path:
-        return _folder(self.root, part)
+    def _class_counts(self) -> Tensor:
+        """The number of training images of each class, int64 ``(C,)``."""
+        assert self.train_set is not None
+        images, subset = self.train_set
+        return torch.bincount(images.labels[subset], minlength=self.num_classes)
+
+    def _warn_of_imbalance(self, counts: Tensor) -> None:
+        least, most = int(counts.argmin()), int(counts.argmax())
+        if counts[most] > IMBALANCE * counts[least]:
+            (low, rare), (high, common) = (
+                (int(counts[label]), image_files.printable(self.classes[label])) for label in (least, most)
+            )
+            warnings.warn(
+                f"the classes are imbalanced: {common} has {high:,} training images, {rare} {low:,}. Judge by "
+                "val_balanced_accuracy, and try --data.class_weights balanced or --data.balanced_sampling true",
+                stacklevel=2,
+            )
+
+    def _files(self, folder: Path) -> tuple[list[Path], Tensor]:
+        """The image files in ``folder`` and their labels; remembers what is left out."""
+        paths, labels, left_out = files_in(folder, self.classes, complete=folder == self.layout.train)
+        self._left_out |= {item.path: item for item in left_out}
+        return paths, labels
 
     def _split(self, images: Images | ImageFiles) -> tuple[Part, Part | None]:
-        if (folder := self._folder("val")) == self._folder("train") or not self.val_size:
+        if self.layout.val is None or not self.val_size:
             return super()._split(images)
-        classes = classes_in(self._folder("train"))
-        val = self._read(*files_in(folder, classes), classes, "validation images")
+        val = self._read(*self._files(self.layout.val), "validation images")
         return (images, torch.arange(len(images))), (val, torch.arange(len(val)))
 
-    def _read(self, paths: list[Path], labels: Tensor, classes: Sequence[str], name: str) -> Images | ImageFiles:
+    def _read(self, paths: list[Path], labels: Tensor, name: str) -> Images | ImageFiles:
         fits_memory = len(paths) * 3 * self.side**2 <= self.memory_gb * 1e9
         # The cache holds for unchanged files: a sweep's worker reads them once for all of its trials.
         stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
         pixels = _decode(stamps, self.side, fits_memory, f"reading {name}")
-        names = tuple(map(image_files.printable, classes))
+        names = tuple(map(image_files.printable, self.classes))
         if pixels is not None:
             return Images(pixels, labels, names)
         return ImageFiles(paths, self.side, labels, names, self.workers)
-
-
-def classes_in(folder: Path) -> list[str]:
-    """The names of the classes: the names of the folders in ``folder``, sorted.
-
-    Raises:
-        UserError: When there are fewer than two.
-    """
-    if not folder.is_dir():
-        raise UserError(f"--data.root: there is no folder {folder}")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(names) < 2:
-        raise UserError(
-            f"--data.root: {folder} must contain one folder per class with its images; "
-            f"it contains {f'only {names[0]}' if names else 'none'}"
-        )
-    if wrong := {"training", "validation", "valid", "testing"} & {name.lower() for name in names}:
-        raise UserError(
-            f"--data.root: {folder} has a folder {min(wrong)}: the parts of the data must be named train, val and test"
-        )
-    return names
 
 
 def held_out(names: Sequence[str], labels: Tensor, share: float) -> Tensor:
@@ -167,33 +206,6 @@ def held_out(names: Sequence[str], labels: Tensor, share: float) -> Tensor:
         count = max(1, round(share * len(members)))
         held[members[: min(count, len(members) - 1)]] = True
     return held
-
-
-def files_in(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
-    """The image files of all ``classes`` in ``folder``, and their labels, int64 ``(N,)``.
-
-    Raises:
-        UserError: When a class folder has no images, or its name is not among ``classes``.
-    """
-    present = classes_in(folder)
-    if unknown := sorted(set(present) - set(classes)):
-        raise UserError(f"{folder / unknown[0]}: there is no class {unknown[0]} among the training images")
-    files = [(path, label) for label, name in enumerate(classes) for path in image_files.find(folder / name)]
-    labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-    counts = torch.bincount(labels, minlength=len(classes)).tolist()
-    if empty := [name for name, count in zip(classes, counts, strict=True) if name in present and not count]:
-        raise UserError(f"{folder / empty[0]} contains no images")
-    return [path for path, _ in files], labels
-
-
-def _folder(root: Path, part: str) -> Path:
-    """The folder with the images of ``part`` (train, val, test), or the one of train if that part has no folder."""
-    if root == Path():
-        raise UserError("--data.root: give the folder that contains one folder of images per class")
-    # A class may be named train: then that folder contains images and no folders.
-    train = root / "train"
-    train_folder = train if train.is_dir() and any(path.is_dir() for path in train.iterdir()) else root
-    return root / part if train_folder != root and (root / part).is_dir() else train_folder
 
 
 @lru_cache(3)

@@ -1,10 +1,11 @@
 """Reads a whole data set into one uint8 tensor; CIFAR's pickles are loaded only if their MD5 is the published one."""
 
 import hashlib
+import math
 import os
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -156,13 +157,16 @@ def read_digits(train: bool) -> Images:
     return Images(pixels[indices], labels[indices], tuple(str(name) for name in digits.target_names))
 
 
-def stratified_split(labels: Tensor, held_out: int | float, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(
+    labels: Tensor, held_out: int | float, seed: int, classes: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
     """Splits a data set so that each class has the same share on both sides.
 
     Args:
         labels: int64 ``(N,)``.
         held_out: The number of images to hold out, or their fraction.
         seed: The split depends on the labels and this seed only.
+        classes: The names of the classes, for messages.
 
     Returns:
         The sorted indices of the images that are kept, and of those that are held out.
@@ -172,12 +176,30 @@ def stratified_split(labels: Tensor, held_out: int | float, seed: int) -> tuple[
     """
     from sklearn.model_selection import train_test_split
 
+    _check_split(labels, held_out, classes)
     indices = np.arange(len(labels))
     try:
         kept, held = train_test_split(indices, test_size=held_out, stratify=labels, random_state=seed)
     except ValueError as error:
         raise UserError(f"cannot hold out {held_out} of {len(labels)} images: {error}") from error
     return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(held))
+
+
+def _check_split(labels: Tensor, held_out: int | float, classes: Sequence[str]) -> None:
+    """Rejects what scikit-learn rejects, with the names of the classes."""
+    counts = {label: count for label, count in enumerate(torch.bincount(labels).tolist()) if count}
+    if rare := [classes[label] if classes else str(label) for label, count in counts.items() if count == 1]:
+        raise UserError(
+            f"too few images of {', '.join(rare)}: only 1 is left to train and validate with.\nEach class needs at "
+            "least 2, and 3 if test images are held out too"
+        )
+    size = math.ceil(held_out * len(labels)) if isinstance(held_out, float) else held_out
+    if not len(counts) <= size <= len(labels) - len(counts):
+        change = "raise" if size < len(counts) else "lower"
+        raise UserError(
+            f"cannot hold out {held_out} of {len(labels)} images with {len(counts)} classes: {change} --data.val_size, "
+            "so that each class is on both sides"
+        )
 
 
 def _files(source: type[CIFAR10]) -> list[tuple[str, str]]:

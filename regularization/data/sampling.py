@@ -18,7 +18,8 @@ class EpochSampler(SequentialSampler):
     """Yields the batches of one epoch as tensors of indices, int64 ``(B,)``; the last batch may be smaller.
 
     With a seed, the order of an epoch is the permutation that a generator seeded with (seed, epoch) draws. So the batch
-    of any step can be computed without going through the earlier ones. Every image comes exactly once per epoch.
+    of any step can be computed without going through the earlier ones. Every image comes exactly once per epoch, unless
+    there are ``weights``: then as many images are drawn with replacement.
 
     It is a ``SequentialSampler`` because Lightning replaces any other one where ``overfit_batches`` is given.
 
@@ -29,6 +30,9 @@ class EpochSampler(SequentialSampler):
         progress: An epoch that is resumed, and how many of its images were already used.
         device: The device of the index tensors; those of an epoch are moved there at once.
         same_order: Whether all epochs have the order of the first.
+
+    Attributes:
+        weights: Probability of each image of ``subset``, up to a factor, ``(N,)``; None for a permutation.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class EpochSampler(SequentialSampler):
         self.progress = progress
         self.device = device
         self.same_order = same_order
+        self.weights: Tensor | None = None
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -53,10 +58,12 @@ class EpochSampler(SequentialSampler):
         self.epoch = epoch
 
     def permutation(self, epoch: int) -> Tensor:
-        """The indices of all images in the order of ``epoch``, int64 ``(N,)``."""
+        """The indices of the images in the order of ``epoch``, int64 ``(N,)``."""
         if self.seed is None:
             return self.subset
         generator = torch.Generator().manual_seed(mix(self.seed, 0 if self.same_order else epoch))
+        if self.weights is not None:
+            return self.subset[torch.multinomial(self.weights, len(self.subset), replacement=True, generator=generator)]
         return self.subset[torch.randperm(len(self.subset), generator=generator)]
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]

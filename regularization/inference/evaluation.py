@@ -21,7 +21,9 @@ from regularization.data.readers import Images
 from regularization.errors import UserError
 from regularization.inference.calibration import ReliabilityBins, reliability_bins
 from regularization.inference.contact_sheet import contact_sheet
+from regularization.inference.page import ClassScore, PageSection, write_page
 from regularization.inference.plots import MAX_NAME_LENGTH, draw_confusion, draw_reliability, shorten
+from regularization.models.metrics import calibration_error
 from regularization.runs import directory
 
 CLASSES = "classes.csv"
@@ -58,30 +60,6 @@ class PredictionCollector(Callback):
         assert self._gathered is not None
         logits, index = self._gathered
         return Evaluation(data.test_set[0], index, logits)
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """Predictions for the images of one class.
-
-    Attributes:
-        name: The class.
-        images: Number of its images.
-        correct: Number of its images that were predicted correctly.
-        confused_with: The wrong class that was predicted most often for them, empty if there was no error.
-        confusions: How often that class was predicted.
-    """
-
-    name: str
-    images: int
-    correct: int
-    confused_with: str
-    confusions: int
-
-    @property
-    def accuracy(self) -> float:
-        """Fraction of the images that was predicted correctly; not defined for a class without images."""
-        return self.correct / self.images
 
 
 @dataclass(frozen=True)
@@ -167,6 +145,18 @@ class Evaluation:
         true, predicted = (self.images.classes[int(classes[position])] for classes in (self.labels, self.predictions))
         return f"{shorten(true)}\n{shorten(predicted, MAX_NAME_LENGTH - 5)} {self.confidence[position]:.0%}"
 
+    def page_section(self, part: str, folder: Path) -> PageSection:
+        """What the page of the run shows, with the figures in ``folder``."""
+        low, high = self.accuracy_interval()
+        count = len(self.labels)
+        headline = f"{self.accuracy:.2%} of {count:,} {part} images correct, 95% interval {low:.2%} to {high:.2%}"
+        figures = {
+            "Confusion of classes": folder / CONFUSION,
+            "Reliability: accuracy against confidence": folder / RELIABILITY,
+            "Most confident errors": folder / WRONG,
+        }
+        return PageSection(headline, self.class_scores(), figures)
+
     def summary(self) -> str:
         """Two lines: the accuracy with its interval, and the classes with the lowest and the highest accuracy."""
         low, high = self.accuracy_interval()
@@ -219,10 +209,24 @@ def save_evaluation(evaluation: Evaluation, scores: dict[str, float], checkpoint
     }
     # Written last: a run that has its test scores has the plots as well.
     directory.add_result(run_dir, {"test": result})
-    print(f"table and plots: {run_dir / directory.TEST}", flush=True)
+    page = write_page(run_dir, evaluation.page_section("test", run_dir / directory.TEST))
+    print(f"table and plots: {run_dir / directory.TEST}; on one page: {page}", flush=True)
 
 
-def write_files(evaluation: Evaluation, calibration_error: float, folder: Path) -> None:
+def save_validation(data: ImageData, run_dir: Path) -> None:
+    """Writes tables and plots of the newest validation, and the page of the run; without validation the page alone."""
+    section = None
+    if data.val_set is not None and (run_dir / directory.LOGITS).is_file():
+        with np.load(run_dir / directory.LOGITS) as arrays:
+            logits, index = (torch.from_numpy(arrays[name]) for name in ("logits", "index"))
+        evaluation = Evaluation(data.val_set[0], index, logits.float())
+        error = calibration_error(evaluation.confidence, evaluation.predictions == evaluation.labels)
+        write_files(evaluation, float(error), run_dir / directory.VALIDATION, "validation")
+        section = evaluation.page_section("validation", run_dir / directory.VALIDATION)
+    write_page(run_dir, section)
+
+
+def write_files(evaluation: Evaluation, calibration_error: float, folder: Path, part: str = "test") -> None:
     """Writes table, logits and plots into ``folder``; replaces the files of an earlier evaluation, each in one step.
 
     Raises:
@@ -234,7 +238,7 @@ def write_files(evaluation: Evaluation, calibration_error: float, folder: Path) 
         raise UserError(f"can't create {folder}: {error.strerror}") from error
     _write_table(evaluation, folder / CLASSES)
     write_logits(folder / LOGITS, evaluation.logits, evaluation.labels, evaluation.index)
-    save(draw_confusion(evaluation.confusion, evaluation.images.classes), folder / CONFUSION)
+    save(draw_confusion(evaluation.confusion, evaluation.images.classes, part), folder / CONFUSION)
     save(draw_reliability(evaluation.reliability_bins(), calibration_error), folder / RELIABILITY)
     if positions := evaluation.most_confident_errors():
         images = [evaluation.image(position) for position in positions]

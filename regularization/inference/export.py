@@ -44,6 +44,8 @@ def write_torch(model: TrainedModel, path: Path) -> None:
 def write_onnx(model: TrainedModel, path: Path) -> None:
     """Writes an ONNX file with input ``pixels``, output ``probabilities`` and the metadata ``classes``, as JSON.
 
+    The input is uint8 ``(batch, 3, height, width)``, and the output float32 ``(batch, C)``.
+
     Raises:
         UserError: If the packages that write ONNX are not installed.
     """
@@ -58,9 +60,20 @@ def write_onnx(model: TrainedModel, path: Path) -> None:
     )
     assert program is not None
     proto = program.model_proto
+    _name_sizes(proto.graph)
     onnx.helper.set_model_props(proto, {METADATA: json.dumps(model.classes)})
     with directory.atomic_write(path) as temporary:
         onnx.save(proto, temporary)
+
+
+def _name_sizes(graph: Any) -> None:
+    """Names the sizes of the input ``batch``, ``height`` and ``width``, which PyTorch calls s0, s1, and so on."""
+    sizes = [size.dim_param for size in graph.input[0].type.tensor_type.shape.dim]
+    names = {old: new for old, new in zip(sizes, ("batch", "", "height", "width"), strict=True) if old and new}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in names:
+                size.dim_param = names[size.dim_param]
 
 
 def _export(model: TrainedModel) -> ExportedProgram:

@@ -22,7 +22,7 @@ INCHES_PER_POINT = 1 / 72
 LETTER_WIDTH = 0.6  # relative to the font size
 
 
-def draw_confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
+def draw_confusion(counts: NDArray[np.int64], names: Sequence[str], part: str = "test") -> Figure:
     """True classes in rows, predicted classes in columns.
 
     The color is the fraction of the row's images; the color scale is its square root, so that rare errors show.
@@ -30,6 +30,7 @@ def draw_confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
     Args:
         counts: Number of images of the row's class that were predicted as the column's class, ``(C, C)``.
         names: Names of the C classes. If they do not fit, only every second, third, … name is written.
+        part: The part of the data that the images belong to.
     """
     count = len(names)
     cell = min(1.0, max(0.16, 6 / count), 16 / count)  # inches
@@ -44,7 +45,7 @@ def draw_confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
     _label_classes(axes, labels, font_size, cell)
     if count <= MAX_CLASSES_WITH_COUNTS:
         _write_counts(axes, counts, fractions, cell)
-    axes.set_title(f"{counts.trace() / counts.sum():.2%} of {counts.sum():,} test images correct", fontsize=11)
+    axes.set_title(f"{counts.trace() / counts.sum():.2%} of {counts.sum():,} {part} images correct", fontsize=11)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, aspect=30, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     bar.set_label("fraction of the true class")

@@ -1,7 +1,8 @@
 """Prediction: classifies image files; writes the result as a table and a contact sheet."""
 
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from regularization.callbacks.curves import save
 from regularization.data import image_files
 from regularization.data.image_files import DecodeError, printable
+from regularization.data.image_search import LeftOut, SearchResult, search, summarize
 from regularization.errors import UserError
 from regularization.inference.contact_sheet import contact_sheet
 from regularization.inference.plots import shorten
@@ -20,6 +22,7 @@ from regularization.runs import directory
 
 TABLE = "predictions.csv"
 SHEET = "predictions.png"
+SKIPPED = "skipped.csv"
 
 TOP_K = 5
 BATCH_SIZE = 64
@@ -54,7 +57,7 @@ class Prediction:
 def predict_files(model: TrainedModel, sources: Sequence[Path], output: Path) -> None:
     """Writes the classes of each image to ``predictions.csv`` and shows the first images on ``predictions.png``.
 
-    Files that are not images are listed with the reason and skipped.
+    Files that are not images are skipped: ``skipped.csv`` lists them with the reason.
 
     Args:
         model: The network.
@@ -64,14 +67,18 @@ def predict_files(model: TrainedModel, sources: Sequence[Path], output: Path) ->
     Raises:
         UserError: If there are no images, or they can't be read, or ``output`` is a file.
     """
-    paths = _find_images(sources, exclude=output / SHEET)
+    paths, left_out = _find_images(sources, exclude={output / name for name in (TABLE, SHEET, SKIPPED)})
+    if left_out:
+        print(summarize(left_out), file=sys.stderr)
     if output.exists() and not output.is_dir():
         raise UserError(f"--output: {output} is a file, not a folder")
     predictions: list[Prediction] = []
     images: list[Tensor] = []
+    errors: list[DecodeError] = []
     for result in classify(model, paths):
         if isinstance(result, DecodeError):
             print(f"skipped: {result}", file=sys.stderr)
+            errors.append(result)
             continue
         prediction, image = result
         predictions.append(prediction)
@@ -79,12 +86,8 @@ def predict_files(model: TrainedModel, sources: Sequence[Path], output: Path) ->
             images.append(image)
     if not predictions:
         raise UserError(f"none of the {len(paths)} files is an image that can be read")
-    output.mkdir(parents=True, exist_ok=True)
-    _write_table(predictions, output / TABLE)
-    save(contact_sheet(images, [prediction.caption for prediction in predictions[: len(images)]]), output / SHEET)
-    _print_table(predictions)
-    skipped = len(paths) - len(predictions)
-    print(f"{len(predictions)} images classified, {skipped} skipped\n{output / TABLE}\n{output / SHEET}")
+    errors += [DecodeError(item.path, item.reason) for item in left_out]
+    _write_files(predictions, images, errors, output)
 
 
 def classify(model: TrainedModel, paths: Sequence[Path]) -> Iterator[tuple[Prediction, Tensor] | DecodeError]:
@@ -105,18 +108,25 @@ def classify(model: TrainedModel, paths: Sequence[Path]) -> Iterator[tuple[Predi
                 yield _most_likely(path, next(probabilities), model.classes), image
 
 
-def _find_images(sources: Sequence[Path], exclude: Path) -> list[Path]:
-    """The image files in ``sources``, each once, but not ``exclude``: the contact sheet of an earlier prediction."""
-    paths: list[Path] = []
+def _find_images(sources: Sequence[Path], exclude: Set[Path]) -> tuple[list[Path], list[LeftOut]]:
+    """The image files in ``sources``, each once, and what is left out; not ``exclude``, of an earlier prediction."""
+    paths: dict[str, Path] = {}
+    left_out: dict[str, LeftOut] = {}
+    excluded = set(map(os.path.realpath, exclude))
     for source in sources:
         if not source.exists():
             raise UserError(f"--images: there is no {printable(source)}")
-        files = image_files.find(source) if source.is_dir() else [source]
-        files = [path for path in files if path.absolute() != exclude.absolute()]
-        if not files:
-            raise UserError(f"--images: there are no images in {printable(source)}")
-        paths += files
-    return list(dict.fromkeys(paths))
+        result = search(source) if source.is_dir() else SearchResult([source])
+        # A file that is given under two spellings, or also by a link, is one image.
+        found = {os.path.realpath(path): path for path in result.paths}
+        others = {os.path.realpath(item.path.parent) + os.sep + item.path.name: item for item in result.left_out}
+        others = {real: item for real, item in others.items() if real not in excluded}
+        if not found.keys() - excluded:
+            but = f"; {summarize(others.values())}" if others else ""
+            raise UserError(f"--images: there are no images in {printable(source)}{but}")
+        paths |= {real: path for real, path in found.items() if real not in excluded | paths.keys()}
+        left_out |= {real: item for real, item in others.items() if real not in left_out}
+    return list(paths.values()), list(left_out.values())
 
 
 def _probabilities(model: TrainedModel, images: list[Tensor]) -> list[Tensor]:
@@ -129,6 +139,23 @@ def _probabilities(model: TrainedModel, images: list[Tensor]) -> list[Tensor]:
 def _most_likely(path: Path, probabilities: Tensor, classes: Sequence[str]) -> Prediction:
     top = probabilities.topk(min(TOP_K, len(classes)))
     return Prediction(path, tuple(classes[index] for index in top.indices.tolist()), tuple(top.values.tolist()))
+
+
+def _write_files(
+    predictions: Sequence[Prediction], images: Sequence[Tensor], errors: Sequence[DecodeError], output: Path
+) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    _write_table(predictions, output / TABLE)
+    save(contact_sheet(images, [prediction.caption for prediction in predictions[: len(images)]]), output / SHEET)
+    _print_table(predictions)
+    print(f"{len(predictions)} images classified, {len(errors)} skipped\n{output / TABLE}\n{output / SHEET}")
+    if errors:
+        rows = [(printable(error.path), error.reason) for error in errors]
+        directory.write_csv(output / SKIPPED, ["file", "reason"], rows)
+        print(output / SKIPPED)
+    else:
+        # An earlier prediction may have left one.
+        (output / SKIPPED).unlink(missing_ok=True)
 
 
 def _write_table(predictions: Sequence[Prediction], path: Path) -> None:

@@ -16,9 +16,11 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from regularization.data.augment import mix
+from regularization.data.datamodules import ImageData
 from regularization.data.sampling import as_batch
 from regularization.errors import UserError, translate_error
 from regularization.models.metrics import EpochMetrics
+from regularization.models.network_check import check_network
 from regularization.models.outputs import AUXILIARY_WEIGHT, split_output
 from regularization.models.pretrained import load_weights
 from regularization.models.regularized_module import RegularizedModule
@@ -57,6 +59,9 @@ class ImageClassifier(RegularizedModule):
             another number of classes.
         compile: Whether PyTorch compiles the network. It takes a minute and pays off on a GPU.
 
+    Attributes:
+        loaded_weights: What the file of ``weights`` contributed, or None.
+
     Raises:
         UserError: If a value is invalid, for instance a negative λ, or the pattern of a penalty matches no parameter.
     """
@@ -78,8 +83,7 @@ class ImageClassifier(RegularizedModule):
     ) -> None:
         if not 0 <= label_smoothing <= 1:
             raise UserError(f"--model.label_smoothing must be between 0 and 1, not {label_smoothing}")
-        if weights is not None:
-            load_weights(network, weights)
+        loaded = None if weights is None else load_weights(network, weights)
         layout = _memory_layout(network, memory_format)
         network = network.to(memory_format=layout)
         super().__init__(network, optimizer, lr_scheduler, penalties, decay, decay_schedule, timescale_epochs)
@@ -87,7 +91,7 @@ class ImageClassifier(RegularizedModule):
         self._label_smoothing = label_smoothing
         self._mixing = _random_choice(mixing)
         self._compiled = compile  # an attribute named compile would hide nn.Module.compile
-        self._pretrained = weights is not None
+        self.loaded_weights = loaded
         self._num_classes: int | None = None  # where the data tell it
         self.config: dict[str, Any] = {}  # the config of the run, for its checkpoints
         self.train_metrics = EpochMetrics()
@@ -144,14 +148,17 @@ class ImageClassifier(RegularizedModule):
         return split_output(output, self._num_classes)
 
     def setup(self, stage: str) -> None:
-        """Initializes a network that has a method ``init_from_data`` from training images, and compiles the network.
+        """Checks that the network fits the data, initializes it if it has a method ``init_from_data``, and compiles it.
 
         The weights of a checkpoint are loaded after this.
         """
         data = self.image_data()
         self._num_classes = getattr(data, "num_classes", None)
+        if data is not None:
+            for size in _input_sizes(data, stage):
+                check_network(self.network, size, data.num_classes, training=stage == "fit")
         init_from_data = getattr(self.network, "init_from_data", None)
-        if stage == "fit" and not self._pretrained and callable(init_from_data) and data is not None:
+        if stage == "fit" and self.loaded_weights is None and callable(init_from_data) and data is not None:
             init_from_data(data.calibration_sample())
         if self._compiled:
             _check_compiler(self.trainer)
@@ -179,7 +186,7 @@ class ImageClassifier(RegularizedModule):
         images, labels = batch.images, batch.labels
         images, targets = (images, labels) if self._mixing is None else self._mixing(images, labels)
         logits, auxiliary = self.logits(images)
-        loss = functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
+        loss = self._training_loss(logits, targets)
         self.train_metrics.update(loss.detach(), logits.detach()[: batch.counted], labels[: batch.counted])
         for others in auxiliary:
             loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(others, targets)
@@ -238,6 +245,18 @@ class ImageClassifier(RegularizedModule):
         if "parts" in (metrics := checkpoint["train_scores"]):  # early checkpoints of version 0.1.0 have none
             self.train_metrics.load_state_dict(metrics, self.trainer)
 
+    def _training_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        data = self.image_data()
+        weights = None if data is None else data.loss_weights
+        if weights is None:
+            return functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
+        # A sum, because PyTorch's weighted mean over the parts of a batch is not that over the batch.
+        weights = weights.to(logits)
+        total = functional.cross_entropy(
+            logits, targets, weights, label_smoothing=self._label_smoothing, reduction="sum"
+        )
+        return total / len(logits)
+
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in metrics.compute(self.trainer).items()})
 
@@ -267,6 +286,14 @@ def _random_choice(mixing: nn.Module | dict[str, nn.Module | None] | None) -> nn
         return mixing
     chosen = [module for module in mixing.values() if module is not None]
     return v2.RandomChoice(chosen) if len(chosen) > 1 else next(iter(chosen), None)
+
+
+def _input_sizes(data: ImageData, stage: str) -> set[tuple[int, int]]:
+    """Height and width of the images that the network gets in ``stage``."""
+    part = data.train_set or data.test_set
+    assert part is not None, "setup() comes first"
+    modules = [data.preprocess, data.early_preprocess if stage == "fit" else None]
+    return {(module.size, module.size) if module.size else part[0].shape for module in modules if module}
 
 
 def _memory_layout(network: nn.Module, memory_format: MemoryFormat) -> torch.memory_format:

@@ -1,4 +1,4 @@
-"""Metrics of an epoch: loss, accuracy and calibration error, accumulated on the device."""
+"""Metrics of an epoch: loss, accuracy, calibration error and scores by class, accumulated on the device."""
 
 from typing import Any
 
@@ -54,14 +54,14 @@ def check_mode(user: str, metric: str, mode: str) -> None:
 
 
 class EpochMetrics:
-    """Loss and accuracy of an epoch, as means over its images. An update does not wait for the device.
+    """Loss, accuracy and scores by class of an epoch. An update does not wait for the device.
 
     The sums are plain tensors, for two reasons: torchmetrics takes a quarter of a millisecond per step for the same two
     metrics, which is as long as a step of a small network. And in 16-bit precision, Lightning converts the buffers of
     an nn.Module, so that the sums would stop growing.
 
     Args:
-        calibration: Whether to compute the calibration error too, see ``calibration_error``.
+        calibration: Whether to compute the calibration error too, and the scores of ``class_scores``.
     """
 
     def __init__(self, calibration: bool = False) -> None:
@@ -70,7 +70,7 @@ class EpochMetrics:
         self._images = 0
         self._last_sums = torch.zeros(3)  # with the images, at the last call of running_means
         self._calibration = calibration
-        self._predictions: list[Tensor] = []  # confidence and correctness, (B, 2) per batch
+        self._predictions: list[Tensor] = []  # confidence, class and true class, (B, 3) per batch
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch: its mean loss, logits ``(B, C)`` and labels ``(B,)``."""
@@ -81,7 +81,7 @@ class EpochMetrics:
         self._images += len(labels)
         if self._calibration:
             confidence, prediction = logits.float().softmax(dim=1).max(dim=1)
-            self._predictions.append(torch.stack([confidence, (prediction == labels).float()], dim=1))
+            self._predictions.append(torch.stack([confidence, prediction.float(), labels.float()], dim=1))
 
     def state_dict(self, trainer: Trainer) -> dict[str, Any]:
         """The sums of losses, of correct predictions and of images so far, per process: ``(processes, 3)``."""
@@ -110,8 +110,9 @@ class EpochMetrics:
         loss, accuracy = total[:2] / total[2]
         means = {"loss": loss, "accuracy": accuracy}
         if self._calibration:
-            confidence, correct = gather_rows(torch.cat(self._predictions), trainer).T.contiguous()
-            means["calibration_error"] = calibration_error(confidence, correct)
+            confidence, prediction, label = gather_rows(torch.cat(self._predictions), trainer).T.contiguous()
+            means["calibration_error"] = calibration_error(confidence, prediction == label)
+            means |= class_scores(prediction.long(), label.long())
             self._predictions.clear()
         self._sums, self._images, self._last_sums = torch.zeros(2), 0, torch.zeros(3)
         return means
@@ -134,3 +135,28 @@ def calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> Te
         A scalar from 0 to 1.
     """
     return binary_calibration_error(confidence, correct.long(), bins, norm="l1", validate_args=False)
+
+
+def class_scores(predictions: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Scores in which every class counts the same, however many images it has.
+
+    ``balanced_accuracy`` is the mean over classes of the fraction of their images that is predicted correctly, and
+    ``macro_f1`` the mean over classes of 2·TP / (2·TP + FP + FN). Classes without images do not count for the former,
+    those without images and predictions not for the latter.
+
+    Args:
+        predictions: The predicted classes, int64 ``(N,)``.
+        labels: The true classes, int64 ``(N,)``.
+
+    Returns:
+        Both by name, each a scalar from 0 to 1.
+    """
+    count = int(torch.stack([predictions, labels]).max()) + 1
+    images, predicted, correct = (
+        torch.bincount(classes, minlength=count).float()
+        for classes in (labels, predictions, labels[predictions == labels])
+    )
+    return {
+        "balanced_accuracy": (correct / images)[images > 0].mean(),
+        "macro_f1": (2 * correct / (images + predicted))[images + predicted > 0].mean(),
+    }

@@ -1,7 +1,9 @@
 """Weights from a file: loaded into a network, with the normalization that they were trained with."""
 
-import re
+import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +12,139 @@ from jsonargparse import Namespace
 from torch import Tensor, nn
 
 from regularization.errors import UserError
+from regularization.models.weight_files import read_state_dicts
 
-# torchvision's files of DenseNets use names with norm.1 for what its networks call norm1.
-_DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")
 RGB = tuple[float, float, float]
+MAX_NAMES_SHOWN = 4
+MAX_CLASS_TOKENS = 8  # of a transformer: for the class, for distillation, and registers
 
 
-def load_weights(network: nn.Module, path: Path) -> list[str]:
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What a file of weights contributed to a network; ``str`` says it in one line.
+
+    Attributes:
+        path: The file.
+        prefix: What its names have before the names of the network.
+        matched: The names of the network's tensors that were loaded.
+        resampled: Those of them that are position embeddings of another image size, and were resampled.
+        missing: The names of the network's tensors that were not changed.
+        left: The names of the file's tensors that were not used.
+    """
+
+    path: Path
+    prefix: str
+    matched: list[str]
+    resampled: list[str]
+    missing: list[str]
+    left: list[str]
+
+    def __str__(self) -> str:
+        parts = [f"{self.path}: {len(self.matched)} tensors loaded"]
+        parts += [f"with the prefix {self.prefix} removed"] if self.prefix else []
+        parts += [f"resampled: {_shown(self.resampled)}"] if self.resampled else []
+        parts += [f"not in the file, left as they were: {_shown(self.missing)}"] if self.missing else []
+        parts += [f"in the file, not used: {_shown(self.left)}"] if self.left else []
+        return "; ".join(parts)
+
+
+def load_weights(network: nn.Module, path: Path) -> LoadedWeights:
     """Loads the tensors of a file into ``network``, except for a last layer with another number of classes.
 
-    The file is safetensors, or a state dict as torchvision and timm publish them, either alone or inside a checkpoint,
-    including those of this program.
-
-    Returns:
-        The names of the tensors that were not in the file with the right shape, and were not changed.
+    The file is safetensors, or a state dict as torchvision and timm publish them, either alone or inside a checkpoint
+    of any program. Its names may have any prefix before those of the network.
 
     Raises:
         UserError: If the file cannot be read, or is from another network.
     """
     own = network.state_dict()
-    loaded = _without_prefix(_read(path), own)
-    matching = {name: tensor for name, tensor in loaded.items() if name in own and tensor.shape == own[name].shape}
+    prefix, loaded = _best_match(read_state_dicts(path), own)
+    inside = {name.removeprefix(prefix): tensor for name, tensor in loaded.items() if name.startswith(prefix)}
+    resampled = resample_position_embeddings(inside, own)
+    inside |= resampled
+    matching = {name: tensor for name, tensor in inside.items() if name in own and tensor.shape == own[name].shape}
     missing = [name for name in own if name not in matching and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in loaded if name not in own]
-    if unexpected or len({name.rpartition(".")[0] for name in missing}) > 1:
-        name = (unexpected or missing)[0]
-        loaded_shape, own_shape = (tuple(state[name].shape) if name in state else "absent" for state in (loaded, own))
+    left = [name for name in loaded if name.removeprefix(prefix) not in matching or not name.startswith(prefix)]
+    if wrong := _contradiction(inside, own, matching, missing):
+        in_file, in_network = (tuple(state[wrong].shape) if wrong in state else "absent" for state in (inside, own))
         raise UserError(
-            f"--model.weights: {path} is from another network: {name} is {loaded_shape} in the file and {own_shape} in "
+            f"--model.weights: {path} is from another network: {wrong} is {in_file} in the file and {in_network} in "
             f"{type(network).__name__}"
         )
     network.load_state_dict(matching, strict=False)
-    return missing
+    return LoadedWeights(path, prefix, list(matching), list(resampled), missing, left)
+
+
+def _best_match(candidates: list[dict[str, Tensor]], own: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """The state dict with the most tensors of ``own``, and what stands before their names; the first one of a tie."""
+    best: tuple[int, str, dict[str, Tensor]] = (-1, "", {})
+    for loaded in candidates:
+        prefixes = Counter({"": 0})
+        for name, tensor in loaded.items():
+            parts = name.split(".")
+            for start in range(len(parts)):
+                ending = ".".join(parts[start:])
+                if ending in own and own[ending].shape == tensor.shape:
+                    prefixes[name.removesuffix(ending)] += 1
+        prefix, matches = prefixes.most_common(1)[0]
+        if matches > best[0]:
+            best = matches, prefix, loaded
+    return best[1:]
+
+
+def _contradiction(
+    loaded: dict[str, Tensor], own: dict[str, Tensor], matching: dict[str, Tensor], missing: list[str]
+) -> str | None:
+    """The first name which shows that ``loaded`` belongs to another network; None if it fits.
+
+    The last layer may be missing or have another number of classes, also that of an auxiliary classifier. The file may
+    have further parts, such as the head of another task, but not further layers in a part that the network has.
+    """
+    own_parts = {name.partition(".")[0] for name in own} - {name.partition(".")[0] for name in missing}
+    unexpected = [name for name in loaded if name not in own and name.partition(".")[0] in own_parts]
+    unexpected = [name for name in unexpected if not name.endswith("num_batches_tracked")]
+    last_layers = {name.rpartition(".")[0] for name in missing}
+    heads = [name for name in missing if name in loaded and loaded[name].shape[1:] == own[name].shape[1:]]
+    # Several layers are last ones if all of them have the new number of classes in place of the old one.
+    numbers = {(loaded[name].shape[:1], own[name].shape[:1]) for name in heads}
+    allowed = len({name.rpartition(".")[0] for name in heads}) if len(numbers) == 1 else 1
+    if unexpected or not matching or len(last_layers) > max(1, allowed):
+        foreign = [name for name in loaded if name not in own]
+        return next(iter([*unexpected, *foreign, *missing]), None)
+    return None
+
+
+def resample_position_embeddings(loaded: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The position embeddings in ``loaded`` for the numbers of patches in ``own``, as timm resamples them.
+
+    These are tensors ``(1, T + h·w, D)`` whose name ends with ``pos_embed`` (timm) or ``pos_embedding`` (torchvision),
+    with T class tokens before a square grid of patches.
+    """
+    resampled = {}
+    for name, tensor in own.items():
+        if name in loaded and name.endswith(("pos_embed", "pos_embedding")) and loaded[name].ndim == tensor.ndim == 3:
+            positions = loaded[name].shape[1], tensor.shape[1]
+            if positions[0] != positions[1] and (tokens := _class_tokens(*positions)) is not None:
+                resampled[name] = _resample(loaded[name], tokens, positions[1])
+    return resampled
+
+
+def _class_tokens(old: int, new: int) -> int | None:
+    """The number of tokens before the patches, without which both numbers of positions are squares."""
+    for tokens in range(MAX_CLASS_TOKENS + 1):
+        patches = [positions - tokens for positions in (old, new)]
+        if min(patches) > 0 and all(math.isqrt(number) ** 2 == number for number in patches):
+            return tokens
+    return None
+
+
+def _resample(embedding: Tensor, tokens: int, length: int) -> Tensor:
+    """A position embedding ``(1, N, D)`` for ``length`` positions; bicubic and antialiased."""
+    old, new = math.isqrt(embedding.shape[1] - tokens), math.isqrt(length - tokens)
+    grid = embedding[:, tokens:].float().movedim(-1, 1).reshape(1, -1, old, old)
+    grid = nn.functional.interpolate(grid, (new, new), mode="bicubic", antialias=True)
+    patches = grid.flatten(2).movedim(1, -1).to(embedding.dtype)
+    return torch.cat([embedding[:, :tokens], patches], dim=1)
 
 
 def published_normalization(network: Namespace) -> tuple[RGB, RGB] | None:
@@ -75,32 +178,7 @@ def _rgb(values: Sequence[float]) -> RGB:
     return red, green, blue
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of the file by name."""
-    if not path.is_file():
-        raise UserError(f"--model.weights: there is no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError as error:
-        raise UserError("--model.weights: to read a .safetensors file, run pip install safetensors") from error
-    except Exception as error:
-        raise UserError(f"--model.weights: {path} is damaged, or contains more than tensors") from error
-    for key in ("state_dict", "model"):
-        content = content[key] if isinstance(content, dict) and isinstance(content.get(key), dict) else content
-    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise UserError(f"--model.weights: {path} does not contain the state dict of a network")
-    return {_DENSE.sub(r"\1\2.", name): tensor for name, tensor in content.items()}
-
-
-def _without_prefix(loaded: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``loaded`` without the prefix that DataParallel, or a checkpoint of this program, puts before each name."""
-    for prefix in ("", "module.", "network."):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in loaded.items() if name.startswith(prefix)}
-        if tensors.keys() & own.keys():
-            return tensors
-    return loaded
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_NAMES_SHOWN]) + (
+        f" and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
+    )

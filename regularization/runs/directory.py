@@ -19,6 +19,7 @@ RESULT = "result.json"
 LOGITS = "val_logits.npz"
 CHECKPOINTS = "checkpoints"
 TEST = "test"
+VALIDATION = "validation"
 LOCK = ".lock"
 
 

@@ -17,8 +17,9 @@ from lightning.pytorch.callbacks import Callback
 from regularization.callbacks.checkpointing import RunInterrupted
 from regularization.callbacks.progress_bar import ProgressBar
 from regularization.callbacks.tensorboard import ignore_file_errors_in_threads
+from regularization.data.image_folder import ImageFolder
 from regularization.errors import UserError
-from regularization.inference.evaluation import PredictionCollector, save_evaluation
+from regularization.inference.evaluation import PredictionCollector, save_evaluation, save_validation
 from regularization.runs import directory, distributed, run_lock
 from regularization.training.fit_run import FitRun
 from regularization.training.memory import retain_freed_memory
@@ -76,6 +77,9 @@ def run_fit(args: Sequence[str], run_dir: Path | None = None, callbacks: Sequenc
             lock = run_lock.exclusive_run(run.run_dir) if run_dir is None else nullcontext()
             with lock, _as_user_error(run.trainer, run):
                 folder = run.run()
+            # The trials of a study, which get their folder from it, are shown on its page.
+            if run_dir is None and isinstance(cli.datamodule, ImageFolder) and run.trainer.is_global_zero:
+                save_validation(cli.datamodule, folder)
         if checkpoint is not None and not cli.is_debug_run:
             path = folder / directory.CHECKPOINTS / f"{checkpoint}.ckpt"
             run_scoring("test", [*args, f"--ckpt_path={path}"], folder)

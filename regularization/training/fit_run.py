@@ -115,6 +115,9 @@ class FitRun:
         parameters = sum(parameter.numel() for parameter in network.parameters())
         print(f"{type(network).__name__} with {parameters:,} parameters on {self.trainer.strategy.root_device}")
         print(data.describe())
+        if self.cli.model.loaded_weights is not None:
+            mean, std = (data.preprocess.settings(None)[name] for name in ("mean", "std"))
+            print(f"{self.cli.model.loaded_weights}; images normalized with mean {mean} and std {std}")
         if processes > 1:
             share = data.batch_size // processes
             print(f"{processes} processes: each gets {share} of the {data.batch_size} images per batch")

@@ -22,6 +22,7 @@ from regularization.data.datamodules import ImageData
 from regularization.data.sampling import check_divisible
 from regularization.errors import UserError, find_foreign_error, find_user_error, translate_error
 from regularization.models.classifier import ImageClassifier
+from regularization.models.network_check import check_model_name
 from regularization.models.pretrained import published_normalization
 from regularization.optim import hyperparameters
 from regularization.runs import checkpoint_io, directory, distributed, safe_loading
@@ -132,6 +133,7 @@ class TrainingCLI(LightningCLI):
         model, data = self.config.model, self.config.data
         num_classes = _imported(data.class_path).count_classes(data.init_args)
         _set_num_classes(model.network, num_classes)
+        check_model_name(model.network)
         for mixing in model.mixing.values() if isinstance(model.mixing, dict) else [model.mixing]:
             if mixing is not None:
                 _set_num_classes(mixing, num_classes)

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torch import Tensor
 
-from regularization.data import image_files
+from regularization.data import image_files, image_search
 from regularization.data.image_files import DecodeError
+from regularization.data.image_search import search
 from regularization.data.preprocess import square
 
 RED, BLUE = (200, 30, 20), (10, 40, 220)
@@ -68,8 +69,11 @@ def test_grey_values_of_8_and_16_bits_are_equal() -> None:
     Image.fromarray(ramp).save("8.png")
     Image.fromarray(ramp.astype(np.uint16) * 257).save("16.png")
     Image.fromarray(ramp.astype(np.uint16) * 257).save("16.tiff")
+    Path("16.pgm").write_bytes(b"P5 32 32 65535\n" + (ramp.astype(">u2") * 257).tobytes())
+    Path("12.pgm").write_bytes(b"P5 32 32 4095\n" + (ramp.astype(">u2") * 16 + 8).astype(">u2").tobytes())
+    Image.fromarray((255 - ramp.astype(np.uint16)) * 257).save("white is zero.tiff", tiffinfo={262: 0})
     expected = torch.from_numpy(ramp).expand(3, -1, -1)
-    for name in ("8.png", "16.png", "16.tiff"):
+    for name in ("8.png", "16.png", "16.tiff", "16.pgm", "12.pgm", "white is zero.tiff"):
         image = image_files.read(Path(name), 32)
         assert isinstance(image, Tensor)
         assert torch.equal(image, expected), name
@@ -77,6 +81,86 @@ def test_grey_values_of_8_and_16_bits_are_equal() -> None:
     error = image_files.read(Path("float.tiff"), 32)
     assert isinstance(error, DecodeError)
     assert error.reason == "grey values of 32 bits are not supported: the value of white is not defined"
+    for name, dtype in {"signed 16.tiff": np.uint16, "signed 8.tiff": np.uint8}.items():
+        Image.fromarray(ramp.astype(dtype)).save(name, tiffinfo={339: 2})
+        error = image_files.read(Path(name), 32)
+        assert isinstance(error, DecodeError)
+        assert error.reason == "signed values are not supported: the values of black and white are not defined"
+
+
+def test_images_of_iphones() -> None:
+    heif = pytest.importorskip("pillow_heif", reason="reads HEIC: pip install 'regularization[heif]'")
+    assert ".heic" in image_search.suffixes()
+    exif = Image.Exif()
+    exif[0x0112] = 3  # the orientation: upside down
+    heif.from_pillow(halves(64, 64)).save("a.heic", quality=90)
+    halves(64, 64).save("turned.heic", format="HEIF", quality=90, exif=exif.tobytes())
+    above, below = colours(image_files.read(Path("a.heic"), 32))
+    assert is_close(above, RED, tolerance=10)
+    assert is_close(below, BLUE, tolerance=10)
+    assert colours(image_files.read(Path("turned.heic"), 32))[0] == pytest.approx(below, abs=6)
+    assert search(Path()).paths == [Path("a.heic"), Path("turned.heic")]
+
+
+def test_images_that_need_a_package_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.heic", "b.HEIC", "c.jxl", "d.png"):
+        Path(name).touch()
+    monkeypatch.setattr(image_search, "suffixes", lambda: {".png"})
+    result = search(Path())
+    assert result.paths == [Path("d.png")]
+    assert image_search.summarize(result.left_out) == (
+        "left out: 2 .heic files (pip install 'regularization[heif]' to read them), "
+        "1 .jxl file (not a supported image format)"
+    )
+    monkeypatch.setattr(image_search, "formats", lambda: ["PNG"])
+    monkeypatch.setattr(image_files, "formats", lambda: ["PNG"])
+    error = image_files.read(Path("a.heic"), 32)
+    assert isinstance(error, DecodeError)
+    assert error.reason == "pip install 'regularization[heif]' to read them"
+
+
+def icc_profile(*colorants: tuple[float, float, float], gamma: float) -> bytes:
+    """A matrix profile (ICC.1:2001) whose channels are these colorants, in XYZ under D50, with one gamma."""
+
+    def fixed(value: float) -> bytes:
+        return struct.pack(">i", round(value * 65536))
+
+    def xyz(values: tuple[float, float, float]) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(map(fixed, values))
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IHH", 1, round(gamma * 256), 0)
+    tags = {b"desc": b"desc\0\0\0\0\0\0\0\5test\0" + bytes(79), b"wtpt": xyz((0.9642, 1.0, 0.8249))}
+    tags |= {name: xyz(values) for name, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), colorants, strict=True)}
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    table, content = struct.pack(">I", len(tags)), b""
+    for name, value in tags.items():
+        table += name + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(content), len(value))
+        content += value + bytes(-len(value) % 4)
+    header = struct.pack(">I4sI4s4s4s12s4s", 0, b"none", 0x02100000, b"mntr", b"RGB ", b"XYZ ", bytes(12), b"acsp")
+    header += bytes(28) + b"".join(map(fixed, (0.9642, 1.0, 0.8249)))
+    whole = header.ljust(128, b"\0") + table + content
+    return struct.pack(">I", len(whole)) + whole[4:]
+
+
+def test_colour_profiles_are_converted_to_srgb() -> None:
+    # The primaries of sRGB under D50, red and blue exchanged, with a gamma of 1.8.
+    red, green, blue = (0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)
+    profile = icc_profile(blue, green, red, gamma=1.8)
+    linear = (np.array(RED[::-1]) / 255) ** 1.8
+    expected = 255 * np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    halves().save("rgb.png", icc_profile=profile)
+    halves().convert("RGBA").save("rgba.png", icc_profile=profile)
+    halves().convert("P", palette=Image.Palette.ADAPTIVE).save("palette.png", icc_profile=profile)
+    for name in ("rgb.png", "rgba.png", "palette.png"):
+        above, _ = colours(image_files.read(Path(name), 32))
+        assert is_close(above, tuple(expected), tolerance=2), name
+    # A profile that is damaged, or of another kind of image, changes nothing.
+    halves().save("damaged.png", icc_profile=profile[:200])
+    halves().convert("L").save("grey.png", icc_profile=profile)
+    halves().save("srgb.png", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    assert colours(image_files.read(Path("damaged.png"), 32))[0] == list(RED)
+    assert colours(image_files.read(Path("srgb.png"), 32))[0] == list(RED)
+    assert colours(image_files.read(Path("grey.png"), 32))[0] == [halves().convert("L").getpixel((0, 0))] * 3
 
 
 def test_images_are_rotated_by_their_exif_data() -> None:
@@ -144,7 +228,7 @@ def test_images_are_found_in_folders_in_order() -> None:
     for name in ("b/2.png", "b/1.PNG", "a.jpg", ".hidden/x.png", "b/.y.png", "b/readme.txt", "b/page.pdf"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
-    assert image_files.find(Path()) == [Path("a.jpg"), Path("b/1.PNG"), Path("b/2.png")]
+    assert search(Path()).paths == [Path("a.jpg"), Path("b/1.PNG"), Path("b/2.png")]
 
 
 def test_many_images_are_read_in_order() -> None:

@@ -1,7 +1,7 @@
 """The user's own images: how they are split, kept in memory or decoded by workers, and which errors there are."""
 
 import csv
-import shutil
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning import Trainer
 from PIL import Image
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn.functional import cross_entropy
 
-from regularization import ImageFolder, UserError
+from regularization import ImageClassifier, ImageFolder, SmallResNet, UserError
 from regularization.cli.main import main
 from regularization.data.datamodules import Part
 from regularization.data.image_files import ImageFiles
 from regularization.data.image_folder import held_out
 from regularization.data.readers import Images
-from regularization.data.sampling import Batch
+from regularization.data.sampling import Batch, EpochSampler
 from tests.conftest import CONFIGS, rows_of
 from tests.training.test_command import interrupt_at
 
@@ -243,10 +246,8 @@ def test_errors(refused: Refused) -> None:
     assert "--data.workers must be at least 0, not -1" in refused(*fit, "pets", "--data.workers", "-1")
     assert "--data.test_size must be at least 0 and below 1" in refused(*fit, "pets", "--data.test_size", "7")
     assert "give both, or neither" in refused(*fit, "pets", "--data.mean", "[0.5,0.5,0.5]")
-    Path("parts").mkdir()
-    shutil.copytree("pets", "parts/training")
-    shutil.copytree("pets", "parts/validation")
-    assert "the parts of the data must be named train, val and test" in refused(*fit, "parts")
+    both = ("--data.class_weights", "balanced", "--data.balanced_sampling", "true")
+    assert "have the same purpose: use one of them" in refused(*fit, "pets", *both)
     assert "--data.resize must be at least --data.image_size, 16, not 8" in refused(*fit, "pets", "--data.resize", "8")
 
 
@@ -255,7 +256,12 @@ def test_own_images_from_fit_to_predict(capsys: pytest.CaptureFixture[str]) -> N
     main(["fit", *SMALL, "--data.root", "my pets", "--trainer.max_epochs", "6"])
     run = Path("runs/folder/version_0")
     assert rows_of(run)[-1]["val_accuracy"] > 0.9
+    assert rows_of(run)[-1]["val_balanced_accuracy"] > 0.9
+    assert "validation images correct" in (run / "report.html").read_text()
     main(["test", *SMALL, "--data.root", "my pets", "--ckpt_path", "best"])
+    scores = json.loads((run / "result.json").read_text())["test"]
+    assert {"test_balanced_accuracy", "test_macro_f1"} <= scores.keys()
+    assert "test images correct" in (run / "report.html").read_text()
     main(["predict", "--ckpt_path", str(run), "--images", "my pets", "--output", "named"])
     with Path("named/predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -274,3 +280,58 @@ def test_a_sweep_on_own_images(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "validation accuracy" in out.splitlines()[-2]
     assert Path("runs/folder/version_0/report.html").is_file()
+
+
+def test_imbalanced_classes_are_counted_and_warned_of() -> None:
+    draw(Path("pets"), {"cat": 24, "dog": 4})
+    with pytest.warns(UserWarning, match=r"imbalanced: cat has 18 training images, dog 3\. .*class_weights balanced"):
+        data = set_up(test_size=0)
+    assert data.describe().splitlines()[1] == "training images per class: cat 18, dog 3"
+
+
+def test_classes_with_too_few_images_are_named(refused: Refused) -> None:
+    draw(Path("pets"), {"cat": 9, "dog": 9, "emu": 1, "owl": 2})
+    fit = ["fit", *SMALL, "--data.root", "pets"]
+    assert "too few images of emu, owl: only 1 is left to train and validate with." in refused(*fit)
+    draw(Path("pets"), {"cat": 9, "dog": 9, "emu": 4, "owl": 4})
+    assert "cannot hold out 2 of " in (message := refused(*fit, "--data.val_size", "2"))
+    assert "images with 4 classes: raise --data.val_size" in message
+    assert "classes: lower --data.val_size" in refused(*fit, "--data.val_size", "0.99")
+
+
+def test_balanced_sampling_draws_each_class_equally_often_and_resumes() -> None:
+    draw(Path("pets"), {"cat": 72, "dog": 8})
+    data = set_up(test_size=0, balanced_sampling=True, batch_size=10)
+    sampler = data.train_dataloader().sampler
+    assert isinstance(sampler, EpochSampler)
+    assert data.train_set is not None
+    labels = data.train_set[0].labels
+    epochs = [labels[sampler.permutation(epoch)] for epoch in range(40)]
+    assert {len(epoch) for epoch in epochs} == {60}
+    # 2,400 draws with probability 1/2 have a standard deviation of 24.5.
+    assert abs(int(torch.cat(epochs).sum()) - 1200) < 4 * 24.5
+    before = torch.cat(list(sampler))
+    sampler.progress = (0, 20)
+    assert torch.equal(torch.cat(list(sampler)), before[20:])
+
+
+def test_class_weights_give_each_class_the_same_share_of_the_loss() -> None:
+    draw(Path("pets"), {"cat": 9, "dog": 3, "owl": 6})
+    data = set_up(test_size=0, class_weights="balanced", batch_size=100)
+    assert data.train_set is not None
+    labels = data.train_set[0].labels[data.train_set[1]].numpy()
+    reference = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    assert data.loss_weights is not None
+    assert np.allclose(data.loss_weights.numpy(), reference)
+    model = ImageClassifier(SmallResNet(num_classes=3, width=4), label_smoothing=0.1)
+    model.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    logits, targets = torch.randn(12, 3), torch.arange(12) % 3
+    plain = model._training_loss(logits, targets)
+    assert torch.equal(plain, cross_entropy(logits, targets, label_smoothing=0.1))
+    model.trainer.datamodule = data  # type: ignore[attr-defined]
+    weighted = model._training_loss(logits, targets)
+    one_by_one = [
+        cross_entropy(logit[None], target[None], data.loss_weights, label_smoothing=0.1, reduction="sum")
+        for logit, target in zip(logits, targets, strict=True)
+    ]
+    assert torch.allclose(weighted, torch.stack(one_by_one).mean())

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import shutil
+from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
+from regularization import Digits
+from regularization.callbacks.val_logits import write_logits
 from regularization.cli.main import main
 from regularization.data.image_files import ImageFiles
 from regularization.data.readers import Images
@@ -243,7 +247,38 @@ def test_the_command_writes_tables_and_plots(
     assert second.startswith(f"accuracy {correct / 360:.2%}, 95% interval {interval[0]:.2%} to ")
     worst_class = f"worst class {worst['class']}: {float(worst['accuracy']):.2%} of {worst['images']} images, best "
     assert third.startswith(worst_class)
-    assert last == f"table and plots: {TEST}"
+    assert last == f"table and plots: {TEST}; on one page: {RUN / 'report.html'}"
+    page = (RUN / "report.html").read_text()
+    assert f"{correct / 360:.2%} of 360 test images correct, 95% interval" in page
+    pictures = [b64decode(text) for text in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
+    files = (RUN / "curves.png", TEST / "confusion.png", TEST / "reliability.png", TEST / "wrong.png")
+    assert pictures == [file.read_bytes() for file in files]
+    names = re.findall(r"<tr><td>(\d)</td><td>(\d+)</td>", page)
+    assert sorted(names) == [(row["class"], row["images"]) for row in rows]
+    assert names[0][0] == worst["class"]
+
+
+def test_the_page_of_a_run_shows_the_newest_validation() -> None:
+    images = Images(torch.zeros(40, 3, 8, 8, dtype=torch.uint8), torch.arange(40) % 4, ("a", "<b>", "c", "d"))
+    index = torch.arange(0, 40, 2)
+    logits = torch.eye(4)[images.labels[index]]
+    logits[:5] = torch.tensor([0.0, 9.0, 0.0, 0.0])
+    data = Digits()
+    run = Path("runs/folder/version_7")
+    run.mkdir(parents=True)
+    evaluation.save_validation(data, run)  # before any validation
+    assert "This run was not validated." in (run / "report.html").read_text()
+    data.val_set = images, index
+    write_logits(run / "val_logits.npz", logits, images.labels[index], index)
+    evaluation.save_validation(data, run)
+    page = (run / "report.html").read_text()
+    correct = int((logits.argmax(1) == images.labels[index]).sum())
+    assert f"{correct / 20:.2%} of 20 validation images correct" in page
+    assert "folder/version_7" in page
+    assert "&lt;b&gt;" in page
+    assert page.count("data:image/png") == 3
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
+    assert {path.name for path in (run / "validation").iterdir()} == FILES
 
 
 def test_a_checkpoint_outside_a_run_folder(capsys: pytest.CaptureFixture[str]) -> None:

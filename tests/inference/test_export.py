@@ -34,6 +34,8 @@ def exported(model: TrainedModel, file_format: str) -> tuple[Callable[[Tensor], 
     write_onnx(model, Path("model.onnx"))
     onnx.checker.check_model("model.onnx", full_check=True)
     session = onnxruntime.InferenceSession("model.onnx")
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    assert session.get_outputs()[0].shape == ["batch", len(model.classes)]
     classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
     return lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0]), classes
 

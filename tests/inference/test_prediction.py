@@ -1,6 +1,9 @@
 """The command ``predict``: its table, its contact sheet, and files that are not images."""
 
 import csv
+import shutil
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from PIL import Image
 
 from regularization.cli.main import main
 from regularization.data.readers import read_digits
-from regularization.inference.prediction import Prediction
+from regularization.inference.prediction import Prediction, predict_files
 from regularization.inference.trained_model import TrainedModel
 from tests.data.test_image_files import bomb
 from tests.training.test_command import RUN, Refused
@@ -31,7 +34,7 @@ def test_predict(digits: TrainedModel, capsys: pytest.CaptureFixture[str]) -> No
     assert len(output.err.splitlines()) == 2
     lines = output.out.splitlines()
     assert lines[10] == "… and 20 more"
-    assert lines[11:] == ["30 images classified, 2 skipped", "predictions.csv", "predictions.png"]
+    assert lines[11:] == ["30 images classified, 2 skipped", "predictions.csv", "predictions.png", "skipped.csv"]
     with Path("predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 30
@@ -45,12 +48,65 @@ def test_predict(digits: TrainedModel, capsys: pytest.CaptureFixture[str]) -> No
         assert sheet.size[0] > 1000
 
 
+# What Pillow writes by default for an RGB image, and the suffixes of its further formats.
+WRITTEN = sorted({suffix for suffix, name in Image.registered_extensions().items() if name in Image.SAVE})
+
+
+def broken_files(folder: Path) -> None:
+    """Twenty files that cannot be read, each in its own way."""
+    whole = BytesIO()
+    Image.effect_noise((40, 30), 60).convert("RGB").save(whole, "PNG")
+    png = whole.getvalue()
+    cut = {f"cut {size}.png": png[:size] for size in (0, 1, 8, 30, 60, len(png) // 2, len(png) - 30)}
+    zeros = {f"zeros{suffix}": bytes(500) for suffix in (".jpg", ".gif", ".bmp", ".tiff", ".webp", ".ico", ".pcx")}
+    others = {"text.jpeg": b"not an image", "bomb.png": bomb(30_000, 30_000), "letter.heic": b"ftypheic" * 9}
+    for name, content in {**cut, **zeros, **others}.items():
+        (folder / name).write_bytes(content)
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "nothing").touch()
+    (folder / "a folder.png").mkdir()
+    (folder / "a folder.png" / "half.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(30))
+
+
+def test_every_file_of_a_folder_is_accounted_for_by_name(
+    tiny_model: TrainedModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("all")
+    folder.mkdir()
+    for suffix in WRITTEN:
+        with suppress(OSError, ValueError, KeyError):  # formats of other modes, or without an encoder
+            Image.new("RGB", (20, 16), "red").save(folder / f"picture{suffix}")
+    written = {path.name for path in folder.iterdir() if path.stat().st_size}
+    assert len(written) > 30
+    for path in set(folder.iterdir()) - {folder / name for name in written}:
+        path.unlink()
+    broken_files(folder)
+    assert len(everything := [path for path in folder.rglob("*") if not path.is_dir()]) == len(written) + 20
+    predict_files(tiny_model, [folder, Path("all/../all"), folder / "picture.png"], Path("out"))
+    named = {}
+    for table in ("predictions.csv", "skipped.csv"):
+        with Path("out", table).open(newline="", encoding="utf-8") as file:
+            named[table] = [Path(row["file"]).relative_to("all") for row in csv.DictReader(file)]
+    read = {str(path) for path in named["predictions.csv"]}
+    assert sorted(named["predictions.csv"] + named["skipped.csv"]) == sorted(p.relative_to("all") for p in everything)
+    assert read <= written
+    formats = {"png", "jpg", "jpeg", "gif", "bmp", "tif", "tiff", "webp", "ppm", "jp2", "tga", "pcx", "ico", "dib"}
+    assert {f"picture.{name}" for name in formats} <= read
+    assert f"{len(read)} images classified, {len(named['skipped.csv'])} skipped" in capsys.readouterr().out
+    # The files of this prediction are no images of the next one, and what is skipped no more has no table.
+    shutil.copy("all/picture.png", "out/picture.png")
+    predict_files(tiny_model, [Path("out")], Path("out"))
+    assert sorted(path.name for path in Path("out").iterdir()) == ["picture.png", "predictions.csv", "predictions.png"]
+
+
 def test_what_predict_refuses(digits: TrainedModel, refused: Refused) -> None:
     Path("empty").mkdir()
     Path("text.png").write_text("not an image")
     run = ["predict", "--ckpt_path", str(RUN), "--images"]
     assert "there is no nowhere" in refused(*run, "nowhere")
     assert "there are no images in empty" in refused(*run, "empty")
+    Path("empty/notes.txt").touch()
+    assert "in empty; left out: 1 .txt file (not a supported image format)" in refused(*run, "empty")
     with pytest.raises(SystemExit):
         main([*run, "text.png"])
     assert "--output: text.png is a file, not a folder" in refused(*run, "text.png", "--output", "text.png")

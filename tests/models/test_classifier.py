@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -6,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from lightning import Trainer, seed_everything
+from sklearn.metrics import balanced_accuracy_score, f1_score
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
@@ -14,7 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 from regularization import L1, Digits, ImageClassifier, Linear, SmallResNet, WarmupDecay
 from regularization.data.augment import mix
 from regularization.errors import UserError
-from regularization.models.metrics import EpochMetrics, calibration_error
+from regularization.models.metrics import EpochMetrics, calibration_error, class_scores
 
 Maker = Callable[..., Any]
 
@@ -230,3 +234,15 @@ def test_the_keys_of_a_checkpoint_are_those_of_version_0_1(tmp_path: Path) -> No
     assert checkpoint.keys() >= {"config", "settings", "serving", "regularizer", "train_scores"}
     assert checkpoint["settings"].keys() == {"optimizer", "groups", "scheduler", "schedule"}
     assert checkpoint["train_scores"].keys() == {"parts"}
+
+
+@given(st.integers(1, 60), st.integers(1, 6), st.integers(0, 100))
+def test_scores_by_class_are_those_of_scikit_learn(images: int, classes: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    predictions, labels = torch.randint(classes, (2, images), generator=generator)
+    scores = class_scores(predictions, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of predicted classes that have no images
+        balanced = balanced_accuracy_score(labels, predictions)
+    assert float(scores["balanced_accuracy"]) == pytest.approx(balanced, abs=1e-6)
+    assert float(scores["macro_f1"]) == pytest.approx(f1_score(labels, predictions, average="macro"), abs=1e-6)
