@@ -3,6 +3,7 @@
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:
         """Replaces the file at ``path`` in one step."""
-        with directory.atomic_write(Path(path)) as temporary:
+        with suppress(OSError):
             # Not its parents: a run folder that was removed is not created again.
-            temporary.parent.mkdir(exist_ok=True)
+            Path(path).parent.mkdir(exist_ok=True)
+        with directory.atomic_write(Path(path)) as temporary:
             try:
                 with temporary.open("wb") as file:
                     torch.save(checkpoint, file)
