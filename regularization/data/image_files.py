@@ -1,6 +1,5 @@
 """Image files of any format: found in folders, decoded to RGB and resized, or rejected with a reason."""
 
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from regularization.data.readers import Sample
-from regularization.errors import UserError
+from regularization.errors import UserError, printable
 
 # Formats of pixels only: Pillow would also run Ghostscript for EPS, and read a page of a PDF as an image.
 FORMATS = {"AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
@@ -39,11 +38,6 @@ class DecodeError:
 
     def __str__(self) -> str:
         return f"{printable(self.path)}: {self.reason}"
-
-
-def printable(name: Path | str) -> str:
-    """A file name as valid text: bytes that are not UTF-8 become escape sequences."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def find(folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from regularization.data.datamodules import ImageData, Part
 from regularization.data.image_files import DecodeError, ImageFiles
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images
-from regularization.errors import UserError
+from regularization.errors import UserError, printable
 
 # How many unreadable files an error names.
 MAX_ERRORS_SHOWN = 10
@@ -126,7 +126,7 @@ class ImageFolder(ImageData):
         # The cache holds for unchanged files: a sweep's worker reads them once for all of its trials.
         stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
         pixels = _decode(stamps, self.side, fits_memory, f"reading {name}")
-        names = tuple(map(image_files.printable, classes))
+        names = tuple(map(printable, classes))
         if pixels is not None:
             return Images(pixels, labels, names)
         return ImageFiles(paths, self.side, labels, names, self.workers)

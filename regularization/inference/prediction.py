@@ -11,8 +11,8 @@ from torch import Tensor
 
 from regularization.callbacks.curves import save
 from regularization.data import image_files
-from regularization.data.image_files import DecodeError, printable
-from regularization.errors import UserError
+from regularization.data.image_files import DecodeError
+from regularization.errors import UserError, printable
 from regularization.inference.contact_sheet import contact_sheet
 from regularization.inference.plots import shorten
 from regularization.inference.trained_model import TrainedModel

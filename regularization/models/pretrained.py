@@ -1,6 +1,7 @@
 """Weights from a file: loaded into a network, with the normalization that they were trained with."""
 
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from jsonargparse import Namespace
 from torch import Tensor, nn
 
 from regularization.errors import UserError
+from regularization.runs import checkpoint_io
 
 # torchvision's files of DenseNets use names with norm.1 for what its networks call norm1.
 _DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")
@@ -40,6 +42,7 @@ def load_weights(network: nn.Module, path: Path) -> list[str]:
             f"--model.weights: {path} is from another network: {name} is {loaded_shape} in the file and {own_shape} in "
             f"{type(network).__name__}"
         )
+    checkpoint_io.check_finite(matching, network, f"--model.weights: {path}")
     network.load_state_dict(matching, strict=False)
     return missing
 
@@ -85,9 +88,13 @@ def _read(path: Path) -> dict[str, Tensor]:
 
             content: Any = load_file(path)
         else:
+            if zipfile.is_zipfile(path):
+                checkpoint_io.check_sizes(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
         raise UserError("--model.weights: to read a .safetensors file, run pip install safetensors") from error
+    except UserError as error:
+        raise UserError(f"--model.weights: {error}") from error
     except Exception as error:
         raise UserError(f"--model.weights: {path} is damaged, or contains more than tensors") from error
     for key in ("state_dict", "model"):

@@ -116,7 +116,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields the path of an empty temporary file, which replaces ``path`` at the end, in one step and flushed to the disk.
+    """Yields the path of an empty temporary file, which replaces ``path`` at the end: in one step, flushed to the disk.
 
     If the process or the machine dies, ``path`` is the complete old file or the complete new one. The temporary file
     has a name of its own: two processes can write the same ``path``, and the last one to end wins. After an exception

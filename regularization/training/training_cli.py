@@ -3,6 +3,7 @@
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,7 @@ from regularization.errors import UserError, find_user_error, translate_error
 from regularization.models.classifier import ImageClassifier
 from regularization.models.pretrained import published_normalization
 from regularization.optim import hyperparameters
-from regularization.runs import checkpoint_io, directory, distributed, safe_loading
+from regularization.runs import checkpoint_config, checkpoint_io, directory, distributed, safe_loading
 from regularization.training.arguments import (
     DESCRIPTIONS,
     TrainingParser,
@@ -28,7 +29,7 @@ from regularization.training.arguments import (
     add_run_arguments,
     usage,
 )
-from regularization.training.configs import Config, merge_configs, read_config, split_args, to_text
+from regularization.training.configs import Config, load_yaml, merge_configs, read_config, split_args, to_text
 
 # Options of one start of a command: config.yaml does not repeat them.
 _OF_ONE_START = ("ckpt_path", "config", "test", "threads", "trust")
@@ -94,7 +95,7 @@ class TrainingCLI(LightningCLI):
         self.run_name = directory.run_name(paths)
         self.config = _parse(parser, configs, options)
         if self.config.ckpt_path is not None:
-            self._find_checkpoint()
+            self._find_checkpoint(parser)
             self.config = _parse(parser, [self.restored["config"], *configs], options)
             self.config.ckpt_path = str(self.checkpoint)
         elif self.command != "fit":
@@ -158,20 +159,35 @@ class TrainingCLI(LightningCLI):
         text: str = self.parser.dump(config, skip_none=False)
         return text
 
-    def _find_checkpoint(self) -> None:
-        """Finds and reads the checkpoint; from here on, its config can't have anything else imported."""
+    def _find_checkpoint(self, parser: LightningArgumentParser) -> None:
+        """Finds and reads the checkpoint; from here on, its config cannot have anything else imported."""
+        root = Path(self.config.trainer.default_root_dir or ".")
 
         def latest_with(file: str) -> Path:
-            root = Path(self.config.trainer.default_root_dir or ".")
             return self.run_dir or directory.latest_with(root, self.run_name, file)
 
         self.checkpoint, self.restored = checkpoint_io.find(self.config.ckpt_path, latest_with)
+        is_local = self.run_dir is not None
         self.run_dir = self.run_dir or directory.run_of(self.checkpoint)
+        is_local |= self.run_dir is not None and self.run_dir.resolve().is_relative_to(root.resolve())
         if not self.config.trust:
             # What users name themselves, in configs or on the command line, has been parsed before.
-            named_by_user = safe_loading.class_paths_in(self.config)
+            named_by_user = set(checkpoint_config.class_paths_in(self.config))
             self._import_guard.enter_context(safe_loading.restrict_imports(named_by_user))
-            self.restored["config"] = safe_loading.strip_download_options(self.restored["config"])
+            self.restored["config"] = self._accepted_config(parser, named_by_user, is_local)
+
+    def _accepted_config(self, parser: LightningArgumentParser, named_by_user: set[str], is_local: bool) -> Config:
+        """What the checkpoint's config says and may say; of a run in this folder also where its data and runs are."""
+        config = {name: part for name, part in self.restored["config"].items() if name in checkpoint_config.SECTIONS}
+        accepted = checkpoint_config.accept(config, lambda part: _parse(parser, [part], []), named_by_user)
+        if not is_local and (names := checkpoint_config.without_places(accepted, self.config)):
+            warnings.warn(
+                f"{self.checkpoint} is from no run in this folder: {', '.join(names)} not taken from it", stacklevel=2
+            )
+        for name in _OF_ONE_START:
+            accepted.pop(name, None)
+        content: Config = load_yaml(parser.dump(accepted, skip_none=False))
+        return content
 
     def _instantiable_config(self) -> Namespace:
         """The config without the file of weights where a checkpoint has newer ones."""
