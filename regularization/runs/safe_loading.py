@@ -10,12 +10,16 @@ from typing import Any
 from jsonargparse import set_parsing_settings
 
 from regularization import _MODULES
-from regularization.internals.jsonargparse import disable_config_files, preserve_parsing_settings
+from regularization.internals.jsonargparse import no_config_files
 
 # The help of the option --trust, which every command that reads a checkpoint has.
 HELP = "Allow any class that the checkpoint names, not only those of this program, torch, torchvision and timm."
-# While this variable is set, torch.load reads tensors and plain types only, even with weights_only=False.
-_FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_ENVIRONMENT = {
+    # torch.load reads tensors and plain types only, even with weights_only=False.
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+    # The interpreter that jsonargparse starts to find the stubs of packages imports nothing from the working directory.
+    "PYTHONSAFEPATH": "1",
+}
 
 # The public names that configs use. Not among them: load, for instance, would read another checkpoint.
 _CONFIGURABLE = {
@@ -81,15 +85,14 @@ def restrict_imports(named_by_user: Iterable[str]) -> Iterator[None]:
     is imported from the working directory, where the modules of the user may lie beside those of someone else: what
     the user's own config names has been imported before.
     """
-    with preserve_parsing_settings(), _restore_process():
-        os.environ[_FORCE_WEIGHTS_ONLY] = "1"
+    with no_config_files(), _restore_process():
+        os.environ.update(_ENVIRONMENT)
         sys.path[:] = [entry for entry in sys.path if not _is_working_directory(entry)]
         set_parsing_settings(
             import_path_denylist=["*"],
             import_path_allowlist=[*TRUSTED, *filter(_is_path, named_by_user)],
             config_read_mode_fsspec_enabled=False,
         )
-        disable_config_files()
         yield
 
 
@@ -100,16 +103,15 @@ def is_trusted(path: str) -> bool:
 
 @contextmanager
 def _restore_process() -> Iterator[None]:
-    """Restores the search path of modules and the variable for ``torch.load`` at the end."""
-    search_path, force_weights_only = list(sys.path), os.environ.get(_FORCE_WEIGHTS_ONLY)
+    """Restores the search path of modules and the environment at the end."""
+    search_path, environment = list(sys.path), {name: os.environ.get(name) for name in _ENVIRONMENT}
     try:
         yield
     finally:
         sys.path[:] = search_path
-        if force_weights_only is None:
-            os.environ.pop(_FORCE_WEIGHTS_ONLY, None)
-        else:
-            os.environ[_FORCE_WEIGHTS_ONLY] = force_weights_only
+        for name, value in environment.items():
+            os.environ.pop(name)
+            os.environ.update({} if value is None else {name: value})
 
 
 def _is_working_directory(entry: str) -> bool:

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from regularization.data.datamodules import ImageData
 from regularization.data.sampling import check_divisible
 from regularization.errors import UserError, find_user_error, translate_error
+from regularization.internals.jsonargparse import no_config_files
 from regularization.models.classifier import ImageClassifier
 from regularization.models.pretrained import published_normalization
 from regularization.optim import hyperparameters
@@ -66,6 +67,8 @@ class TrainingCLI(LightningCLI):
         self.checkpoint: Path | None = None
         self.restored: dict[str, Any] = {}
         with ExitStack() as self._import_guard:
+            # A value is what stands in the configs and on the command line, whatever files are named like it.
+            self._import_guard.enter_context(no_config_files())
             super().__init__(
                 ImageClassifier,
                 ImageData,
@@ -156,7 +159,8 @@ class TrainingCLI(LightningCLI):
         config = self.config.clone()
         for name in _OF_ONE_START:
             config.pop(name, None)
-        text: str = self.parser.dump(config, skip_none=False)
+        with no_config_files():
+            text: str = self.parser.dump(config, skip_none=False)
         return text
 
     def _find_checkpoint(self, parser: LightningArgumentParser) -> None:

@@ -9,7 +9,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from regularization.internals.jsonargparse import (
-    disable_config_files,
+    no_config_files,
     preserve_parsing_settings,
     try_integers_first,
     type_name,
@@ -52,8 +52,7 @@ def test_no_file_is_read_in_place_of_a_value(parser: ArgumentParser) -> None:
     Path("settings.yaml").write_text("function: os.path.join")
     attempts = ["--network=identity", "--networks=[identity]", "--config=settings.yaml", "--networks=identity"]
     for arg in attempts:
-        with preserve_parsing_settings(), pytest.raises(ArgumentError):  # noqa: PT012
-            disable_config_files()
+        with no_config_files(), pytest.raises(ArgumentError):
             parser.parse_args([arg])
     for arg in attempts[:3]:
         assert parser.parse_args([arg])
