@@ -17,7 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from regularization.data.datamodules import ImageData
 from regularization.data.sampling import check_divisible
-from regularization.errors import UserError, find_user_error, translate_error
+from regularization.errors import UserError, find_user_error, printable, translate_error
 from regularization.internals.jsonargparse import no_config_files
 from regularization.models.classifier import ImageClassifier
 from regularization.models.pretrained import published_normalization
@@ -123,6 +123,12 @@ class TrainingCLI(LightningCLI):
             self.config_init = self.parser.instantiate(self._instantiable_config())
         except (TypeError, ValueError) as error:
             raise find_user_error(error) or UserError(translate_error(str(error), [])) from error
+        except Exception as error:
+            if self.checkpoint is None or not safe_loading.is_trusted(self.config.model.network.class_path):
+                raise  # from the user's own code, or about the user's own options
+            reason = printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+            message = f"the network in {self.checkpoint} cannot be created: {reason}"
+            raise find_user_error(error) or UserError(message) from error
         self.datamodule, self.model = self.config_init.data, self.config_init.model
         if self.checkpoint is not None:
             checkpoint_io.check_fits(self.restored, self.model, self.checkpoint)

@@ -173,9 +173,13 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_exception_leaves_no_temporary_file(error: type[BaseException], tmp_path: Path) -> None:
-    with pytest.raises(error), directory.atomic_write(tmp_path / "file.txt") as temporary:
-        temporary.write_text("half")
-        raise error
+    def fail() -> None:
+        with directory.atomic_write(tmp_path / "file.txt") as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert not list(tmp_path.iterdir())
 
 
