@@ -34,6 +34,11 @@ def printable(text: object) -> str:
     return "".join(map(_shown, str(text)))
 
 
+def printable_lines(text: object) -> str:
+    """A message that may contain such names, as text of the same lines."""
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
 def _shown(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8

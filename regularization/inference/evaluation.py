@@ -18,7 +18,7 @@ from regularization.callbacks.val_logits import gather_logits, write_logits
 from regularization.data.datamodules import ImageData
 from regularization.data.image_files import ImageFiles
 from regularization.data.readers import Images
-from regularization.errors import UserError
+from regularization.errors import UserError, printable
 from regularization.inference.calibration import ReliabilityBins, reliability_bins
 from regularization.inference.contact_sheet import contact_sheet
 from regularization.inference.plots import MAX_NAME_LENGTH, draw_confusion, draw_reliability, shorten
@@ -206,7 +206,7 @@ def save_evaluation(evaluation: Evaluation, scores: dict[str, float], checkpoint
     """
     print(evaluation.summary())
     if run_dir is None:
-        print(f"{checkpoint} is not in a run folder: no table and no plots were written", flush=True)
+        print(f"{printable(checkpoint)} is not in a run folder: no table and no plots were written", flush=True)
         return
     write_files(evaluation, scores["test_calibration_error"], run_dir / directory.TEST)
     low, high = evaluation.accuracy_interval()
@@ -219,7 +219,7 @@ def save_evaluation(evaluation: Evaluation, scores: dict[str, float], checkpoint
     }
     # Written last: a run that has its test scores has the plots as well.
     directory.add_result(run_dir, {"test": result})
-    print(f"table and plots: {run_dir / directory.TEST}", flush=True)
+    print(f"table and plots: {printable(run_dir / directory.TEST)}", flush=True)
 
 
 def write_files(evaluation: Evaluation, calibration_error: float, folder: Path) -> None:

@@ -84,7 +84,8 @@ def predict_files(model: TrainedModel, sources: Sequence[Path], output: Path) ->
     save(contact_sheet(images, [prediction.caption for prediction in predictions[: len(images)]]), output / SHEET)
     _print_table(predictions)
     skipped = len(paths) - len(predictions)
-    print(f"{len(predictions)} images classified, {skipped} skipped\n{output / TABLE}\n{output / SHEET}")
+    print(f"{len(predictions)} images classified, {skipped} skipped")
+    print(f"{printable(output / TABLE)}\n{printable(output / SHEET)}")
 
 
 def classify(model: TrainedModel, paths: Sequence[Path]) -> Iterator[tuple[Prediction, Tensor] | DecodeError]:

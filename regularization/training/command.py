@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from regularization.callbacks.progress_bar import ProgressBar
 from regularization.callbacks.tensorboard import ignore_file_errors_in_threads
-from regularization.errors import UserError
+from regularization.errors import UserError, printable
 from regularization.inference.evaluation import PredictionCollector, save_evaluation
 from regularization.runs import directory, distributed
 from regularization.training.fit_run import FitRun
@@ -103,7 +103,7 @@ def _score(cli: TrainingCLI) -> dict[str, float]:
     if not results or not results[0]:
         raise UserError("nothing was scored: the trainer's limit of batches is 0")
     scores = {name: float(value) for name, value in results[0].items()}
-    print(f"{cli.checkpoint}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    print(f"{printable(cli.checkpoint)}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     if cli.command == "test" and trainer.is_global_zero:
         assert cli.checkpoint is not None
         save_evaluation(collector.of(cli.datamodule), scores, cli.checkpoint, cli.run_dir)
