@@ -16,7 +16,7 @@ from regularization.runs import directory, safe_loading
 
 Checkpoint = dict[str, Any]
 BEST, LAST = "best.ckpt", "last.ckpt"
-_REQUIRED = {"state_dict", "config", "settings"}
+_REQUIRED = {"state_dict", "config", "settings", "epoch", "global_step", "pytorch-lightning_version"}
 _TYPES: dict[str, type] = {
     "epoch": int,
     "global_step": int,

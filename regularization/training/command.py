@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import Trainer
@@ -60,8 +61,9 @@ def run_fit(args: Sequence[str], run_dir: Path | None = None, callbacks: Sequenc
         if checkpoint == "best" and unvalidated:
             raise UserError("without validation there is no best checkpoint: --test last")
         _prepare(cli)
-        run = FitRun(cli, callbacks)
-        with _as_user_error(run.trainer, run):
+        start = _Start()
+        run = FitRun(cli, [*callbacks, start])
+        with _restoring(cli, start, run), _as_user_error(run.trainer, run):
             folder = run.run()
     if checkpoint is not None:
         path = folder / directory.CHECKPOINTS / f"{checkpoint}.ckpt"
@@ -92,11 +94,11 @@ def run_scoring(command: str, args: Sequence[str], run_dir: Path | None = None) 
 
 
 def _score(cli: TrainingCLI) -> dict[str, float]:
-    collector = PredictionCollector()
+    collector, start = PredictionCollector(), _Start()
     bar = [] if cli.config_init.trainer.enable_progress_bar is False else [ProgressBar()]
-    trainer = cli.instantiate_trainer([*bar, collector], logger=False, enable_checkpointing=False)
+    trainer = cli.instantiate_trainer([*bar, collector, start], logger=False, enable_checkpointing=False)
     score = trainer.validate if cli.command == "validate" else trainer.test
-    with _as_user_error(trainer):
+    with _restoring(cli, start), _as_user_error(trainer):
         results = score(
             cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True, verbose=False
         )
@@ -118,6 +120,44 @@ def _prepare(cli: TrainingCLI) -> None:
         # Lightning has the other processes wait for this one: nothing is downloaded twice.
         cli.datamodule.prepare_data()
         cli.datamodule.setup(cli.command)
+
+
+class _Start(Callback):
+    """Notices the first batch, at which a checkpoint has been restored."""
+
+    def __init__(self) -> None:
+        self.has_happened = False
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """The first batch of ``fit``."""
+        self.has_happened = True
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """The first batch of ``validate``."""
+        self.has_happened = True
+
+    def on_test_batch_start(self, *_: Any) -> None:
+        """The first batch of ``test``."""
+        self.has_happened = True
+
+
+@contextmanager
+def _restoring(cli: TrainingCLI, start: _Start, run: FitRun | None = None) -> Iterator[None]:
+    """Says in one line that the state in a checkpoint is not that of a run, whatever it makes fail.
+
+    With ``--trust``, errors keep their traceback: they may come from the user's own code.
+    """
+    try:
+        yield
+    except (UserError, MisconfigurationException):
+        raise
+    except Exception as error:
+        if cli.checkpoint is None or cli.config.trust or start.has_happened:
+            raise
+        if run is not None:
+            run.clean_up()
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{cli.checkpoint} cannot be continued or scored: {reason}") from error
 
 
 @contextmanager

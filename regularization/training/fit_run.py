@@ -77,12 +77,12 @@ class FitRun:
             # Checkpoints are data: no code in them is run.
             self.trainer.fit(self.cli.model, datamodule=self.cli.datamodule, ckpt_path=checkpoint, weights_only=True)
         except (UserError, MisconfigurationException):
-            self._clean_up()
+            self.clean_up()
             raise
         except ValueError as error:
             if "Expected more than 1 value per channel" not in str(error):
                 raise
-            self._clean_up()
+            self.clean_up()
             raise self._batch_of_one() from None
         except RunInterrupted as interruption:
             position = f"epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
@@ -130,7 +130,7 @@ class FitRun:
         print(self.summary())
         return self.run_dir
 
-    def _clean_up(self) -> None:
+    def clean_up(self) -> None:
         """After a mistake: removes a run that holds nothing, names what is kept; one of several processes does it."""
         if self._is_new and not self.started:
             shutil.rmtree(self.run_dir)
