@@ -2,6 +2,7 @@ import csv
 import errno
 import fcntl
 import json
+import secrets
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -161,7 +162,7 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path, monkeypatch: pyte
     precious = tmp_path / "precious"
     precious.write_text("mine")
     # The name of version 0.1, and the one that would come next.
-    monkeypatch.setattr(directory.secrets, "token_hex", lambda _: "0")
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "0")
     (tmp_path / ".table.new.csv").symlink_to(precious)
     directory.write_csv(tmp_path / "table.csv", ["a"], [[1]])
     (tmp_path / ".table.0.new.csv").symlink_to(precious)

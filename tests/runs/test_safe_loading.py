@@ -274,7 +274,8 @@ def build_network(network: dict[str, Any]) -> torch.nn.Module:
     if network["class_path"].startswith("timm"):
         module: torch.nn.Module = timm.create_model("resnet10t", **network["dict_kwargs"])
         return module
-    return torchvision.models.resnet18(num_classes=1)
+    resnet: torch.nn.Module = torchvision.models.resnet18(num_classes=1)
+    return resnet
 
 
 def test_places_come_from_a_run_of_this_folder_alone(
@@ -426,3 +427,23 @@ def test_class_paths_of_version_0_1_are_those_of_today() -> None:
         "callback": "regularization.callbacks.averaging.EMA",
         "other": ["regularization.penaltiesX.L1", "mine.regularization.penalties.L1", "regularization.penalties"],
     }
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("callbacks", {"History": {"rows": 3, "epoch": [1]}}),
+        ("Digits", -1),
+        ("loops", {"fit_loop": []}),
+        ("optimizer_states", [3]),
+        ("lr_schedulers", [3]),
+        ("regularizer", {"l2": 3}),
+        ("pytorch-lightning_version", "none"),
+    ],
+)
+def test_a_state_that_cannot_be_restored(key: str, value: Any, trained: Path, refused: Refused) -> None:
+    content = torch.load(trained / "quickstart" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save({**content, key: value}, "odd.ckpt")
+    short = ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
+    message = refused("fit", "--ckpt_path", "odd.ckpt", *short)
+    assert "odd.ckpt cannot be continued or scored: " in message
