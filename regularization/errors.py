@@ -3,6 +3,7 @@
 import re
 import sys
 import traceback
+import unicodedata
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -13,6 +14,8 @@ _LIBRARIES = {
     *("timm", "numpy", "yaml", "fsspec", "docstring_parser", "typeshed_client", "huggingface_hub", "safetensors"),
     *sys.stdlib_module_names - {"__main__"},
 }
+# They reorder the letters after them: a name could pass for another one.
+_DIRECTION_OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 class UserError(Exception):
@@ -45,6 +48,29 @@ def find_foreign_error(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def printable(text: object) -> str:
+    """A name of a file or a class as text that a terminal and a table can show on one line.
+
+    Bytes that are not UTF-8, control characters, such as those that begin a terminal's escape sequences, line breaks
+    and characters that override the direction of text become escape sequences like ``\\x1b``.
+    """
+    return "".join(map(_shown, str(text)))
+
+
+def printable_lines(text: object) -> str:
+    """A message that may contain such names, as text of the same lines."""
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
+def _shown(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    # Cc: control characters; Cs: other halves of pairs; Zl and Zp: line and paragraph separators.
+    is_hidden = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _DIRECTION_OVERRIDES
+    return character.encode("unicode_escape").decode() if is_hidden else character
 
 
 def closest_matches(name: str, names: Iterable[str]) -> list[str]:

@@ -1,6 +1,16 @@
+import os
+
 import pytest
 
-from regularization.errors import UserError, closest_matches, did_you_mean, find_user_error, translate_error
+from regularization.errors import (
+    UserError,
+    closest_matches,
+    did_you_mean,
+    find_user_error,
+    printable,
+    printable_lines,
+    translate_error,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +92,21 @@ def test_find_user_error() -> None:
     assert find_user_error(error) is mistake
     assert find_user_error(ValueError()) is None
     assert find_user_error(None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a\x1b]0;title\x07b\x9b1mc", r"a\x1b]0;title\x07b\x9b1mc"),
+        ("row\r\nrow\x85\u2028row\t", r"row\r\nrow\x85\u2028row\t"),
+        (os.fsdecode(b"latin-\xe9"), r"latin-\xe9"),
+        ("half \ud83d", r"half \ud83d"),
+        ("gpj.\u202eexe", r"gpj.\u202eexe"),
+        ("Zürich 東京 עברית 👩‍👩‍👧", "Zürich 東京 עברית 👩‍👩‍👧"),
+    ],
+)
+def test_names_are_shown_on_one_line_without_control_characters(name: str, text: str) -> None:
+    assert printable(name) == text
+    assert printable(text) == text
+    assert printable_lines(f"a\n{printable(name)}") == f"a\n{text}"
+    assert printable_lines("a\x1b\nb\r") == r"a\x1b" + "\n" + r"b\r"

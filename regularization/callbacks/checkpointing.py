@@ -64,7 +64,9 @@ class BestCheckpoint(ModelCheckpoint):
         """Restores the scores, which Lightning drops when the path of the folder has changed."""
         self.current_score = state_dict["current_score"]
         if not state_dict["best_model_path"]:
-            return super().load_state_dict(state_dict | {"dirpath": self.dirpath})
+            # Lightning deletes what it takes for a former best file: no other path comes from the checkpoint, either.
+            none: dict[str, Any] = {"dirpath": self.dirpath, "kth_best_model_path": "", "best_k_models": {}}
+            return super().load_state_dict(state_dict | none)
         path = str(Path(str(self.dirpath)) / BEST)
         score = state_dict["best_model_score"] if Path(path).is_file() else None
         paths = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}

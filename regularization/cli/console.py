@@ -4,6 +4,8 @@ import logging
 import sys
 import warnings
 
+from regularization.errors import printable_lines
+
 # Warnings of our libraries that do not apply to this program, as regular expressions.
 IGNORED_WARNINGS = (
     # The images are in memory already: worker processes would only copy them.
@@ -38,4 +40,4 @@ def configure_logging() -> None:
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", pattern)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"warning: {printable_lines(message)}", file=sys.stderr)

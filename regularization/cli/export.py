@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from regularization.errors import UserError
+from regularization.errors import UserError, printable
 from regularization.runs import safe_loading
 from regularization.training.parser import Parser
 
@@ -44,6 +44,6 @@ def export(args: list[str]) -> None:
         raise UserError(f"--output: {path.parent} is a file, not a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     write(model, path, options.format)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, classes {', '.join(model.classes[:10])}")
+    print(f"{printable(path)}: {path.stat().st_size / 1e6:.1f} MB, classes {', '.join(model.classes[:10])}")
     if (difference := largest_difference(model, path, options.format)) is not None:
         print(f"largest difference from the checkpoint's probabilities, on 8 random images: {difference:.1e}")

@@ -8,7 +8,7 @@ from importlib import import_module
 from regularization import __doc__ as purpose
 from regularization import __version__
 from regularization.cli.console import configure_logging
-from regularization.errors import UserError, did_you_mean
+from regularization.errors import UserError, did_you_mean, printable_lines
 
 # Command → the module with a function of the same name, and its description in the usage.
 COMMANDS = {
@@ -28,7 +28,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         run(list(sys.argv[1:] if args is None else args))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable_lines(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -111,8 +111,7 @@ class ImageData(LightningDataModule, ABC):
         """What the use of a trained network needs: the names of the classes and the arguments of Preprocess."""
         part = self.train_set or self.test_set
         assert part is not None, "setup() comes first"
-        height, width = part[0].shape
-        size = height if height == width else None
+        size = part[0].shape[0] if part[0].shape[0] == part[0].shape[1] else None
         return {"classes": list(part[0].classes), "preprocess": self.preprocess.settings(size)}
 
     def setup(self, stage: str) -> None:

@@ -1,6 +1,5 @@
 """Image files of any format: decoded to RGB and resized, or rejected with a reason."""
 
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from torch import Tensor
 from regularization.data.color import on_white, to_upright_rgb
 from regularization.data.image_search import formats, unreadable
 from regularization.data.readers import Sample
-from regularization.errors import UserError
+from regularization.errors import UserError, printable
 
 # Held while an image is decoded that takes gigabytes of memory by itself.
 _LARGE_IMAGE_LOCK = Lock()
@@ -38,11 +37,6 @@ class DecodeError:
 
     def __str__(self) -> str:
         return f"{printable(self.path)}: {self.reason}"
-
-
-def printable(name: Path | str) -> str:
-    """A file name as valid text: bytes that are not UTF-8 become escape sequences."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read(path: Path, side: int) -> Tensor | DecodeError:

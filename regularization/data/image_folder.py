@@ -20,7 +20,7 @@ from regularization.data.image_search import summarize
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images
 from regularization.data.sampling import EpochSampler
-from regularization.errors import UserError
+from regularization.errors import UserError, printable
 
 # How many unreadable files an error names, and how many classes are counted by name.
 MAX_ERRORS_SHOWN = 10
@@ -143,7 +143,7 @@ class ImageFolder(ImageData):
         in_memory = isinstance(self.train_set[0], Images)
         where = "in memory" if in_memory else f"decoded for every batch by {self.workers} workers"
         first = f"{super().describe()}, {self.num_classes} classes, {where}"
-        counts = sorted(zip(self._class_counts().tolist(), map(image_files.printable, self.classes), strict=True))
+        counts = sorted(zip(self._class_counts().tolist(), map(printable, self.classes), strict=True))
         shown = ", ".join(f"{name} {count:,}" for count, name in reversed(counts))
         if len(counts) > MAX_CLASSES_SHOWN:
             (low, least), (high, most) = counts[0], counts[-1]
@@ -161,7 +161,7 @@ class ImageFolder(ImageData):
         least, most = int(counts.argmin()), int(counts.argmax())
         if counts[most] > IMBALANCE * counts[least]:
             (low, rare), (high, common) = (
-                (int(counts[label]), image_files.printable(self.classes[label])) for label in (least, most)
+                (int(counts[label]), printable(self.classes[label])) for label in (least, most)
             )
             warnings.warn(
                 f"the classes are imbalanced: {common} has {high:,} training images, {rare} {low:,}. Judge by "
@@ -186,7 +186,7 @@ class ImageFolder(ImageData):
         # The cache holds for unchanged files: a sweep's worker reads them once for all of its trials.
         stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
         pixels = _decode(stamps, self.side, fits_memory, f"reading {name}")
-        names = tuple(map(image_files.printable, self.classes))
+        names = tuple(map(printable, self.classes))
         if pixels is not None:
             return Images(pixels, labels, names)
         return ImageFiles(paths, self.side, labels, names, self.workers)

@@ -18,7 +18,7 @@ from regularization.callbacks.val_logits import gather_logits, write_logits
 from regularization.data.datamodules import ImageData
 from regularization.data.image_files import ImageFiles
 from regularization.data.readers import Images
-from regularization.errors import UserError
+from regularization.errors import UserError, printable
 from regularization.inference.calibration import ReliabilityBins, reliability_bins
 from regularization.inference.contact_sheet import contact_sheet
 from regularization.inference.page import ClassScore, PageSection, write_page
@@ -196,7 +196,7 @@ def save_evaluation(evaluation: Evaluation, scores: dict[str, float], checkpoint
     """
     print(evaluation.summary())
     if run_dir is None:
-        print(f"{checkpoint} is not in a run folder: no table and no plots were written", flush=True)
+        print(f"{printable(checkpoint)} is not in a run folder: no table and no plots were written", flush=True)
         return
     write_files(evaluation, scores["test_calibration_error"], run_dir / directory.TEST)
     low, high = evaluation.accuracy_interval()
@@ -210,7 +210,7 @@ def save_evaluation(evaluation: Evaluation, scores: dict[str, float], checkpoint
     # Written last: a run that has its test scores has the plots as well.
     directory.add_result(run_dir, {"test": result})
     page = write_page(run_dir, evaluation.page_section("test", run_dir / directory.TEST))
-    print(f"table and plots: {run_dir / directory.TEST}; on one page: {page}", flush=True)
+    print(f"table and plots: {printable(run_dir / directory.TEST)}; on one page: {printable(page)}", flush=True)
 
 
 def save_validation(data: ImageData, run_dir: Path) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from regularization.callbacks.curves import save
 from regularization.data import image_files
-from regularization.data.image_files import DecodeError, printable
+from regularization.data.image_files import DecodeError
 from regularization.data.image_search import LeftOut, SearchResult, search, summarize
-from regularization.errors import UserError
+from regularization.errors import UserError, printable
 from regularization.inference.contact_sheet import contact_sheet
 from regularization.inference.plots import shorten
 from regularization.inference.trained_model import TrainedModel

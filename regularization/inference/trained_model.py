@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from torch import Tensor, nn
 
 from regularization.data import image_files
 from regularization.data.image_files import DecodeError
 from regularization.data.preprocess import Preprocess
-from regularization.errors import UserError, translate_error
+from regularization.errors import UserError, printable, translate_error
 from regularization.models.outputs import split_output
-from regularization.runs import checkpoint_io, directory, safe_loading
+from regularization.runs import checkpoint_config, checkpoint_io, directory, safe_loading
 
 _NETWORK = "network."  # prefix of the network's weights in a checkpoint
 
@@ -32,7 +32,7 @@ class TrainedModel(nn.Module):
         super().__init__()
         self.network = network
         self.preprocess = preprocess
-        self.classes = tuple(classes)
+        self.classes = tuple(map(printable, classes))
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -82,19 +82,31 @@ def load(checkpoint: Path | str, trust_it: bool = False) -> TrainedModel:
             f"{path} does not contain its classes and preprocessing; fit --ckpt_path {path} writes one that does"
         )
     try:
-        with ExitStack() as restrictions:
-            config = content["config"]["model"]["network"]
-            if not trust_it:
-                restrictions.enter_context(safe_loading.restrict_imports([]))
-                config = safe_loading.strip_download_options(config)
-            network = _build_network(config)
+        network = _build_network(content["config"]["model"]["network"], trust_it)
         weights = content["state_dict"].items()
         network.load_state_dict({key[len(_NETWORK) :]: tensor for key, tensor in weights if key.startswith(_NETWORK)})
+        checkpoint_io.check_finite(network.state_dict(), network, str(path))
         serving = content["serving"]
-        return TrainedModel(network, Preprocess(**serving["preprocess"]), serving["classes"])
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        model = TrainedModel(network, Preprocess(**serving["preprocess"]), serving["classes"])
+        _check_outputs(model)
+        return model
+    except UserError:
+        raise
+    except Exception as error:
+        if trust_it and not isinstance(error, AttributeError | KeyError | RuntimeError | TypeError | ValueError):
+            raise  # from the user's own code
+        reason = printable(" ".join(str(error).split())[:200])
         raise UserError(f"{path}: its weights, its network and its classes don't fit together: {reason}") from error
+
+
+def _check_outputs(model: TrainedModel) -> None:
+    """Checks that a network takes an image and has one output per class."""
+    with torch.inference_mode():
+        outputs = tuple(model(torch.zeros((1, 3, model.side, model.side), dtype=torch.uint8)).shape)
+    if outputs != (1, len(model.classes)):
+        raise ValueError(
+            f"the network's output for one image has shape {outputs}, and there are {len(model.classes)} classes"
+        )
 
 
 def _checkpoint_file(path: Path) -> Path:
@@ -105,7 +117,7 @@ def _checkpoint_file(path: Path) -> Path:
     return best if best.is_file() else last
 
 
-def _build_network(config: Any) -> nn.Module:
+def _build_network(config: Any, trust_it: bool) -> nn.Module:
     """The network that a config of ``model.network`` describes, with random weights.
 
     Raises:
@@ -113,10 +125,19 @@ def _build_network(config: Any) -> nn.Module:
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=nn.Module)
-    with torch.random.fork_rng(devices=[]):
+
+    def parse(part: Any) -> Namespace:
         try:
-            options = parser.parse_object({"network": config})
+            options: Namespace = parser.parse_object({"network": part})
+            return options
         except ArgumentError as error:
             raise UserError(translate_error(str(error), [])) from error
+
+    with torch.random.fork_rng(devices=[]), ExitStack() as restrictions:
+        if trust_it:
+            options = parse(config)
+        else:
+            restrictions.enter_context(safe_loading.restrict_imports([]))
+            options = checkpoint_config.accept(config, parse, set())
         network: nn.Module = parser.instantiate(options).network
     return network

@@ -27,6 +27,18 @@ def preserve_parsing_settings() -> Iterator[None]:
         _optionals._config_read_mode = read_mode
 
 
+@contextmanager
+def no_config_files() -> Iterator[None]:
+    """Has parsers read no file in place of a value: not where a class is expected, nor for ``--config``.
+
+    The public settings turn off addresses, but not files. The mode of reading is a set of conditions that a path must
+    meet; it becomes one that none meets: a file that is no file.
+    """
+    with preserve_parsing_settings():
+        _optionals._config_read_mode = "fF"
+        yield
+
+
 def type_name(action: Action) -> str:
     """The type of an option as jsonargparse's help writes it, ``int | float | null``; empty for other options.
 

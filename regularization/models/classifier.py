@@ -3,12 +3,10 @@
 import os
 import shutil
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 from lightning import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -18,7 +16,8 @@ from torchvision.transforms import v2
 from regularization.data.augment import mix
 from regularization.data.datamodules import ImageData
 from regularization.data.sampling import as_batch
-from regularization.errors import UserError, translate_error
+from regularization.errors import UserError
+from regularization.models.checkpoint_arguments import arguments_in
 from regularization.models.metrics import EpochMetrics
 from regularization.models.network_check import check_network
 from regularization.models.outputs import AUXILIARY_WEIGHT, split_output
@@ -27,7 +26,7 @@ from regularization.models.regularized_module import RegularizedModule
 from regularization.optim.penalties import Penalty
 from regularization.optim.schedules import StrengthSchedule
 from regularization.optim.weight_decay import Decay
-from regularization.runs import checkpoint_io, safe_loading
+from regularization.runs import checkpoint_io
 
 MemoryFormat = Literal["channels_last", "contiguous"]
 
@@ -129,7 +128,7 @@ class ImageClassifier(RegularizedModule):
         path = Path(checkpoint_path)
         content = checkpoint_io.read(path)
         with torch.random.fork_rng(devices=[]):
-            arguments = _arguments_in(content["config"], cls, trust_it, kwargs)
+            arguments = arguments_in(content["config"], cls, trust_it, kwargs)
             if "network" not in arguments:
                 raise UserError(f"{path} does not say its network, as those of the command fit do: give network=…")
             model = cls(**arguments)
@@ -259,25 +258,6 @@ class ImageClassifier(RegularizedModule):
 
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in metrics.compute(self.trainer).items()})
-
-
-def _arguments_in(config: Any, cls: type[nn.Module], trust_it: bool, given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of ``cls`` that a checkpoint's ``config`` describes, except those that are ``given``, and these."""
-    parser = ArgumentParser(exit_on_error=False)
-    skipped = {*given, "weights"}  # the checkpoint has its own weights
-    parser.add_class_arguments(cls, "model", skip=skipped, instantiate=False)
-    with ExitStack() as restrictions:
-        if not trust_it:
-            restrictions.enter_context(safe_loading.restrict_imports([]))
-            config = safe_loading.strip_download_options(config)
-        described = {name: value for name, value in (config.get("model") or {}).items() if name not in skipped}
-        if "network" not in described:
-            return given
-        try:
-            options = parser.parse_object({"model": described})
-        except ArgumentError as error:
-            raise UserError(translate_error(str(error), [])) from error
-        return {**parser.instantiate(options).model, **given}
 
 
 def _random_choice(mixing: nn.Module | dict[str, nn.Module | None] | None) -> nn.Module | None:

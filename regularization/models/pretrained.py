@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from regularization.errors import UserError
 from regularization.models.weight_files import read_state_dicts
+from regularization.runs import checkpoint_io
 
 RGB = tuple[float, float, float]
 MAX_NAMES_SHOWN = 4
@@ -71,6 +72,7 @@ def load_weights(network: nn.Module, path: Path) -> LoadedWeights:
             f"--model.weights: {path} is from another network: {wrong} is {in_file} in the file and {in_network} in "
             f"{type(network).__name__}"
         )
+    checkpoint_io.check_finite(matching, network, f"--model.weights: {path}")
     network.load_state_dict(matching, strict=False)
     return LoadedWeights(path, prefix, list(matching), list(resampled), missing, left)
 

@@ -2,19 +2,35 @@
 
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from torch import nn
+from torch import Tensor, nn
 
 from regularization.errors import UserError
 from regularization.runs import directory, safe_loading
 
 Checkpoint = dict[str, Any]
 BEST, LAST = "best.ckpt", "last.ckpt"
+_REQUIRED = {"state_dict", "config", "settings", "epoch", "global_step", "pytorch-lightning_version"}
+_TYPES: dict[str, type] = {
+    "epoch": int,
+    "global_step": int,
+    "pytorch-lightning_version": str,
+    "state_dict": dict,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "config": dict,
+    "settings": dict,
+    "regularizer": dict,
+    "train_scores": dict,
+}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -22,9 +38,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:
         """Replaces the file at ``path`` in one step."""
-        with directory.atomic_write(Path(path)) as temporary:
+        with suppress(OSError):
             # Not its parents: a run folder that was removed is not created again.
-            temporary.parent.mkdir(exist_ok=True)
+            Path(path).parent.mkdir(exist_ok=True)
+        with directory.atomic_write(Path(path)) as temporary:
             try:
                 with temporary.open("wb") as file:
                     torch.save(checkpoint, file)
@@ -46,21 +63,75 @@ def read(path: Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"--ckpt_path: there is no file {path}")
     try:
+        check_sizes(path)
         with zipfile.ZipFile(path) as archive:
             # torch.load does not compare the archive's checksums with its content.
             damaged = archive.testzip()
         if damaged is None:
             checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"{path} is not a complete checkpoint: it is empty, cut short, or another kind of file"
         ) from error
     if damaged is not None:
         raise UserError(f"{path} is damaged: the checksum of its part {damaged} is wrong")
-    if not isinstance(checkpoint, dict) or not {"state_dict", "config", "settings"} <= checkpoint.keys():
-        raise UserError(f"{path} is a PyTorch file but not a checkpoint of a run of this program")
+    _check_types(checkpoint, path)
     safe_loading.upgrade(checkpoint)
     return checkpoint
+
+
+def check_sizes(path: Path) -> None:
+    """Checks that the parts of a zip archive are stored as they are, which takes only its directory.
+
+    ``torch.save`` compresses nothing. A compressed archive can be a thousand times as large in memory as on the disk.
+
+    Raises:
+        UserError: When a part is compressed, or the parts overlap.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+    size = sum(part.file_size for part in parts)
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or size > path.stat().st_size:
+        raise UserError(
+            f"{path} is not a file that torch.save wrote: it is compressed, and would unpack to {size / 1e6:,.0f} MB"
+        )
+
+
+def _check_types(checkpoint: Any, path: Path) -> None:
+    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= _REQUIRED:
+        raise UserError(f"{path} is a PyTorch file but not a checkpoint of a run of this program")
+    for key, type_ in _TYPES.items():
+        if not isinstance(checkpoint.get(key, type_()), type_):
+            raise UserError(
+                f"{path} is not a checkpoint of a run of this program: its {key} is not of type {type_.__name__}"
+            )
+    for name, tensor in checkpoint["state_dict"].items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not _is_plain(tensor):
+            raise UserError(f"{path} is not a checkpoint of a run of this program: {name} is not a plain tensor")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is dense and in memory: not sparse, quantized or without data."""
+    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+
+
+def check_finite(state: Mapping[str, Tensor], network: nn.Module, source: str) -> None:
+    """Checks that the weights of a network have no NaN, and infinity at most in buffers, which may be masks.
+
+    Args:
+        state: The tensors by their names in ``network``, with the shapes that they have there.
+        network: The network.
+        source: Where they come from, for the message.
+
+    Raises:
+        UserError: Naming ``source`` and the first tensor.
+    """
+    parameters = {name for name, _ in network.named_parameters()}
+    for name, tensor in state.items():
+        if tensor.isnan().any() or (name in parameters and tensor.isinf().any()):
+            raise UserError(f"{source}: {name} contains NaN or infinity, so that the network cannot be used")
 
 
 def find(name: str, newest_with: Callable[[str], Path]) -> tuple[Path, Checkpoint]:
@@ -94,7 +165,7 @@ def check_fits(checkpoint: Checkpoint, model: nn.Module, path: Path) -> None:
     """Checks that the weights in ``checkpoint`` are those of ``model``.
 
     Raises:
-        UserError: Naming the first tensor that is missing, unknown or of another shape.
+        UserError: Naming the first tensor that is missing, unknown, of another shape, or not finite.
     """
     saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -105,3 +176,4 @@ def check_fits(checkpoint: Checkpoint, model: nn.Module, path: Path) -> None:
                 f"{expected.get(name, 'absent')} in the network of this config.\n"
                 "Use the config and the data set it was trained with (config.yaml in its run folder)."
             )
+    check_finite(checkpoint["state_dict"], model, str(path))

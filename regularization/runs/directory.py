@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ CHECKPOINTS = "checkpoints"
 TEST = "test"
 VALIDATION = "validation"
 LOCK = ".lock"
+_TEMPORARY = ".new"  # in the names of temporary files
 
 
 class AlreadyLocked(UserError):  # noqa: N818
@@ -110,34 +112,50 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Replaces the content of the file at ``path`` by a table with a header; see ``atomic_write``."""
+    """Replaces the content of the file at ``path`` by a table with a header; see ``atomic_write``.
+
+    A text that a spreadsheet would take for a formula, such as ``=1+1``, has an apostrophe before it.
+    """
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_without_formula(value) for value in row] for row in rows)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields the path of a temporary file, which replaces ``path`` at the end, in one step and flushed to the disk.
+    """Yields the path of an empty temporary file, which replaces ``path`` at the end: in one step, flushed to the disk.
 
-    If the process or the machine dies, ``path`` is the complete old file or the complete new one.
+    If the process or the machine dies, ``path`` is the complete old file or the complete new one. The temporary file
+    has a name of its own: two processes can write the same ``path``, and the last one to end wins. After an exception
+    it is removed; ``remove_temporary_files`` removes those of processes that were killed.
 
     Raises:
         UserError: When the file cannot be written: no space, no permission, no folder.
     """
-    temporary = path.with_name(f".{path.stem}.new{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{_TEMPORARY}{path.suffix}")
     try:
+        # Neither through a link nor into a file that someone else has placed there.
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
         _flush(temporary)
         os.replace(temporary, path)
         _flush(path.parent)
     except OSError as error:
+        raise UserError(_cannot_write(path, error)) from error
+    finally:
         with suppress(OSError):
             temporary.unlink()
-        reason = "its folder was removed" if isinstance(error, FileNotFoundError) else error.strerror or error
-        raise UserError(
-            f"cannot write {path}: {reason}. Files written before are intact;\n"
-            "once the cause is removed, --ckpt_path last continues from the last checkpoint."
-        ) from error
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Removes what ``atomic_write`` left in ``folder`` and its subfolders when a process was killed.
+
+    Call it only where no other process writes: the caller has the lock of ``folder``.
+    """
+    for path in folder.rglob(f".*{_TEMPORARY}*"):
+        with suppress(OSError):
+            path.unlink()
 
 
 @contextmanager
@@ -161,6 +179,32 @@ def exclusive_lock(folder: Path, seconds: float = 20.0) -> Iterator[None]:
         raise AlreadyLocked(f"another process is using {folder}") from None
     with lock:
         yield
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    """The message for an error that occurred while the file at ``path`` was written."""
+    if not path.parent.is_dir():
+        return f"cannot write {path}: there is no folder {path.parent}, or it was removed"
+    reason = str(error.strerror or error)
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        reason += f": {error.filename}"
+    if run_of(path) is None and not (path.parent / CONFIG).is_file():
+        return f"cannot write {path}: {reason}"
+    return (
+        f"cannot write {path}: {reason}. Files written before are intact;\n"
+        "once the cause is removed, --ckpt_path last continues from the last checkpoint."
+    )
+
+
+def _without_formula(value: Any) -> Any:
+    """``value``, with an apostrophe before a text that begins like a formula and is not a number."""
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _flush(path: Path) -> None:

@@ -3,21 +3,23 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import set_parsing_settings
 
 from regularization import _MODULES
-from regularization.errors import UserError
-from regularization.internals.jsonargparse import preserve_parsing_settings
+from regularization.internals.jsonargparse import no_config_files
 
 # The help of the option --trust, which every command that reads a checkpoint has.
 HELP = "Allow any class that the checkpoint names, not only those of this program, torch, torchvision and timm."
-_DOWNLOAD_OPTION = re.compile(r"weights|pretrained|checkpoint_path$")
-# While this variable is set, torch.load reads tensors and plain types only, even with weights_only=False.
-_FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_ENVIRONMENT = {
+    # torch.load reads tensors and plain types only, even with weights_only=False.
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+    # The interpreter that jsonargparse starts to find the stubs of packages imports nothing from the working directory.
+    "PYTHONSAFEPATH": "1",
+}
 
 # The public names that configs use. Not among them: load, for instance, would read another checkpoint.
 _CONFIGURABLE = {
@@ -87,72 +89,45 @@ def upgrade(checkpoint: dict[str, Any]) -> None:
 
 
 @contextmanager
-def restrict_imports(named_by_user: list[str]) -> Iterator[None]:
-    """Makes parsers import only what is trusted or in ``named_by_user``, and read no configs from the network.
+def restrict_imports(named_by_user: Iterable[str]) -> Iterator[None]:
+    """Makes parsers import only what is trusted or in ``named_by_user``, and read no files in place of values.
 
-    A value can name a class by its path, by its bare name, in YAML within a text, or in a file. In each case the parser
-    looks the class up itself, and it first checks these lists: for the name, and for the module that defines the class.
+    A value can name a class by its path, by its bare name, or in YAML within a text. In each case the parser looks the
+    class up itself, and it first checks these lists: for the name, and for the module that defines the class. Nothing
+    is imported from the working directory, where the modules of the user may lie beside those of someone else: what
+    the user's own config names has been imported before.
     """
-    force_weights_only = os.environ.get(_FORCE_WEIGHTS_ONLY)
-    with preserve_parsing_settings():
-        os.environ[_FORCE_WEIGHTS_ONLY] = "1"
+    with no_config_files(), _restore_process():
+        os.environ.update(_ENVIRONMENT)
+        sys.path[:] = [entry for entry in sys.path if not _is_working_directory(entry)]
         set_parsing_settings(
             import_path_denylist=["*"],
-            import_path_allowlist=[*TRUSTED, *(name for name in named_by_user if _is_path(name))],
+            import_path_allowlist=[*TRUSTED, *filter(_is_path, named_by_user)],
             config_read_mode_fsspec_enabled=False,
         )
-        try:
-            yield
-        finally:
-            if force_weights_only is None:
-                del os.environ[_FORCE_WEIGHTS_ONLY]
-            else:
-                os.environ[_FORCE_WEIGHTS_ONLY] = force_weights_only
+        yield
 
 
-def strip_download_options(config: Any, key: str = "") -> Any:
-    """A checkpoint's config without the options that make networks of torchvision and timm download weights.
-
-    The checkpoint brings its own weights; it has no reason to name a file or an address.
-
-    Args:
-        config: The config, or the part of it at ``key``.
-        key: The name of this part.
-
-    Raises:
-        UserError: When the name of a model is an address.
-    """
-    if isinstance(config, list):
-        return [strip_download_options(item, key) for item in config]
-    if not isinstance(config, dict):
-        return config
-    if ":" in str(config.get("model_name", "")):
-        raise UserError(
-            f"the checkpoint wants to download {config['model_name']}; add --trust if you trust whoever made it"
-        )
-    # model.weights is our own option, which has no effect where a checkpoint brings weights.
-    kept = {name: item for name, item in config.items() if key == "model" or not _DOWNLOAD_OPTION.match(str(name))}
-    return {name: strip_download_options(item, str(name)) for name, item in kept.items()}
+def is_trusted(path: str) -> bool:
+    """Whether a class or a function that is defined at ``path`` belongs to what a checkpoint may name."""
+    return any(path == name or path.startswith(f"{name}.") for name in TRUSTED)
 
 
-def class_paths_in(config: Any) -> list[str]:
-    """All dotted names in a parsed config: the class paths, and other texts that look like them."""
-    if isinstance(config, Namespace):
-        return class_paths_in(vars(config))
-    if isinstance(config, dict):
-        return [name for value in config.values() for name in class_paths_in(value)]
-    if isinstance(config, list | tuple):
-        return [name for value in config for name in class_paths_in(value)]
-    return _with_definition(config) if isinstance(config, str) else []
+@contextmanager
+def _restore_process() -> Iterator[None]:
+    """Restores the search path of modules and the environment at the end."""
+    search_path, environment = list(sys.path), {name: os.environ.get(name) for name in _ENVIRONMENT}
+    try:
+        yield
+    finally:
+        sys.path[:] = search_path
+        for name, value in environment.items():
+            os.environ.pop(name)
+            os.environ.update({} if value is None else {name: value})
 
 
-def _with_definition(name: str) -> list[str]:
-    """``name`` and, where its module was imported, the path of the place that defines its object."""
-    if not _is_path(name):
-        return []
-    module, _, member = name.rpartition(".")
-    item: Any = getattr(sys.modules.get(module), member, None)
-    return [name, f"{item.__module__}.{item.__qualname__}"] if hasattr(item, "__qualname__") else [name]
+def _is_working_directory(entry: str) -> bool:
+    return os.path.realpath(entry or ".") == os.path.realpath(".")
 
 
 def _is_path(name: str) -> bool:

@@ -18,7 +18,7 @@ from regularization.callbacks.checkpointing import RunInterrupted
 from regularization.callbacks.progress_bar import ProgressBar
 from regularization.callbacks.tensorboard import ignore_file_errors_in_threads
 from regularization.data.image_folder import ImageFolder
-from regularization.errors import UserError
+from regularization.errors import UserError, printable
 from regularization.inference.evaluation import PredictionCollector, save_evaluation, save_validation
 from regularization.runs import directory, distributed, run_lock
 from regularization.training.fit_run import FitRun
@@ -72,18 +72,24 @@ def run_fit(args: Sequence[str], run_dir: Path | None = None, callbacks: Sequenc
                 # It does what every run does, in a folder that is removed.
                 cli.leave_nothing(Path(temporary.enter_context(TemporaryDirectory())))
             _prepare(cli)
-            run = FitRun(cli, callbacks)
-            # A study has the lock of the folder that it gives.
-            lock = run_lock.exclusive_run(run.run_dir) if run_dir is None else nullcontext()
-            with lock, _as_user_error(run.trainer, run):
-                folder = run.run()
-            # The trials of a study, which get their folder from it, are shown on its page.
-            if run_dir is None and isinstance(cli.datamodule, ImageFolder) and run.trainer.is_global_zero:
-                save_validation(cli.datamodule, folder)
+            folder = _train(cli, callbacks, is_trial=run_dir is not None)
         if checkpoint is not None and not cli.is_debug_run:
             path = folder / directory.CHECKPOINTS / f"{checkpoint}.ckpt"
             run_scoring("test", [*args, f"--ckpt_path={path}"], folder)
         return folder
+
+
+def _train(cli: TrainingCLI, callbacks: Sequence[Callback], is_trial: bool) -> Path:
+    """Trains, holding the lock of the run folder; a study has the lock of the folder that it gives to a trial."""
+    start = _Start()
+    run = FitRun(cli, [*callbacks, start])
+    lock = nullcontext() if is_trial else run_lock.exclusive_run(run.run_dir)
+    with lock, _restoring(cli, start, run), _as_user_error(run.trainer, run):
+        folder = run.run()
+    # Trials are shown on the page of their study.
+    if not is_trial and isinstance(cli.datamodule, ImageFolder) and run.trainer.is_global_zero:
+        save_validation(cli.datamodule, folder)
+    return folder
 
 
 def run_scoring(command: str, args: Sequence[str], run_dir: Path | None = None) -> dict[str, float]:
@@ -112,18 +118,18 @@ def run_scoring(command: str, args: Sequence[str], run_dir: Path | None = None) 
 
 
 def _score(cli: TrainingCLI) -> dict[str, float]:
-    collector = PredictionCollector()
+    collector, start = PredictionCollector(), _Start()
     bar = [] if cli.config_init.trainer.enable_progress_bar is False else [ProgressBar()]
-    trainer = cli.instantiate_trainer([*bar, collector], logger=False, enable_checkpointing=False)
+    trainer = cli.instantiate_trainer([*bar, collector, start], logger=False, enable_checkpointing=False)
     score = trainer.validate if cli.command == "validate" else trainer.test
-    with _as_user_error(trainer), _stopped_by_signals(cli.command):
+    with _restoring(cli, start), _as_user_error(trainer), _stopped_by_signals(cli.command):
         results = score(
             cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True, verbose=False
         )
     if not results or not results[0]:
         raise UserError("nothing was scored: the trainer's limit of batches is 0")
     scores = {name: float(value) for name, value in results[0].items()}
-    print(f"{cli.checkpoint}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    print(f"{printable(cli.checkpoint)}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     if cli.command == "test" and trainer.is_global_zero:
         assert cli.checkpoint is not None
         save_evaluation(collector.of(cli.datamodule), scores, cli.checkpoint, cli.run_dir)
@@ -162,6 +168,44 @@ def _prepare(cli: TrainingCLI) -> None:
         # Lightning has the other processes wait for this one: nothing is downloaded twice.
         cli.datamodule.prepare_data()
         cli.datamodule.setup(cli.command)
+
+
+class _Start(Callback):
+    """Notices the first batch, at which a checkpoint has been restored."""
+
+    def __init__(self) -> None:
+        self.has_happened = False
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """The first batch of ``fit``."""
+        self.has_happened = True
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """The first batch of ``validate``."""
+        self.has_happened = True
+
+    def on_test_batch_start(self, *_: Any) -> None:
+        """The first batch of ``test``."""
+        self.has_happened = True
+
+
+@contextmanager
+def _restoring(cli: TrainingCLI, start: _Start, run: FitRun | None = None) -> Iterator[None]:
+    """Says in one line that the state in a checkpoint is not that of a run, whatever it makes fail.
+
+    With ``--trust``, errors keep their traceback: they may come from the user's own code.
+    """
+    try:
+        yield
+    except (UserError, MisconfigurationException):
+        raise
+    except Exception as error:
+        if cli.checkpoint is None or cli.config.trust or start.has_happened:
+            raise
+        if run is not None:
+            run.clean_up()
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{cli.checkpoint} cannot be continued or scored: {reason}") from error
 
 
 @contextmanager

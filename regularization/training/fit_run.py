@@ -78,12 +78,12 @@ class FitRun:
             # Checkpoints are data: no code in them is run.
             self.trainer.fit(self.cli.model, datamodule=self.cli.datamodule, ckpt_path=checkpoint, weights_only=True)
         except (UserError, MisconfigurationException):
-            self._clean_up()
+            self.clean_up()
             raise
         except (ValueError, ImportError) as error:
             if (mistake := self._explain(error)) is None:
                 raise
-            self._clean_up()
+            self.clean_up()
             raise mistake from error
         except RunInterrupted as interruption:
             position = f"epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
@@ -136,7 +136,7 @@ class FitRun:
         print(self.summary())
         return self.run_dir
 
-    def _clean_up(self) -> None:
+    def clean_up(self) -> None:
         """After a mistake: removes a run that holds nothing, names what is kept; one of several processes does it."""
         if self._is_new and not self.started:
             shutil.rmtree(self.run_dir)

@@ -7,7 +7,7 @@ import re
 import secrets
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from regularization.data.datamodules import ImageData
 from regularization.data.sampling import check_divisible
-from regularization.errors import UserError, find_foreign_error, find_user_error, translate_error
+from regularization.errors import UserError, find_foreign_error, find_user_error, printable, translate_error
+from regularization.internals.jsonargparse import no_config_files
 from regularization.models.classifier import ImageClassifier
 from regularization.models.network_check import check_model_name
 from regularization.models.pretrained import published_normalization
 from regularization.optim import hyperparameters
-from regularization.runs import checkpoint_io, directory, distributed, safe_loading
+from regularization.runs import checkpoint_config, checkpoint_io, directory, distributed, safe_loading
 from regularization.training.arguments import (
     DESCRIPTIONS,
     TrainingParser,
@@ -33,7 +34,8 @@ from regularization.training.arguments import (
     add_run_arguments,
     usage,
 )
-from regularization.training.configs import Config, merge_configs, read_config, split_args, to_text
+from regularization.training.configs import Config, load_yaml, merge_configs, read_config, split_args, to_text
+from regularization.training.inherited_options import inherited_weight_decay
 from regularization.training.trainer_options import check_seed_and_root, check_trainer_options, for_scoring
 
 # Options of one start of a command: config.yaml does not repeat them.
@@ -73,6 +75,8 @@ class TrainingCLI(LightningCLI):
         self.checkpoint: Path | None = None
         self.restored: dict[str, Any] = {}
         with ExitStack() as self._import_guard:
+            # A value is what stands in the configs and on the command line, whatever files are named like it.
+            self._import_guard.enter_context(no_config_files())
             super().__init__(
                 ImageClassifier,
                 ImageData,
@@ -118,7 +122,7 @@ class TrainingCLI(LightningCLI):
         self.run_name = directory.run_name(paths)
         self.config = _parse(parser, configs, options)
         if self.config.ckpt_path is not None:
-            self._find_checkpoint()
+            self._find_checkpoint(parser)
             self.config = _parse(parser, [self.restored["config"], *configs], options)
             self.config.ckpt_path = str(self.checkpoint)
         elif self.command != "fit":
@@ -126,7 +130,7 @@ class TrainingCLI(LightningCLI):
         if self.config.seed_everything is True:
             self.config.seed_everything = self._draw_seed()
         check_seed_and_root(self.config)
-        self.warnings = list(_inherited_weight_decay(self.config.model.optimizer, paths, configs, options))
+        self.warnings = list(inherited_weight_decay(self.config.model.optimizer, paths, configs, options))
 
     def before_instantiate_classes(self) -> None:
         """Sets what follows from the data and the weights: the number of classes, mean and std."""
@@ -150,6 +154,12 @@ class TrainingCLI(LightningCLI):
             raise (
                 find_user_error(error) or find_foreign_error(error) or UserError(translate_error(str(error), []))
             ) from error
+        except Exception as error:
+            if self.checkpoint is None or not safe_loading.is_trusted(self.config.model.network.class_path):
+                raise  # from the user's own code, or about the user's own options
+            reason = printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+            message = f"the network in {self.checkpoint} cannot be created: {reason}"
+            raise find_user_error(error) or UserError(message) from error
         self.datamodule, self.model = self.config_init.data, self.config_init.model
         if self.checkpoint is not None:
             checkpoint_io.check_fits(self.restored, self.model, self.checkpoint)
@@ -189,7 +199,7 @@ class TrainingCLI(LightningCLI):
         config = self.config.clone()
         for name in _OF_ONE_START:
             config.pop(name, None)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), no_config_files():
             warnings.filterwarnings("ignore", rf"\s*{_NOT_SERIALIZED}")
             text: str = self.parser.dump(config, skip_none=False)
         return text.replace(_NOT_SERIALIZED, "")
@@ -210,24 +220,40 @@ class TrainingCLI(LightningCLI):
             raise UserError("--seed_everything: give a number, each of the processes would draw a seed of its own")
         return secrets.randbelow(2**32)
 
-    def _find_checkpoint(self) -> None:
-        """Finds and reads the checkpoint; from here on, its config can't have anything else imported."""
+    def _find_checkpoint(self, parser: LightningArgumentParser) -> None:
+        """Finds and reads the checkpoint; from here on, its config cannot have anything else imported."""
+        root = Path(self.config.trainer.default_root_dir or ".")
 
         def latest_with(file: str) -> Path:
-            root = Path(self.config.trainer.default_root_dir or ".")
             return self.run_dir or directory.latest_with(root, self.run_name, file)
 
         self.checkpoint, self.restored = checkpoint_io.find(self.config.ckpt_path, latest_with)
         if self.command != "fit":
             self.restored["config"] = for_scoring(self.restored["config"])
-        self.run_dir = self.run_dir or directory.run_of(self.checkpoint)
         # Early versions kept debug runs: who continues one does not want another.
-        self.restored["config"].get("trainer", {}).pop("fast_dev_run", None)
+        if isinstance(trainer := self.restored["config"].get("trainer"), dict):
+            trainer.pop("fast_dev_run", None)
+        is_local = self.run_dir is not None
+        self.run_dir = self.run_dir or directory.run_of(self.checkpoint)
+        is_local |= self.run_dir is not None and self.run_dir.resolve().is_relative_to(root.resolve())
         if not self.config.trust:
             # What users name themselves, in configs or on the command line, has been parsed before.
-            named_by_user = safe_loading.class_paths_in(self.config)
+            named_by_user = set(checkpoint_config.class_paths_in(self.config))
             self._import_guard.enter_context(safe_loading.restrict_imports(named_by_user))
-            self.restored["config"] = safe_loading.strip_download_options(self.restored["config"])
+            self.restored["config"] = self._accepted_config(parser, named_by_user, is_local)
+
+    def _accepted_config(self, parser: LightningArgumentParser, named_by_user: set[str], is_local: bool) -> Config:
+        """What the checkpoint's config says and may say; of a run in this folder also where its data and runs are."""
+        config = {name: part for name, part in self.restored["config"].items() if name in checkpoint_config.SECTIONS}
+        accepted = checkpoint_config.accept(config, lambda part: _parse(parser, [part], []), named_by_user)
+        if not is_local and (names := checkpoint_config.without_places(accepted, self.config)):
+            warnings.warn(
+                f"{self.checkpoint} is from no run in this folder: {', '.join(names)} not taken from it", stacklevel=2
+            )
+        for name in _OF_ONE_START:
+            accepted.pop(name, None)
+        content: Config = load_yaml(parser.dump(accepted, skip_none=False))
+        return content
 
     def _instantiable_config(self) -> Namespace:
         """The config without the file of weights where a checkpoint has newer ones, and what scoring does not use."""
@@ -249,24 +275,6 @@ def _parse(parser: LightningArgumentParser, configs: Sequence[Config], options: 
         # Otherwise another class would take over lr and weight_decay from the default optimizer.
         parser.set_defaults({"model.optimizer": optimizer})
     return parser.parse_args([*(["--config", to_text(config)] if config else []), *options])
-
-
-def _inherited_weight_decay(
-    optimizer: Namespace, paths: Sequence[Path], configs: Sequence[Config], options: Sequence[str]
-) -> Iterator[str]:
-    """Warnings: the λ of one optimizer is seldom right for another one that the command line names."""
-    if any(word.split("=")[0].endswith("optimizer.weight_decay") for word in options):
-        return
-    for path, config in zip(paths, configs, strict=True):
-        value = (config.get("model") or {}).get("optimizer") or {}
-        value = {"class_path": value} if isinstance(value, str) else value
-        names = [str(name).rpartition(".")[2] for name in (value.get("class_path", ""), optimizer.class_path)]
-        strength = (value.get("init_args") or {}).get("weight_decay")
-        if names[0] and strength and names[0] != names[1] and strength == optimizer.init_args.get("weight_decay"):
-            yield (
-                f"weight_decay {strength} was chosen for {names[0]} in {path.name}; {names[1]} applies it differently, "
-                "so set it explicitly"
-            )
 
 
 def _imported(class_path: str) -> Any:

@@ -9,8 +9,9 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+import torch
 
-from regularization.callbacks.checkpointing import LastCheckpoint
+from regularization.callbacks.checkpointing import BestCheckpoint, LastCheckpoint
 
 
 class DelayedConsensus:
@@ -69,3 +70,15 @@ def written_at(**intervals: float) -> list[int]:
     for trainer.global_step in range(1, 22):
         last.on_train_batch_end(trainer, MagicMock(), None, None, trainer.global_step - 1)
     return written
+
+
+def test_no_path_of_a_checkpoint_is_taken_for_a_former_best_file(tmp_path: Path) -> None:
+    """Lightning would delete it once there is a better one."""
+    victim = str(tmp_path / "checkpoints" / ".." / "victim")
+    callback = BestCheckpoint(tmp_path / "checkpoints")
+    score = torch.tensor(0.0)
+    state = {**callback.state_dict(), "best_k_models": {victim: score}, "kth_best_model_path": victim}
+    for best in ("", victim):
+        callback.load_state_dict({**state, "best_model_path": best, "best_model_score": score})
+        assert callback.best_k_models == {}
+        assert victim not in (callback.kth_best_model_path, callback.best_model_path)

@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from regularization.cli.main import main
@@ -14,7 +15,7 @@ from regularization.data.readers import read_digits
 from regularization.inference.prediction import Prediction, predict_files
 from regularization.inference.trained_model import TrainedModel
 from tests.data.test_image_files import bomb
-from tests.training.test_command import RUN, Refused
+from tests.training.test_command import QUICK, RUN, Refused
 
 
 def test_predict(digits: TrainedModel, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +112,35 @@ def test_what_predict_refuses(digits: TrainedModel, refused: Refused) -> None:
         main([*run, "text.png"])
     assert "--output: text.png is a file, not a folder" in refused(*run, "text.png", "--output", "text.png")
     assert "ckpt_path" in refused("predict", "--images", "text.png")
+
+
+def test_names_of_files_and_classes_cannot_control_the_terminal_or_the_table(
+    digits: TrainedModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["\x1b[2Jclear.png", "two\rrows.png", "=cmd|'C calc'!A0.png", "gone\x1b[1A.png"]
+    for name in names[:3]:
+        Image.new("RGB", (8, 8)).save(name)
+    Path(names[3]).write_text("not an image")
+    checkpoint = torch.load(RUN / "checkpoints" / "best.ckpt", weights_only=True)
+    checkpoint["serving"]["classes"] = ["\x1b]0;title\x07", "a\rb", "=1+1", "\ud800", *"456789"]
+    torch.save(checkpoint, "evil\x1b[7m.ckpt")
+    capsys.readouterr()
+    main(["predict", "--ckpt_path", "evil\x1b[7m.ckpt", "--images", *names])
+    main(["test", *QUICK, "--ckpt_path", "evil\x1b[7m.ckpt"])
+    with pytest.raises(SystemExit):
+        main(["predict", "--ckpt_path", "absent\x1b[7m", "--images", *names])
+    output = capsys.readouterr()
+    text = (output.out + output.err).replace("\n", "")
+    assert text.isprintable()
+    assert r"evil\x1b[7m.ckpt is not in a run folder" in text
+    assert r"absent\x1b[7m" in text
+    with Path("predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert sorted(row[0] for row in rows[1:]) == [r"'=cmd|'C calc'!A0.png", r"\x1b[2Jclear.png", r"two\rrows.png"]
+    assert {len(row) for row in rows} == {11}
+    assert not any(cell.startswith("=") for row in rows for cell in row)
+    classes = {cell for row in rows[1:] for cell in row[1::2]}
+    assert classes <= {r"\x1b]0;title\x07", r"a\rb", "'=1+1", r"\ud800", *"456789"}
 
 
 def test_caption_of_a_long_file_name() -> None:

@@ -93,6 +93,19 @@ def test_a_checkpoint_whose_parts_do_not_fit_together(digits: TrainedModel) -> N
             load("odd.ckpt")
 
 
+def test_classes_and_outputs_must_be_as_many_and_weights_finite(digits: TrainedModel, refused: Refused) -> None:
+    checkpoint = torch.load(CHECKPOINT, weights_only=True)
+    for classes in (["a"], [], list("abcdefghijk")):
+        torch.save(checkpoint | {"serving": checkpoint["serving"] | {"classes": classes}}, "odd.ckpt")
+        with pytest.raises(UserError, match=rf"shape \(1, 10\), and there are {len(classes)} classes"):
+            load("odd.ckpt")
+    checkpoint["state_dict"]["network.head.bias"][0] = float("nan")
+    torch.save(checkpoint, "nan.ckpt")
+    for command in (["predict", "--images", "."], ["test"]):
+        message = refused(*command, "--ckpt_path", "nan.ckpt")
+        assert "head.bias contains NaN or infinity, so that the network cannot be used" in message
+
+
 def test_pretrained_weights_are_not_downloaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     network = {"class_path": "torchvision.models.resnet18", "init_args": {"weights": "IMAGENET1K_V1"}}
     network |= {"dict_kwargs": {"num_classes": 10}}

@@ -1,12 +1,19 @@
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Union
 
 import fsspec
 import pytest
+import torch
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from regularization.internals.jsonargparse import preserve_parsing_settings, try_integers_first, type_name
+from regularization.internals.jsonargparse import (
+    no_config_files,
+    preserve_parsing_settings,
+    try_integers_first,
+    type_name,
+)
 from regularization.training.arguments import make_parser
 
 
@@ -36,6 +43,19 @@ def test_modes_of_reading_are_restored_after_an_error(parser: ArgumentParser) ->
             set_parsing_settings(config_read_mode_fsspec_enabled=False)
             parser.parse_args(args)
         assert parser.parse_args(args).function is os.path.join
+
+
+def test_no_file_is_read_in_place_of_a_value(parser: ArgumentParser) -> None:
+    parser.add_argument("--network", type=torch.nn.Module, sub_configs=True)
+    parser.add_argument("--networks", type=list[torch.nn.Module], sub_configs=True)
+    Path("identity").write_text("class_path: torch.nn.Identity")
+    Path("settings.yaml").write_text("function: os.path.join")
+    attempts = ["--network=identity", "--networks=[identity]", "--config=settings.yaml", "--networks=identity"]
+    for arg in attempts:
+        with no_config_files(), pytest.raises(ArgumentError):
+            parser.parse_args([arg])
+    for arg in attempts[:3]:
+        assert parser.parse_args([arg])
 
 
 def test_the_text_of_a_type() -> None:

@@ -1,6 +1,8 @@
+import csv
 import errno
 import fcntl
 import json
+import secrets
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -144,3 +146,88 @@ def test_a_table_is_written_in_one_step(tmp_path: Path) -> None:
         directory.write_csv(path, ["name", "value"], rows())
     assert path.read_bytes().startswith(b'name,value\n"')
     assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    with directory.atomic_write(path) as first, directory.atomic_write(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first", "the one that ends last"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_planted_link_is_not_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    # The name of version 0.1, and the one that would come next.
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "0")
+    (tmp_path / ".table.new.csv").symlink_to(precious)
+    directory.write_csv(tmp_path / "table.csv", ["a"], [[1]])
+    (tmp_path / ".table.0.new.csv").symlink_to(precious)
+    with pytest.raises(UserError, match="File exists"):
+        directory.write_csv(tmp_path / "table.csv", ["a"], [[2]])
+    assert precious.read_text() == "mine"
+    assert (tmp_path / "table.csv").read_text() == "a\n1\n"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_leaves_no_temporary_file(error: type[BaseException], tmp_path: Path) -> None:
+    def fail() -> None:
+        with directory.atomic_write(tmp_path / "file.txt") as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    kept = tmp_path / "checkpoints" / "last.ckpt"
+    kept.parent.mkdir()
+    kept.touch()
+    killed = directory.atomic_write(kept)
+    temporary = killed.__enter__()
+    assert temporary.is_file()
+    directory.remove_temporary_files(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
+
+
+def test_the_message_says_what_happened(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        directory.write_text(tmp_path / "gone" / "file.txt", "x")
+    assert (
+        str(error.value)
+        == f"cannot write {tmp_path}/gone/file.txt: there is no folder {tmp_path}/gone, or it was removed"
+    )
+    with pytest.raises(UserError) as error, directory.atomic_write(tmp_path / "file.txt"):
+        (tmp_path / "absent").read_text()
+    assert str(error.value) == f"cannot write {tmp_path}/file.txt: No such file or directory: {tmp_path}/absent"
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").touch()
+    directory.write_text(tmp_path / "file.txt", "x")
+    assert (tmp_path / "file.txt").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_a_text_like_a_formula_is_only_a_text(tmp_path: Path) -> None:
+    cells = ["=cmd|'/c calc'!A0", "+1+1", "@SUM(A1)", "-x", "-1.5e-3", "+2", "plain", -1.0, "", None, "-inf"]
+    directory.write_csv(tmp_path / "table.csv", ["value"], [[cell] for cell in cells])
+    with (tmp_path / "table.csv").open(newline="") as file:
+        written = [row[0] if row else "" for row in list(csv.reader(file))[1:]]
+    assert written == [
+        "'=cmd|'/c calc'!A0",
+        "'+1+1",
+        "'@SUM(A1)",
+        "'-x",
+        "-1.5e-3",
+        "+2",
+        "plain",
+        "-1.0",
+        "",
+        "",
+        "-inf",
+    ]

@@ -3,7 +3,7 @@
 | fault | what the user sees | what remains |
 | --- | --- | --- |
 | disk full or read-only | cannot write FILE: reason (exit 2) | last.ckpt and all rows; the run can be continued |
-| run folder removed | cannot write FILE: its folder was removed (exit 2) | nothing; the folder is not created again |
+| run folder removed | cannot write FILE: there is no folder (exit 2) | nothing; the folder is not created again |
 | SIGINT, SIGTERM | stopped by SIGINT in epoch E, step S (130, 143) | that step: continued with the same bits |
 | a second signal | nothing: the run ends at once | the last checkpoint |
 | SIGKILL (test_soak.py) | nothing | the last checkpoint: continued with the same bits |
@@ -130,7 +130,7 @@ def test_a_folder_without_write_permission(capsys: pytest.CaptureFixture[str]) -
 def test_a_run_folder_that_is_removed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         do_at(9, lambda: shutil.rmtree(RUN), patch)
-        assert "its folder was removed" in stopped(capsys)
+        assert "there is no folder" in stopped(capsys)
     assert not [path for path in RUN.rglob("*") if path.is_file() and "tfevents" not in path.name]
 
 

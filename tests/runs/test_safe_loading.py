@@ -1,7 +1,11 @@
 """Attacks by a checkpoint on the user who loads it: pickles that run code, and class paths that would."""
 
 import copy
+import json
 import os
+import runpy
+import shutil
+import socket
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -10,15 +14,28 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+import yaml
 from jsonargparse import _common, _optionals
 
+from regularization import UserError, load
 from regularization.cli.main import main
 from regularization.runs import safe_loading
+from regularization.training.training_cli import TrainingCLI
 from tests.conftest import CONFIGS
 from tests.training.test_command import QUICK, RUN, Refused
 
 LAST = RUN / "checkpoints" / "last.ckpt"
 SHORT = (*QUICK, "--trainer.limit_train_batches", "2", "--trainer.max_epochs", "1")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder ``runs`` with a run of one epoch, to be copied into the folder of a test."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["fit", *SHORT])
+    return folder / "runs"
 
 
 class Bomb:
@@ -29,8 +46,8 @@ class Bomb:
 
 
 @pytest.mark.parametrize("command", ["fit", "test", "validate"])
-def test_a_malicious_pickle_does_not_run(command: str, refused: Refused) -> None:
-    main(["fit", *SHORT])
+def test_a_malicious_pickle_does_not_run(trained: Path, command: str, refused: Refused) -> None:
+    shutil.copytree(trained, "runs")
     content = torch.load(LAST, weights_only=True)
     torch.save({**content, "callbacks": {"x": Bomb()}}, LAST)
     assert "is not a complete checkpoint" in refused(command, *QUICK, "--ckpt_path", str(LAST))
@@ -84,13 +101,13 @@ class Net(torch.nn.Module):
     ],
 )
 def test_a_malicious_class_path_does_not_run(
-    attack: dict[str, Any], refused: Refused, monkeypatch: pytest.MonkeyPatch
+    trained: Path, attack: dict[str, Any], refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("evil.py").write_text(EVIL)
     Path("sub.yaml").write_text("class_path: evil.Net")
     fsspec.filesystem("memory").pipe("/sub.yaml", b"class_path: evil.Net")
     monkeypatch.syspath_prepend(os.getcwd())
-    main(["fit", *SHORT])
+    shutil.copytree(trained, "runs")
     content = torch.load(LAST, weights_only=True)
     for section, changes in attack.items():
         content["config"][section] = {**(content["config"].get(section) or {}), **changes}
@@ -103,6 +120,206 @@ def test_a_malicious_class_path_does_not_run(
         main(["validate", "--ckpt_path", str(LAST)])
     assert not Path("attacked").exists()
     assert "evil" not in sys.modules
+
+
+def test_the_name_of_a_file_is_no_class_of_the_user(
+    trained: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder of someone else: ``cd`` there, ``python -m regularization test --ckpt_path model.ckpt``."""
+    shutil.copytree(trained, "runs")
+    content = torch.load(LAST, weights_only=True)
+    content["config"]["model"]["network"] = {"class_path": "model.ckpt.Net"}
+    Path("model").mkdir()
+    Path("model/__init__.py").touch()
+    Path("model/ckpt.py").write_text(EVIL)
+    torch.save(content, "model.ckpt")
+    monkeypatch.syspath_prepend(os.getcwd())
+    for command in ("test", "validate", "fit"):
+        assert "the checkpoint names model.ckpt.Net" in refused(command, "--ckpt_path", "model.ckpt")
+    assert "the checkpoint names model.ckpt.Net" in refused("predict", "--ckpt_path", "model.ckpt", "--images", ".")
+    assert not any(name.startswith("model") for name in sys.modules)
+
+
+def test_a_package_that_is_trusted_is_not_taken_from_the_working_directory(
+    trained: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that is absent, as timm may be."""
+    shutil.copytree(trained, "runs")
+    content = torch.load(LAST, weights_only=True)
+    content["config"]["model"]["network"] = {"class_path": "planted.Net"}
+    torch.save(content, LAST)
+    Path("planted.py").write_text(EVIL)
+    monkeypatch.syspath_prepend(os.getcwd())
+    monkeypatch.setattr(safe_loading, "TRUSTED", [*safe_loading.TRUSTED, "planted"])
+    before = list(sys.path)
+    assert "there is no module planted" in refused("test", "--ckpt_path", str(LAST))
+    assert sys.path == before
+    assert "planted" not in sys.modules
+
+
+def test_installed_packages_come_before_the_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [os.getcwd(), *sys.path])
+    monkeypatch.setattr(sys, "argv", ["regularization", "--version"])
+    runpy.run_module("regularization", run_name="__main__")
+    assert os.getcwd() == sys.path[-1]
+    assert os.getcwd() != sys.path[0]
+
+
+def test_a_file_named_like_a_value_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value of ``--trainer.strategy`` is auto, and a parser would take it for the name of a config."""
+    Path("evil.py").write_text(EVIL)
+    for name in ("auto", "cpu", "SGD"):
+        Path(name).write_text("class_path: evil.Net")
+    monkeypatch.syspath_prepend(os.getcwd())
+    main(["fit", *SHORT, "--trainer.strategy", "auto", "--model.optimizer", "SGD"])
+    main(["validate", "--ckpt_path", str(LAST)])
+    assert "evil" not in sys.modules
+    assert not Path("attacked").exists()
+
+
+DOWNLOAD = {"pretrained": True, "pretrained_cfg": {"url": "http://127.0.0.1:9/weights.pth"}}
+TIMM = {"class_path": "timm.create_model", "init_args": {"model_name": "resnet10t", **DOWNLOAD}}
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (json.dumps(TIMM), "where a plain value belongs"),
+        (yaml.safe_dump(TIMM), "where a plain value belongs"),
+        ({"class_path": json.dumps(TIMM)}, "where a plain value belongs"),
+        ("-", "where a plain value belongs"),
+        ({"class_path": "torch.nn.Identity", "dict_kwargs": {"x": json.dumps(TIMM)}}, "where a plain value belongs"),
+        # By default, these load weights for a part of the network.
+        ({"class_path": "torchvision.models.detection.fasterrcnn_resnet50_fpn"}, "nor an image classifier"),
+        ({"class_path": "torchvision.models.segmentation.fcn_resnet50"}, "nor an image classifier"),
+        ({"class_path": "torchvision.models.get_model", "init_args": {"name": "fcn_resnet50"}}, "nor an image class"),
+        (
+            {"class_path": "timm.create_model", "init_args": {"model_name": "hf-hub:some/one"}},
+            "wants to download hf-hub:some/one",
+        ),
+        (
+            {
+                "class_path": "timm.create_model",
+                "init_args": {"model_name": "resnet10t"},
+                "dict_kwargs": {"features_only": True},
+            },
+            "the argument features_only, which is not one of the network itself",
+        ),
+        (
+            {
+                "class_path": "timm.create_model",
+                "init_args": {"model_name": "resnet10t"},
+                "dict_kwargs": {"act_layer": "http://127.0.0.1:9/"},
+            },
+            "gives timm.create_model the text 'http://127.0.0.1:9/'",
+        ),
+        (
+            {
+                "class_path": "timm.create_model",
+                "init_args": {"model_name": "resnet10t"},
+                "dict_kwargs": {"act_layer": {"class_path": "subprocess.Popen", "init_args": {"args": "true"}}},
+            },
+            "names subprocess.Popen",
+        ),
+        ({"class_path": "torch.optim.lr_scheduler.LambdaLR"}, "LambdaLR"),
+        ([1, 2], "Not a valid subclass of Module"),
+        ("\ud800", "where a plain value belongs"),
+    ],
+)
+def test_networks_that_a_checkpoint_may_not_describe(network: Any, reason: str) -> None:
+    content = {**CONTENT, "config": {"model": {"network": network}}}
+    torch.save(content, "odd.ckpt")
+    with pytest.raises(UserError) as error:
+        load("odd.ckpt")
+    assert reason in str(error.value)
+
+
+CONTENT: dict[str, Any] = {
+    "epoch": 0,
+    "global_step": 1,
+    "pytorch-lightning_version": "2.6.6",
+    "state_dict": {},
+    "settings": {},
+    "serving": {"classes": ["a"], "preprocess": {"size": 8, "resize": 8, "mean": [0.5] * 3, "std": [0.5] * 3}},
+}
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"class_path": "torchvision.models.resnet18", "init_args": {"weights": "IMAGENET1K_V1", "progress": False}},
+        {"class_path": "timm.create_model", "init_args": {"model_name": "resnet10t.c3_in1k", **DOWNLOAD}},
+        {"class_path": "timm.models.resnet10t", "init_args": {"pretrained": True}},
+    ],
+)
+def test_networks_load_no_weights(network: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options that say where the first weights came from stay in the config of a run; they have no effect on it."""
+
+    def no_network(*_: Any) -> None:
+        pytest.fail("a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    network["dict_kwargs"] = {"num_classes": 1}
+    if network["class_path"].startswith("timm"):
+        network["dict_kwargs"] |= {"act_layer": "silu", "drop_rate": 0.5}
+    module = build_network(network)
+    state = {f"network.{name}": tensor for name, tensor in module.state_dict().items()}
+    torch.save({**CONTENT, "config": {"model": {"network": network}}, "state_dict": state}, "classifier.ckpt")
+    loaded = load("classifier.ckpt").network
+    assert all(torch.equal(tensor, state[f"network.{name}"]) for name, tensor in loaded.state_dict().items())
+    if network["class_path"].startswith("timm"):
+        assert any(isinstance(part, torch.nn.SiLU) for part in loaded.modules())
+        assert loaded.drop_rate == 0.5
+
+
+def build_network(network: dict[str, Any]) -> torch.nn.Module:
+    """The network by hand."""
+    import timm
+    import torchvision
+
+    if network["class_path"].startswith("timm"):
+        module: torch.nn.Module = timm.create_model("resnet10t", **network["dict_kwargs"])
+        return module
+    resnet: torch.nn.Module = torchvision.models.resnet18(num_classes=1)
+    return resnet
+
+
+def test_places_come_from_a_run_of_this_folder_alone(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, "runs")
+    content = torch.load(LAST, weights_only=True)
+    content["config"]["trainer"] |= {"default_root_dir": "planted", "devices": 7, "profiler": "advanced"}
+    content["config"]["model"] |= {"weights": "planted.pth", "compile": True, "label_smoothing": 0.25}
+    content["config"]["data"] = {"class_path": "regularization.CIFAR10", "init_args": {"root": "planted"}}
+    content["config"]["data"]["init_args"] |= {"mean": [0.5] * 3, "std": [0.5] * 3}
+    # Options of one start are the user's alone.
+    content["config"] |= {"threads": 3, "test": "best", "trust": True, "config": "planted.yaml", "ckpt_path": "x"}
+    torch.save(content, LAST)
+    torch.save(content, "model.ckpt")
+    cli = TrainingCLI("test", ["--ckpt_path", "model.ckpt"])
+    trainer, model, data = cli.config.trainer, cli.config.model, cli.config.data
+    assert (trainer.default_root_dir, trainer.devices, trainer.profiler) == ("runs", 1, None)
+    assert (model.weights, model.compile, model.label_smoothing) == (None, False, 0.25)
+    assert (data.class_path, data.init_args.root) == ("regularization.CIFAR10", None)
+    assert (cli.config.threads, cli.config.test, cli.config.trust) == (None, None, False)
+    cli = TrainingCLI("test", ["--ckpt_path", str(LAST)])
+    trainer, data = cli.config.trainer, cli.config.data
+    assert (str(trainer.default_root_dir), trainer.devices, data.init_args.root) == ("planted", 7, "planted")
+    # The folder of runs is the user's: elsewhere, the same run is someone else's.
+    cli = TrainingCLI("test", ["--ckpt_path", str(LAST), "--trainer.default_root_dir", "elsewhere"])
+    assert (cli.config.trainer.devices, cli.config.data.init_args.root) == (1, None)
+    cli = TrainingCLI("test", ["--ckpt_path", "model.ckpt", "--data.root", "mine", "--trainer.devices", "2"])
+    assert (str(cli.config.trainer.devices), cli.config.data.init_args.root) == ("2", "mine")
+
+
+def test_what_is_not_taken_from_a_checkpoint_is_named(trained: Path) -> None:
+    shutil.copytree(trained, "runs")
+    content = torch.load(LAST, weights_only=True)
+    content["config"]["data"] = {"class_path": "regularization.CIFAR10", "init_args": {"root": "planted"}}
+    torch.save(content, "model.ckpt")
+    with pytest.warns(UserWarning, match=r"model.ckpt is from no run in this folder: data.root not taken from it"):
+        TrainingCLI("test", ["--ckpt_path", "model.ckpt"])
 
 
 def test_a_class_runs_with_trust_or_when_the_user_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +361,8 @@ def test_a_class_runs_with_trust_or_when_the_user_names_it(monkeypatch: pytest.M
         "regularization.fit",
     ],
 )
-def test_names_that_are_not_trusted(name: str, refused: Refused) -> None:
-    main(["fit", *SHORT])
+def test_names_that_are_not_trusted(trained: Path, name: str, refused: Refused) -> None:
+    shutil.copytree(trained, "runs")
     content = torch.load(LAST, weights_only=True)
     for option in ("optimizer", "callback"):
         changed = copy.deepcopy(content)
@@ -170,8 +387,8 @@ def test_classes_of_the_program_torchvision_and_torch_are_trusted() -> None:
     main(["validate", "--ckpt_path", str(last), "--trainer.limit_val_batches", "1"])
 
 
-def test_the_restriction_ends_with_the_command() -> None:
-    main(["fit", *SHORT])
+def test_the_restriction_ends_with_the_command(trained: Path) -> None:
+    shutil.copytree(trained, "runs")
     before = dict(_common.parsing_settings), _optionals._config_read_mode
     main(["validate", "--ckpt_path", str(LAST)])
     with pytest.raises(SystemExit):
@@ -217,3 +434,21 @@ def test_class_paths_of_version_0_1_are_those_of_today() -> None:
         "callback": "regularization.callbacks.averaging.EMA",
         "other": ["regularization.penaltiesX.L1", "mine.regularization.penalties.L1", "regularization.penalties"],
     }
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("callbacks", {"History": {"rows": 3, "epoch": [1]}}),
+        ("Digits", -1),
+        ("optimizer_states", [3]),
+        ("lr_schedulers", [3]),
+        ("pytorch-lightning_version", "none"),
+    ],
+)
+def test_a_state_that_cannot_be_restored(key: str, value: Any, trained: Path, refused: Refused) -> None:
+    content = torch.load(trained / "quickstart" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save({**content, key: value}, "odd.ckpt")
+    short = ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
+    message = refused("fit", "--ckpt_path", "odd.ckpt", *short)
+    assert "odd.ckpt cannot be continued or scored: " in message

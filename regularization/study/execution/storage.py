@@ -5,6 +5,7 @@ import re
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -12,6 +13,9 @@ from optuna.storages.journal import JournalFileBackend
 
 from regularization.errors import UserError
 from regularization.runs import directory
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 FOLDER = "optuna"
 JOURNAL = f"{FOLDER}/journal.log"
@@ -57,11 +61,13 @@ def open_database(url: str) -> BaseStorage:
     """Optuna's tables in a PostgreSQL database, created where there are none.
 
     Raises:
-        UserError: When it is not a PostgreSQL database, or can't be opened.
+        UserError: When it is not a PostgreSQL database, or cannot be opened.
     """
-    shown = without_password(url)
-    if not re.match(r"postgres(ql)?(\+\w+)?://", url):
-        raise UserError(f"--storage {shown} must be postgresql://…; without it, machines share the study's folder")
+    if _parse(url) is None:
+        raise UserError(
+            "--storage must be postgresql://USER@HOST/DATABASE, with the password in PGPASSWORD or ~/.pgpass;\n"
+            "in a URL, %40 stands for @. Without --storage, machines share the study's folder"
+        )
     # Without a driver's name, SQLAlchemy 2.1 would look for another one than the extra brings.
     options = {"pool_pre_ping": True, "connect_args": CONNECTION}
     for attempt in range(1, ATTEMPTS + 1):
@@ -74,20 +80,47 @@ def open_database(url: str) -> BaseStorage:
             if not (is_storage_error(error) or isinstance(error, ValueError | KeyError | RuntimeError)):
                 raise
             if attempt == ATTEMPTS:
-                raise UserError(f"--storage {shown} can't be opened: {_first_line(error)}") from error
+                reason = _without_secrets(_first_line(error), url)
+                raise UserError(f"--storage {without_password(url)} cannot be opened: {reason}") from error
             time.sleep(0.5)
     raise AssertionError
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown."""
+    """The URL as it may be shown: user, host and database; none of them where the text is not clearly a URL."""
+    from sqlalchemy import URL
+
+    if (parsed := _parse(url)) is None:
+        return "postgresql://…"
+    return URL.create(
+        parsed.drivername, parsed.username, None, parsed.host, parsed.port, parsed.database
+    ).render_as_string()
+
+
+def _parse(url: str) -> "URL | None":
+    """The parts of a PostgreSQL URL; None for any other text, which may contain a password at any place.
+
+    With a second ``@``, which belongs to a password that is not percent-encoded, a part of it would pass for the host.
+    """
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
+    if not re.match(r"postgres(ql)?(\+\w+)?://", url) or url.count("@") > 1 or re.search(r"\s", url):
+        return None
     try:
-        return make_url(url).set(query={}).render_as_string()
+        return make_url(url)
     except (ArgumentError, ValueError):
-        return f"{url.partition(':')[0]}:…"
+        return None
+
+
+def _without_secrets(message: str, url: str) -> str:
+    """``message`` with the passwords of ``url`` replaced, and the whole of its query."""
+    parsed = _parse(url)
+    assert parsed is not None
+    values = [parsed.password, *(str(value) for value in parsed.query.values()), url.partition("?")[2]]
+    for value in sorted(filter(None, values), key=len, reverse=True):
+        message = message.replace(value, "***")
+    return message
 
 
 def is_storage_error(error: BaseException) -> bool:

@@ -33,6 +33,7 @@ def run_trial(trial: Trial, control: Control, threads: int) -> End:
     try:
         with run_lock.exclusive_run(trial.folder, LOCK_TIMEOUT, required=True):
             _redirect_output(trial.folder / LOG)
+            directory.remove_temporary_files(trial.folder)
             # The predecessor may have finished it.
             if not trial.done:
                 _fit(trial, control)

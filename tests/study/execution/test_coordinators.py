@@ -17,7 +17,8 @@ import pytest
 from optuna.trial import TrialState
 
 from regularization.cli.main import main
-from regularization.study.execution.storage import without_password
+from regularization.errors import UserError
+from regularization.study.execution.storage import open_database, without_password
 from tests.processes import frozen, state
 from tests.study.execution.coordinators import in_the_middle, resumed, start
 from tests.study.test_sweep import LAMBDA, OPTIONS, STUDY, recorded, starts, table, write
@@ -203,15 +204,11 @@ def gone(pid: int) -> bool:
 def test_what_is_refused(refused: Refused, tmp_path: Path) -> None:
     command = write()
     assert "must be postgresql://" in refused(*command, "--storage", "sqlite:///x.db")
-    assert "must be postgresql://" in refused(*command, "--storage", "nonsense")
+    assert "must be postgresql://" in refused(*command, "--storage", "host=h password=secret")
     pytest.importorskip("psycopg2")
-    for wrong in (
-        "postgresql://me:secret@127.0.0.1:9/none",
-        "postgresql://me:secret@127.0.0.1:PORT/none",
-        "postgresql://me:{secret@127.0.0.1:9/none",
-    ):
+    for wrong in ("postgresql://me:secret@127.0.0.1:9/none", "postgresql://me:{secret@127.0.0.1:9/none?sslmode=secret"):
         message = refused(*command, "--storage", wrong)
-        assert "can't be opened" in message
+        assert "cannot be opened" in message
         assert "secret" not in message
     assert "--workers must be at least 1, not -1" in refused(*command, "--workers", "-1")
     assert "--threads must be at least 1, not 0" in refused(*command, "--threads", "0")
@@ -219,7 +216,29 @@ def test_what_is_refused(refused: Refused, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["postgresql://me:secret@h/db", "postgresql://me:a%40secret@h/db", "postgresql://me@h/db?password=a@secret"],
+    ["postgresql://me:secret@h/db", "postgresql://me:a%40secret@h/db", "postgresql://me@h/db?password=a%40secret"],
 )
 def test_a_password_is_not_shown(url: str) -> None:
-    assert without_password(url).replace(":***", "") == "postgresql://me@h/db"
+    assert without_password(url) == "postgresql://me@h/db"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://me:top@secret@h/db",
+        "postgresql://me:x@secret?y=1@h/db",
+        "postgresql://me:x@secret/y@h/db",
+        "postgresql://me@h/db?password=top@secret",
+        "postgresql://me:secret@h:PORT/db",
+        "host=h user=me password=secret",
+        "postgresql://h/db password=secret",
+        "user=me:secret@h",
+        "secret",
+    ],
+)
+def test_nothing_is_shown_of_a_text_that_is_not_a_url(text: str) -> None:
+    assert without_password(text) == "postgresql://…"
+    with pytest.raises(UserError) as error:
+        open_database(text)
+    assert "must be postgresql://USER@HOST/DATABASE, with the password in PGPASSWORD or ~/.pgpass" in str(error.value)
+    assert "secret" not in str(error.value)

@@ -1,0 +1,45 @@
+"""The arguments of a class that a checkpoint's config describes, as objects."""
+
+from contextlib import ExitStack
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from torch import nn
+
+from regularization.errors import UserError, translate_error
+from regularization.runs import checkpoint_config, safe_loading
+
+
+def arguments_in(config: Any, cls: type[nn.Module], trust_it: bool, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of ``cls`` that ``config`` describes under ``model``, except those that are ``given``, and these.
+
+    Args:
+        config: The config in a checkpoint.
+        cls: The class of the model.
+        trust_it: Import whatever classes it names, not only those of this program, torch, torchvision and timm.
+        given: Arguments that take the place of those in the config.
+
+    Raises:
+        UserError: If the config is wrong, or names a class that is not trusted.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    skipped = {*given, "weights"}  # the checkpoint has its own weights
+    parser.add_class_arguments(cls, "model", skip=skipped, instantiate=False)
+    described = {name: value for name, value in (config.get("model") or {}).items() if name not in skipped}
+    if "network" not in described:
+        return given
+
+    def parse(part: Any) -> Namespace:
+        try:
+            options: Namespace = parser.parse_object({"model": part})
+            return options
+        except ArgumentError as error:
+            raise UserError(translate_error(str(error), [])) from error
+
+    with ExitStack() as restrictions:
+        if trust_it:
+            options = parse(described)
+        else:
+            restrictions.enter_context(safe_loading.restrict_imports([]))
+            options = checkpoint_config.accept(described, parse, set())
+        return {**parser.instantiate(options).model, **given}

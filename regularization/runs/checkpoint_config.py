@@ -1,0 +1,263 @@
+"""What the config in a checkpoint may say: which classes with which arguments, and nothing about this machine.
+
+The checkpoint may come from someone else. So its config is parsed by itself, with the imports that ``safe_loading``
+allows and without reading files; and of what was parsed, only what is listed here remains.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Set
+from typing import Any
+
+from jsonargparse import Namespace, get_loader
+from torch import nn
+from yaml import YAMLError
+
+from regularization.errors import UserError, printable
+from regularization.runs import safe_loading
+
+# Keys of the config; those of one start of a command are not among them.
+SECTIONS = ("seed_everything", "model", "data", "callbacks", "checkpoint", "trainer")
+# Options of the Trainer that say how to train. The others say where, or name files: they are this machine's.
+_TRAINER_OPTIONS = {
+    "accelerator",
+    "accumulate_grad_batches",
+    "benchmark",
+    "check_val_every_n_epoch",
+    "detect_anomaly",
+    "deterministic",
+    "fast_dev_run",
+    "gradient_clip_algorithm",
+    "gradient_clip_val",
+    "inference_mode",
+    "log_every_n_steps",
+    "num_sanity_val_steps",
+    "overfit_batches",
+    "precision",
+    "reload_dataloaders_every_n_epochs",
+    "sync_batchnorm",
+    "val_check_interval",
+    *(f"limit_{stage}_batches" for stage in ("train", "val", "test", "predict")),
+    *(f"{bound}_{unit}" for bound in ("max", "min") for unit in ("epochs", "steps")),
+    "max_time",
+}
+# Arguments by which functions of torchvision and timm find weights, and their values for none. A checkpoint brings its
+# weights.
+_LOADING = {
+    "weights": None,
+    "weights_backbone": None,
+    "pretrained": False,
+    "pretrained_backbone": False,
+    "pretrained_cfg": None,
+    "pretrained_cfg_overlay": None,
+    "checkpoint_path": None,
+    "cache_dir": None,
+    "progress": True,
+}
+# Arguments of the networks of timm besides those of their classes.
+_TIMM_ARGUMENTS = {"bn_momentum", "bn_eps", "bn_tf", "drop_connect_rate"}
+# What a text among the arguments of a network can be: a word or a class path, not an address, a path, or YAML.
+_WORD = re.compile(r"[\w.+-]*")
+
+
+def accept(config: Any, parse: Callable[[Any], Namespace], named_by_user: Set[str]) -> Namespace:
+    """Parses the config of a checkpoint, or a part of it, and checks what was parsed.
+
+    Call it inside ``safe_loading.restrict_imports``.
+
+    Args:
+        config: What the checkpoint holds.
+        parse: Parses it.
+        named_by_user: Paths of the classes that the user's own config names.
+
+    Raises:
+        UserError: When it cannot be parsed, or says what a checkpoint may not say.
+    """
+    try:
+        _check_structure(config)
+        parsed = parse(config)
+        _check(parsed, named_by_user)
+        return parsed
+    except UserError:
+        raise
+    except Exception as error:
+        # Whatever a parser does with odd input: the checkpoint is at fault.
+        reason = printable(" ".join(str(error).split())[:200])
+        raise UserError(f"the config in the checkpoint cannot be used: {type(error).__name__}: {reason}") from error
+
+
+def without_places(config: Namespace, local: Namespace) -> list[str]:
+    """Removes from a parsed config what belongs to the machine where it was written.
+
+    These are the folders of data and runs, devices and processes, loggers and other writers of files.
+
+    Args:
+        config: The config; changed in place.
+        local: The options and defaults that hold here instead.
+
+    Returns:
+        The names of the removed options that have other values here.
+    """
+    names = [f"trainer.{name}" for name in vars(config.trainer) if name not in _TRAINER_OPTIONS]
+    names += [name for name in ("model.weights", "model.compile", "data.init_args.root") if name in config]
+    removed = {name: config.pop(name) for name in names}
+    changed = [name for name, value in removed.items() if value and value != local.get(name)]
+    return [name.replace("init_args.", "") for name in changed]
+
+
+def class_paths_in(config: Any) -> list[str]:
+    """The paths of all classes and functions in a parsed config, and the paths of where these are defined.
+
+    Other texts, such as the name of a file, do not count, whatever they look like.
+    """
+    if isinstance(config, Namespace):
+        return class_paths_in(vars(config))
+    if isinstance(config, dict):
+        named = config.get("class_path")
+        own = [*_paths_of(_imported(named)), named] if isinstance(named, str) else []
+        return [*own, *(path for value in config.values() for path in class_paths_in(value))]
+    if isinstance(config, list | tuple):
+        return [path for value in config for path in class_paths_in(value)]
+    return list(_paths_of(config)) if callable(config) else []
+
+
+def _check_structure(config: Any) -> None:
+    """Checks that a config consists of plain values: a text is not YAML, nor ``-``, for which a parser reads stdin."""
+    for text in _texts_in(config):
+        if text != printable(text) or text.strip() == "-" or isinstance(_value_of(text), dict | list | set | tuple):
+            raise _refusal(f"has the text {text[:100]!r} in its config, where a plain value belongs")
+
+
+def _value_of(text: str) -> Any:
+    try:
+        return get_loader("yaml")(text)
+    except YAMLError:
+        return text  # which no parser takes for anything else, either
+
+
+def _check(config: Any, named_by_user: Set[str]) -> None:
+    """Checks that a parsed config has only trusted classes, with arguments that describe them; nothing is created.
+
+    Arguments that would load weights are changed, so that they load none.
+    """
+    if isinstance(config, Namespace | dict):
+        values = vars(config) if isinstance(config, Namespace) else config
+        if "class_path" in values and not named_by_user & set(_paths_of(_imported(values["class_path"]))):
+            _check_class(values)
+        for value in values.values():
+            _check(value, named_by_user)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            _check(value, named_by_user)
+    elif callable(config) and not named_by_user & set(_paths_of(config)) and not _is_trusted_layer(config):
+        raise _refusal(f"names {_path_of(config)}, which is not the class of a layer")
+
+
+def _check_class(values: dict[str, Any]) -> None:
+    """Checks a class or a function with its arguments."""
+    path = values["class_path"]
+    made_by = _imported(path)
+    if not _is_trusted(made_by):
+        raise _refusal(f"names {path}, which is not part of this program, torch, torchvision or timm")
+    arguments = [_as_dict(path, values.get(key)) for key in ("init_args", "dict_kwargs")]
+    if not inspect.isclass(made_by):
+        _check_function(path, made_by, arguments)
+    if path.partition(".")[0] != "regularization":
+        _check_words(path, arguments)
+
+
+def _as_dict(path: str, arguments: Any) -> dict[str, Any]:
+    values = vars(arguments) if isinstance(arguments, Namespace) else arguments or {}
+    if not isinstance(values, dict):
+        raise _refusal(f"gives {path} the arguments {arguments!r:.100}")
+    return values
+
+
+def _check_function(path: str, function: Any, arguments: list[dict[str, Any]]) -> None:
+    """Checks the arguments of a function that makes a network; those that load weights are changed."""
+    known = _arguments_of_network(path, function, arguments)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+    for part in arguments:
+        for name, value in part.items():
+            if name in _LOADING:
+                part[name] = _LOADING[name]
+            elif name not in known and not (name in defaults and value == defaults[name]):
+                raise _refusal(f"gives {path} the argument {name}, which is not one of the network itself")
+
+
+def _arguments_of_network(path: str, function: Any, arguments: list[dict[str, Any]]) -> set[str]:
+    """The arguments that describe the network that a function of torchvision or timm makes."""
+    chosen = next((part["model_name"] for part in arguments if "model_name" in part), "")
+    if ":" in str(chosen):
+        raise _refusal(f"wants to download {chosen}")
+    builder = _builder(path, function, str(chosen).partition(".")[0])
+    network = inspect.signature(builder).return_annotation if builder else None
+    if not inspect.isclass(network):
+        raise _refusal(f"names {path}, which is neither the class of a layer nor an image classifier")
+    described = {name for base in network.__mro__ for name in inspect.signature(base).parameters}
+    return described | {"model_name"} | (_TIMM_ARGUMENTS if path.startswith("timm.") else set())
+
+
+def _builder(path: str, function: Any, model_name: str) -> Callable[..., Any] | None:
+    """The function that makes the network: ``function``, or the one that ``timm.create_model`` would call."""
+    if path.startswith("timm."):
+        import timm
+
+        name = model_name if function is timm.create_model else getattr(function, "__name__", "")
+        builder = timm.models.model_entrypoint(name) if timm.is_model(name) else None
+        return builder if function in (builder, timm.create_model) else None
+    # Not those of detection and the like, which load weights by default.
+    is_classifier = re.fullmatch(r"torchvision\.models\.\w+", getattr(function, "__module__", ""))
+    return function if is_classifier and not path.endswith(".get_model") else None
+
+
+def _check_words(path: str, value: Any) -> None:
+    """Checks that all texts in the arguments of a class of another package are words."""
+    for text in _texts_in(value):
+        if not _WORD.fullmatch(text):
+            raise _refusal(f"gives {path} the text {text[:100]!r}")
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts_in(item)
+    elif isinstance(value, dict | Namespace):
+        for key, item in (value if isinstance(value, dict) else vars(value)).items():
+            yield str(key)
+            yield from _texts_in(item)
+
+
+def _imported(path: Any) -> Any:
+    """The class or function at ``path``, None if the parser has not imported it."""
+    module, _, name = str(path).rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
+def _is_trusted(item: Any) -> bool:
+    return safe_loading.is_trusted(_path_of(item))
+
+
+def _is_trusted_layer(item: Any) -> bool:
+    return inspect.isclass(item) and issubclass(item, nn.Module) and _is_trusted(item)
+
+
+def _path_of(item: Any) -> str:
+    """Where a class or function is defined."""
+    return f"{getattr(item, '__module__', None)}.{getattr(item, '__qualname__', type(item).__name__)}"
+
+
+def _paths_of(item: Any) -> Iterator[str]:
+    """Where a class or function is defined, and the packages around that module from which it can be imported too."""
+    module, name = getattr(item, "__module__", None), getattr(item, "__qualname__", None)
+    while module and name:
+        if getattr(sys.modules.get(module), name, None) is item:
+            yield f"{module}.{name}"
+        module = module.rpartition(".")[0]
+
+
+def _refusal(reason: str) -> UserError:
+    return UserError(printable(f"the checkpoint {reason}") + ";\nadd --trust if you trust whoever made it")
