@@ -1,5 +1,6 @@
 """The arguments of a class that a checkpoint's config describes, as objects."""
 
+import copy
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,7 +26,9 @@ def arguments_in(config: Any, cls: type[nn.Module], trust_it: bool, given: dict[
     parser = ArgumentParser(exit_on_error=False)
     skipped = {*given, "weights"}  # the checkpoint has its own weights
     parser.add_class_arguments(cls, "model", skip=skipped, instantiate=False)
-    described = {name: value for name, value in (config.get("model") or {}).items() if name not in skipped}
+    # A copy, because the parser changes what it is given.
+    model = copy.deepcopy(config.get("model") or {})
+    described = {name: value for name, value in model.items() if name not in skipped}
     if "network" not in described:
         return given
 

@@ -1,6 +1,7 @@
 """Files of weights: safetensors and PyTorch's, read without running code that they contain."""
 
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from regularization.errors import UserError
+from regularization.runs import checkpoint_io
 
 # torchvision's files of DenseNets use names with norm.1 for what its networks call norm1.
 _DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")
@@ -44,7 +46,11 @@ def read_state_dicts(path: Path) -> list[dict[str, Tensor]]:
     if not path.is_file():
         raise UserError(f"--model.weights: there is no file {path}")
     try:
+        if zipfile.is_zipfile(path):
+            checkpoint_io.check_sizes(path)
         content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    except UserError as error:
+        raise UserError(f"--model.weights: {error}") from error
     except ImportError as error:
         raise UserError(f"--model.weights: {path} is in the format of safetensors: pip install safetensors") from error
     except Exception as error:

@@ -126,7 +126,7 @@ def test_names_of_files_and_classes_cannot_control_the_terminal_or_the_table(
     torch.save(checkpoint, "evil\x1b[7m.ckpt")
     capsys.readouterr()
     main(["predict", "--ckpt_path", "evil\x1b[7m.ckpt", "--images", *names])
-    main(["test", *QUICK, "--ckpt_path", "evil\x1b[7m.ckpt"])
+    main(["test", *QUICK, "--ckpt_path", "evil\x1b[7m.ckpt", "--preprocess", "config"])
     with pytest.raises(SystemExit):
         main(["predict", "--ckpt_path", "absent\x1b[7m", "--images", *names])
     output = capsys.readouterr()

@@ -262,7 +262,7 @@ def test_a_run_that_early_stopping_ended_is_complete(capsys: pytest.CaptureFixtu
     main(["fit", *SHORT, *early, "--callbacks.es.patience", "2", "--ckpt_path", "last"])
     assert len(rows_of(RUN)) == 3
     early[3] = "val_los"
-    assert "callbacks: Early stopping conditioned on metric `val_los`" in stopped(capsys, *early)
+    assert "EarlyStopping monitors val_los, which is not a metric" in stopped(capsys, *early)
 
 
 def test_a_config_with_infinity(capsys: pytest.CaptureFixture[str]) -> None:

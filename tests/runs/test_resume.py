@@ -223,7 +223,8 @@ def test_a_run_of_version_0_1_continues(config: list[str], old_run: Path, capsys
         expected = [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
     rows = rows_of(old_run)
     assert [row["step"] for row in rows] == [6, 12, 18]
-    assert [row.keys() for row in rows] == [row.keys() for row in expected]
+    # Later versions measure more.
+    assert all(row.keys() >= earlier.keys() for row, earlier in zip(rows, expected, strict=True))
     for row, reference in zip(rows, expected, strict=True):
         exact = row["epoch"] == 0
         for name in reference.keys() - {"seconds"}:
