@@ -17,6 +17,8 @@ MODES = {
     "val_loss": "min",
     "val_accuracy": "max",
     "val_calibration_error": "min",
+    "val_balanced_accuracy": "max",
+    "val_macro_f1": "max",
     "clean_loss": "min",
     "clean_accuracy": "max",
     "gap_loss": "min",

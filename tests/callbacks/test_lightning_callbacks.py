@@ -137,7 +137,7 @@ def test_every_metric_of_a_run_can_be_monitored() -> None:
     classifier = ImageClassifier(SmallResNet(width=4))
     classifier.trainer = trainer(1)
     for metric in logged:
-        right = "max" if metric.endswith("accuracy") and not metric.startswith("gap") else "min"
+        right = "max" if metric.endswith(("accuracy", "f1")) and not metric.startswith("gap") else "min"
         classifier._check_monitor("EarlyStopping", metric, right)
 
 

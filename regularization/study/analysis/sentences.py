@@ -186,7 +186,7 @@ def _change(conclusion: "Conclusion", arm: ArmSummary, metric: str) -> tuple[flo
     ratio = arm.average(metric) / baseline.average(metric) if baseline.average(metric) > 0 else math.nan
     if not ratio > 0 or max(ratio, 1 / ratio) < NOTABLE_RATIO:
         return None
-    text = f"the {RATIOS[metric]} with {arm.name} is {ratio:.2g} times that of {baseline.name} (p = {effect.p:.2g})"
+    text = f"the {RATIOS[metric]} with {arm.name} is {ratio:.2g} times that of {baseline.name} ({format_p(effect.p)})"
     return abs(math.log(ratio)), text
 
 
@@ -211,12 +211,17 @@ def _name(arm: ArmSummary) -> str:
 
 
 def _interval(comparison: Comparison) -> str:
-    return f"95% interval {format_interval(comparison)}, p = {comparison.p:.2g}"
+    return f"95% interval {format_interval(comparison)}, {format_p(comparison.p)}"
 
 
 def format_interval(comparison: Comparison) -> str:
     """Formats both ends of an interval in percentage points."""
     return f"{format_points(comparison.low)} to {format_points(comparison.high)}"
+
+
+def format_p(p: float) -> str:
+    """Formats a p value; very small ones depend on the tails of the noise, and are given as a bound."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
 def format_percent(value: float) -> str:

@@ -304,7 +304,7 @@ def test_the_largest_other_effect_is_named(name: str, words: str) -> None:
     none = with_metric(NONE, "none", name, [1.0, 1.02, 0.98])
     l1 = with_metric(NONE[::-1], "l1", name, [2.0, 2.03, 1.97])
     remarks = conclude((none + l1, study), "none").remarks
-    assert remarks[1] == f"what else changed most: the {words} with l1 is 2 times that of none (p = 3.3e-05)"
+    assert remarks[1] == f"what else changed most: the {words} with l1 is 2 times that of none (p < 0.0001)"
     # An arm that hurts, a small effect and one that is not significant are not named.
     hurting = with_metric([0.1, 0.12, 0.09], "l1", name, [2.0, 2.03, 1.97])
     small = with_metric(NONE[::-1], "l1", name, [1.1, 1.13, 1.07])
