@@ -96,6 +96,16 @@ MISTAKES = {
             )
         )
     ),
+    "a value outside of its range": put("seed_everything", some.integers(-9, -1) | some.integers(2**32))
+    | put("data.init_args.label_noise", some.floats(1, 9))
+    | put(
+        "callbacks", some.floats(1.1, 9).map(lambda decay: {"a": {"class_path": "EMA", "init_args": {"decay": decay}}})
+    ),
+    "an option of the trainer that has no use": put("trainer.barebones", some.just(True))
+    | put("trainer.use_distributed_sampler", some.just(True))
+    | put("trainer.accumulate_grad_batches", some.integers(-9, 0))
+    | put("trainer.check_val_every_n_epoch", some.integers(-9, 0))
+    | put("trainer.gradient_clip_val", NEGATIVE),
     "another kind of value": some.sampled_from(["model", "model.penalties", "callbacks"]).flatmap(
         lambda place: put(place, WORDS)
     )
