@@ -34,6 +34,16 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    """A test leaves no variables behind: Lightning sets MASTER_ADDR, which would make the next test wait for others."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def _nothing_runs_on() -> Iterator[None]:
     yield
     kill_the_rest()

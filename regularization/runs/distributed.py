@@ -111,10 +111,10 @@ def check_strategy(trainer: Trainer) -> None:
             f"SLURM must start the {processes} processes: put srun in front of the command, with --ntasks={processes}"
         )
     by_itself = isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment)
-    if trainer.num_nodes > 1 and by_itself and "MASTER_ADDR" not in os.environ:
+    if trainer.num_nodes > 1 and by_itself and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
         raise UserError(
             f"--trainer.num_nodes {trainer.num_nodes}: start the program on each machine by torchrun or srun, "
-            "which say where the others are"
+            "which say where the others are (or set MASTER_ADDR, MASTER_PORT and NODE_RANK)"
         )
     if trainer.world_size == 1:
         return

@@ -204,3 +204,11 @@ def test_scoring_makes_none_of_the_loggers_and_callbacks_of_a_run(refused: Refus
     torch.save(checkpoint, last)
     main(["validate", "--ckpt_path", str(last)])
     assert "elsewhere" in refused("fit", "--ckpt_path", str(last), "--trainer.max_epochs", "3")
+
+
+def test_an_address_alone_does_not_say_where_the_other_machines_are(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without ``NODE_RANK`` every machine would call itself the first and wait half an hour for the others."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert "set MASTER_ADDR, MASTER_PORT and NODE_RANK" in refused(*TINY, "--trainer.num_nodes=2")
