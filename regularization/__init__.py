@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from regularization.api import sweep as sweep
     from regularization.callbacks.averaging import EMA as EMA
     from regularization.callbacks.averaging import Lookahead as Lookahead
+    from regularization.data.augment import Augmentation as Augmentation
+    from regularization.data.augmentations import AugMix as AugMix
+    from regularization.data.augmentations import AutoAugment as AutoAugment
+    from regularization.data.augmentations import RandAugment as RandAugment
+    from regularization.data.augmentations import RandomErasing as RandomErasing
+    from regularization.data.augmentations import TrivialAugment as TrivialAugment
     from regularization.data.datamodules import CIFAR10 as CIFAR10
     from regularization.data.datamodules import CIFAR100 as CIFAR100
     from regularization.data.datamodules import Digits as Digits
@@ -46,6 +52,12 @@ _MODULES = {
     "EMA": "callbacks.averaging",
     "Lookahead": "callbacks.averaging",
     "ImageClassifier": "models.classifier",
+    "Augmentation": "data.augment",
+    "AugMix": "data.augmentations",
+    "AutoAugment": "data.augmentations",
+    "RandAugment": "data.augmentations",
+    "RandomErasing": "data.augmentations",
+    "TrivialAugment": "data.augmentations",
     "ImageFolder": "data.image_folder",
     "CIFAR10": "data.datamodules",
     "CIFAR100": "data.datamodules",

@@ -14,7 +14,7 @@ from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from regularization.data.augment import Augment, PaddingMode
+from regularization.data.augment import Augment, Augmentation, PaddingMode
 from regularization.data.image_files import ImageFiles
 from regularization.data.label_noise import with_wrong_labels
 from regularization.data.preprocess import Preprocess
@@ -34,9 +34,8 @@ class ImageData(LightningDataModule, ABC):
     Args:
         batch_size: Training images per batch, over all devices together.
         eval_batch_size: Images per batch in validation and test.
-        val_size: Images of the training set that are held out for validation, as a number or a fraction; every class
-            has the same share. 0 validates on the test set, as the seed experiment did; it is then no longer an
-            independent test. null holds out none and does not validate.
+        val_size: Training images that are held out for validation, as a number or a fraction of each class. 0 validates
+            on the test set, which is then no longer independent; null holds out none and does not validate.
         split_seed: Seed of that split, independent of all other seeds, so that runs can be compared.
         image_size: Height and width that images are resized to, in pixels; null keeps their size.
         mean: Mean of each channel, which is subtracted, on the scale 0 to 1; null for 0.5, or for the mean that the
@@ -44,11 +43,11 @@ class ImageData(LightningDataModule, ABC):
         std: Standard deviation of each channel, which is divided by; null as for ``mean``.
         early_size: Height and width of training images in the first steps, in pixels, to save time; null for none.
         early_share: Share of the training steps that use early_size instead of image_size.
-        flip: Flip training images horizontally with probability 1/2; ``alternating`` flips one half of them in even
-            epochs and the other half in odd epochs.
+        flip: Flip training images with probability 1/2; ``alternating`` flips one half of them every other epoch.
         crop_padding: Shift training images by up to this many pixels; 0 does not shift them.
         padding_mode: What is shifted in: ``constant`` for black, ``reflect`` for the image mirrored at its edge.
         cutout: Side in pixels of a square that is set to black in each training image; 0 for none.
+        augmentations: Augmentation policies and random erasing, each under a name you choose; null removes one.
         label_noise: Fraction of the training labels that are replaced by another class, drawn with ``split_seed``.
         on_device: Keep the images on the device that trains, so that the CPU has no work with them.
         seed: Seed of the order and the augmentation; null takes the one of ``seed_everything``.
@@ -71,6 +70,7 @@ class ImageData(LightningDataModule, ABC):
         crop_padding: int = 0,
         padding_mode: PaddingMode = "constant",
         cutout: int = 0,
+        augmentations: dict[str, Augmentation | None] = {},  # noqa: B006 - never changed
         label_noise: float = 0.0,
         on_device: bool = False,
         seed: int | None = None,
@@ -87,7 +87,7 @@ class ImageData(LightningDataModule, ABC):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_size, self.split_seed, self.image_size = val_size, split_seed, image_size
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.augment = Augment(flip, crop_padding, cutout, self.seed, padding_mode=padding_mode)
+        self.augment = Augment(flip, crop_padding, cutout, self.seed, None, padding_mode, augmentations)
         self.preprocess = self.train_preprocess = Preprocess(image_size, mean, std)
         self._early_preprocess = Preprocess(early_size, mean, std) if early_size else None
         self.early_share, self.label_noise, self.on_device = early_share, label_noise, on_device

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import regularization
 from regularization.callbacks import averaging
-from regularization.data import image_folder
+from regularization.data import augmentations, image_folder
 from regularization.data.datamodules import CIFAR10, ImageData
 from regularization.internals.jsonargparse import try_integers_first
 from regularization.models import networks
@@ -21,7 +21,7 @@ from regularization.runs import safe_loading
 from regularization.training.parser import Parser
 
 # Classes of modules that are imported can be named without the module's path.
-SHORT_NAMES = (averaging, image_folder, networks, penalties, schedules, weight_decay)
+SHORT_NAMES = (augmentations, averaging, image_folder, networks, penalties, schedules, weight_decay)
 
 DESCRIPTIONS = {
     "fit": "Trains a network by its config, or continues a run.",

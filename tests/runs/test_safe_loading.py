@@ -179,6 +179,8 @@ def test_trusted_modules_of_the_program() -> None:
     modules = [name for name in safe_loading.TRUSTED if name.startswith("regularization.") and name.count(".") == 2]
     assert modules == [
         "regularization.callbacks.averaging",
+        "regularization.data.augment",
+        "regularization.data.augmentations",
         "regularization.data.datamodules",
         "regularization.data.image_folder",
         "regularization.data.preprocess",

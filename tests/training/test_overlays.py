@@ -10,8 +10,10 @@ from torch import Tensor
 
 from regularization import ImageClassifier, SmallResNet
 from regularization.cli.main import main
+from regularization.data.augment import Augment, Draws
 from regularization.optim.penalties import filters
 from tests.conftest import BASE, CONFIGS, Rows, rows_of
+from tests.training.test_command import interrupt_at
 
 WITH = sorted((CONFIGS / "with").glob("*.yaml"))
 Weights = dict[str, Tensor]
@@ -31,6 +33,19 @@ def run(name: str, *more: str) -> tuple[Any, Rows]:
     main([*DIGITS, "--config", str(CONFIGS / "with" / f"{name}.yaml"), *more])
     folder = Path(f"runs/quickstart+{name}/version_0")
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True), rows_of(folder)
+
+
+def assert_same_bits_after_a_resume(name: str, *options: str) -> None:
+    """Repeats the run ``name`` of two epochs, of at least two steps each, stopped in the second epoch and continued."""
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(3, patch)
+        with pytest.raises(SystemExit):
+            main([*DIGITS, *options])
+    folders = [Path(f"runs/quickstart+{name}/version_{number}/checkpoints/last.ckpt") for number in range(2)]
+    main(["fit", "--ckpt_path", str(folders[1])])
+    whole, continued = (torch.load(path, weights_only=True) for path in folders)
+    for key in ("state_dict", "optimizer_states", "current_model_state"):
+        torch.testing.assert_close(continued.get(key), whole.get(key), rtol=0, atol=0)
 
 
 def network(checkpoint: Any, name: str = "state_dict") -> Weights:
@@ -190,6 +205,38 @@ def test_cutout() -> None:
     _, rows = run("cutout", "--data.cutout", "4")
     main(list(DIGITS))
     assert rows[-1]["train_loss"] > rows_of(Path("runs/quickstart/version_0"))[-1]["train_loss"]
+
+
+def test_augmentations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training images are altered by every one, those of the validation are not; the same bits after a resume."""
+    names = ["randaugment", "trivialaugment", "autoaugment", "augmix", "random_erasing"]
+    more = [f"--config={CONFIGS / 'with' / name}.yaml" for name in names[1:]]
+    seen: list[tuple[bool, Tensor]] = []
+    applied: list[str] = []
+    transfer, augment = ImageClassifier.forward, Augment.forward
+
+    def watched(self: ImageClassifier, images: Tensor) -> Tensor:
+        seen.append((self.training, images))
+        return transfer(self, images)
+
+    def watched_augment(self: Augment, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
+        for name, part in self.augmentations.items():
+            if not torch.equal(part(pixels, Draws(index, 0)), pixels):
+                applied.append(name)
+        return augment(self, pixels, index, epoch)
+
+    monkeypatch.setattr(ImageClassifier, "forward", watched)
+    monkeypatch.setattr(Augment, "forward", watched_augment)
+    name, short = "+".join(names), ("--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1")
+    main([*DIGITS, f"--config={CONFIGS / 'with' / names[0]}.yaml", *more, *short])
+    assert set(applied) == set(names)
+    altered, kept = ([images for training, images in seen if training == wanted] for wanted in (True, False))
+    seen.clear()
+    main([*DIGITS, *short])
+    plain, validated = ([images for training, images in seen if training == wanted] for wanted in (True, False))
+    assert not any(torch.equal(a, b) for a, b in zip(altered, plain, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(kept, validated, strict=True))
+    assert_same_bits_after_a_resume(name, f"--config={CONFIGS / 'with' / names[0]}.yaml", *more, *short)
 
 
 def test_ema() -> None:

@@ -37,6 +37,8 @@ def kind_of(arm: ArmSummary, study: Study) -> str:
         return arm.results[0].group
     if options[0].startswith("model.penalties."):
         return f"Penalty {options[0].split('.')[2]}"
+    if options[0].startswith("data.augmentations."):
+        return f"Augmentation {options[0].split('.')[2]}"
     return _KINDS.get(options[0].rpartition(".")[2], options[0])
 
 
@@ -49,6 +51,9 @@ def others_in(run_dir: Path, varied: set[str]) -> list[str]:
     settings = {option: name for option, name in _OPTIONS.items() if _lookup(config, option)}
     if mixing := _lookup(config, "model.mixing.class_path"):
         settings["model.mixing"] = mixing.rpartition(".")[2]
+    for name, augmentation in (_lookup(config, "data.init_args.augmentations") or {}).items():
+        if augmentation:
+            settings[f"data.augmentations.{name}"] = f"augmentation {name}"
     for name, penalty in (_lookup(config, "model.penalties") or {}).items():
         if penalty and _lookup(penalty, "init_args.strength") != 0:
             settings[f"model.penalties.{name}"] = f"penalty {name}"
