@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from regularization.optim.schedules import Steps as Steps
     from regularization.optim.schedules import StrengthSchedule as StrengthSchedule
     from regularization.optim.schedules import WarmupDecay as WarmupDecay
+    from regularization.optim.sharpness import ASAM as ASAM
+    from regularization.optim.sharpness import SAM as SAM
     from regularization.optim.weight_decay import SGDW as SGDW
 
 # Public name → module. They are imported when first used: torch and lightning take seconds.
@@ -82,6 +84,8 @@ _MODULES = {
     "Steps": "optim.schedules",
     "StrengthSchedule": "optim.schedules",
     "WarmupDecay": "optim.schedules",
+    "ASAM": "optim.sharpness",
+    "SAM": "optim.sharpness",
     "TrainedModel": "inference.trained_model",
     "load": "inference.trained_model",
     "SGDW": "optim.weight_decay",

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from regularization.models.pretrained import load_weights
 from regularization.models.regularized_module import RegularizedModule
 from regularization.optim.penalties import Penalty
 from regularization.optim.schedules import StrengthSchedule
+from regularization.optim.sharpness import SAM
 from regularization.optim.weight_decay import Decay
 
 MemoryFormat = Literal["channels_last", "contiguous"]
@@ -44,6 +46,7 @@ class ImageClassifier(RegularizedModule):
         timescale_epochs: The timescale τ: the number of epochs after which weights have decayed to 1/e. Sets λ.
         label_smoothing: Fraction of each training target that is spread evenly over all classes (arXiv:1512.00567).
         mixing: Mixes the images and labels of a batch: torchvision's ``v2.MixUp`` or ``v2.CutMix``.
+        sharpness: Takes the gradient at weights near the current ones where the loss is higher: ``SAM`` or ``ASAM``.
         memory_format: Memory layout of images and kernels. channels_last is faster for convolutions; it is used if all
             convolutions have at least 16 filters.
         weights: File with the weights to start from, for instance from torchvision or timm. The last layer may have
@@ -65,6 +68,7 @@ class ImageClassifier(RegularizedModule):
         timescale_epochs: float | None = None,
         label_smoothing: float = 0.0,
         mixing: nn.Module | None = None,
+        sharpness: SAM | None = None,
         memory_format: MemoryFormat = "channels_last",
         weights: Path | None = None,
         compile: bool = False,
@@ -79,6 +83,7 @@ class ImageClassifier(RegularizedModule):
         self._memory_layout = layout
         self._label_smoothing = label_smoothing
         self._mixing = mixing
+        self._sharpness = sharpness
         self._compiled = compile  # an attribute named compile would hide nn.Module.compile
         self._pretrained = weights is not None
         self.config: dict[str, Any] = {}  # the config of the run, for its checkpoints
@@ -100,6 +105,8 @@ class ImageClassifier(RegularizedModule):
         init_from_data = getattr(self.network, "init_from_data", None)
         if stage == "fit" and not self._pretrained and callable(init_from_data) and data is not None:
             init_from_data(data.calibration_sample())
+        if self._sharpness is not None and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise UserError("--model.sharpness cannot be combined with precision 16-mixed: use bf16-mixed")
         if self._compiled:
             _check_compiler(self.trainer)
             # In place, which keeps the names in checkpoints. Shapes are few: each one gets its own compiled code.
@@ -124,10 +131,24 @@ class ImageClassifier(RegularizedModule):
         """
         images, labels = batch.images, batch.labels
         images, targets = (images, labels) if self._mixing is None else self._mixing(images, labels)
-        logits = self(images)
-        loss = functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
+        devices = [self.device] if self.device.type == "cuda" else []
+        # The second pass has the random numbers of the first one.
+        with torch.random.fork_rng(devices, enabled=self._sharpness is not None):
+            logits, loss = self._logits_and_loss(images, targets)
+        if self._sharpness is not None:
+            repeat = partial(self._logits_and_loss, images, targets)
+            loss = self._sharpness.loss(self.network, loss, lambda: repeat()[1], partial(self._mean, batch.weight))
         self.train_metrics.update(loss.detach(), logits.detach()[: batch.counted], labels[: batch.counted])
         return loss if batch.weight == 1 else loss * batch.weight
+
+    def _logits_and_loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits: Tensor = self(images)
+        return logits, functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
+
+    def _mean(self, weight: float, gradient: Tensor) -> Tensor:
+        """The gradient of the whole batch from those that the processes have of their parts, each with its weight."""
+        mean: Tensor = self.trainer.strategy.reduce(gradient * weight, reduce_op="mean")
+        return mean
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Adds the batch to the validation metrics; returns its logits ``(B, num_classes)``."""

@@ -1,6 +1,8 @@
 """Every overlay in configs/with trains on the digits, and shows the effect it is there for."""
 
+import itertools
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ from regularization.cli.main import main
 from regularization.data.augment import Augment, Draws
 from regularization.optim.penalties import filters
 from tests.conftest import BASE, CONFIGS, Rows, rows_of
-from tests.training.test_command import interrupt_at
 
 WITH = sorted((CONFIGS / "with").glob("*.yaml"))
 Weights = dict[str, Tensor]
@@ -35,10 +36,17 @@ def run(name: str, *more: str) -> tuple[Any, Rows]:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True), rows_of(folder)
 
 
-def assert_same_bits_after_a_resume(name: str, *options: str) -> None:
-    """Repeats the run ``name`` of two epochs, of at least two steps each, stopped in the second epoch and continued."""
+def assert_same_bits_after_a_resume(name: str, *options: str, stopped_at: int = 3) -> None:
+    """Repeats the run ``name`` of two epochs, stopped by Ctrl-C in that batch, counted from 0, and continued."""
+    train, batches = ImageClassifier.training_step, itertools.count()
+
+    def interrupted(self: ImageClassifier, *args: Any) -> Any:
+        if next(batches) == stopped_at:
+            signal.raise_signal(signal.SIGINT)
+        return train(self, *args)
+
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(3, patch)
+        patch.setattr(ImageClassifier, "training_step", interrupted)
         with pytest.raises(SystemExit):
             main([*DIGITS, *options])
     folders = [Path(f"runs/quickstart+{name}/version_{number}/checkpoints/last.ckpt") for number in range(2)]
@@ -237,6 +245,24 @@ def test_augmentations(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(torch.equal(a, b) for a, b in zip(altered, plain, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(kept, validated, strict=True))
     assert_same_bits_after_a_resume(name, f"--config={CONFIGS / 'with' / names[0]}.yaml", *more, *short)
+
+
+def test_sharpness() -> None:
+    """With clipping, penalty, dropout and accumulation: it changes the weights, not with ρ = 0; it resumes exactly."""
+    more = ("--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1", "--trainer.accumulate_grad_batches=2")
+    more += ("--model.penalties.l2=L2", "--model.penalties.l2.strength=0.1", "--trainer.gradient_clip_val=0.5")
+    more += ("--model.network.dropout=0.3", "--threads=1")
+    sam, asam = (f"--config={CONFIGS / 'with' / name}.yaml" for name in ("sam", "asam"))
+    runs = [(sam, "quickstart+sam/version_0"), (asam, "quickstart+asam/version_0")]
+    runs += [("--model.sharpness=SAM", "quickstart/version_0"), ("--model.sharpness=null", "quickstart/version_1")]
+    weights = []
+    for option, folder in runs:
+        main([*DIGITS, option, *more, *(["--model.sharpness.rho=0"] if option.endswith("=SAM") else [])])
+        weights.append(network(torch.load(f"runs/{folder}/checkpoints/last.ckpt", weights_only=True))["stem.weight"])
+    assert torch.equal(weights[2], weights[3])
+    for w in weights[:2]:
+        assert 1e-4 < (w - weights[3]).norm() / weights[3].norm() < 0.5
+    assert_same_bits_after_a_resume("sam", sam, *more, stopped_at=5)
 
 
 def test_ema() -> None:

@@ -16,6 +16,7 @@ _KINDS = {
     "stochastic_depth": "Stochastic depth",
     "label_smoothing": "Label smoothing",
     "cutout": "Cutout",
+    "rho": "Sharpness-aware minimization",
 }
 # Options of a run that regularize, with their names; a value of 0 or null switches them off.
 _OPTIONS = {
@@ -51,6 +52,10 @@ def others_in(run_dir: Path, varied: set[str]) -> list[str]:
     settings = {option: name for option, name in _OPTIONS.items() if _lookup(config, option)}
     if mixing := _lookup(config, "model.mixing.class_path"):
         settings["model.mixing"] = mixing.rpartition(".")[2]
+    if (sharpness := _lookup(config, "model.sharpness.class_path")) and _lookup(
+        config, "model.sharpness.init_args.rho"
+    ):
+        settings["model.sharpness"] = sharpness.rpartition(".")[2]
     for name, augmentation in (_lookup(config, "data.init_args.augmentations") or {}).items():
         if augmentation:
             settings[f"data.augmentations.{name}"] = f"augmentation {name}"
