@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from regularization.api import fit as fit
     from regularization.api import sweep as sweep
     from regularization.callbacks.averaging import EMA as EMA
+    from regularization.callbacks.averaging import LAWA as LAWA
+    from regularization.callbacks.averaging import SWA as SWA
     from regularization.callbacks.averaging import Lookahead as Lookahead
     from regularization.data.augment import Augmentation as Augmentation
     from regularization.data.augmentations import AugMix as AugMix
@@ -52,6 +54,8 @@ _MODULES = {
     "fit": "api",
     "sweep": "api",
     "EMA": "callbacks.averaging",
+    "LAWA": "callbacks.averaging",
+    "SWA": "callbacks.averaging",
     "Lookahead": "callbacks.averaging",
     "ImageClassifier": "models.classifier",
     "Augmentation": "data.augment",

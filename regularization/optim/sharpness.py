@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from regularization.errors import UserError
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class SAM:
@@ -97,7 +97,7 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 @contextmanager
 def _constant_statistics(network: nn.Module) -> Iterator[None]:
     """Keeps the running means and variances of batch norm as they are."""
-    norms = [module for module in network.modules() if isinstance(module, _BATCH_NORMS)]
+    norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
     momenta = [norm.momentum for norm in norms]
     try:
         for norm in norms:

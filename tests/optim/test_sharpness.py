@@ -1,13 +1,14 @@
 """SAM and ASAM against their formulas, computed for a step on a network without norm layers."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from regularization import ASAM, SAM, UserError
+from regularization import ASAM, SAM, ImageClassifier, UserError
 
 IMAGES = torch.randn(6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 LABELS = torch.arange(6) % 3
@@ -89,3 +90,11 @@ def test_without_a_distance_nothing_changes() -> None:
     assert SAM(0.0).loss(nn.Linear(2, 2), loss, lambda: loss) is loss
     with pytest.raises(UserError, match="ASAM: rho must be at least 0, not -1"):
         ASAM(-1)
+
+
+def test_a_gradient_scaler_is_refused() -> None:
+    classifier = ImageClassifier(nn.Linear(5, 3), sharpness=SAM())
+    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=object()), datamodule=None)
+    classifier._trainer = trainer  # type: ignore[assignment]
+    with pytest.raises(UserError, match="sharpness cannot be combined with precision 16-mixed"):
+        classifier.setup("fit")

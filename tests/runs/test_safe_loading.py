@@ -188,6 +188,7 @@ def test_trusted_modules_of_the_program() -> None:
         "regularization.models.networks",
         "regularization.optim.penalties",
         "regularization.optim.schedules",
+        "regularization.optim.sharpness",
         "regularization.optim.weight_decay",
     ]
 

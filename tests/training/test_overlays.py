@@ -280,6 +280,17 @@ def test_ema_without_an_average_yet_changes_nothing() -> None:
     assert [row["val_loss"] for row in rows] == [row["val_loss"] for row in alone]
 
 
+@pytest.mark.parametrize(("overlay", "option"), [("swa", "start=0.3"), ("lawa", "epochs=2")])
+def test_averages(overlay: str, option: str) -> None:
+    """The average differs from the weights; the same bits after a resume, with the average begun before it."""
+    more = (f"--callbacks.{overlay}.{option}", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1")
+    checkpoint, _ = run(overlay, *more, "--threads=1")
+    average, raw = network(checkpoint), network(checkpoint, "current_model_state")
+    assert not torch.equal(average["head.weight"], raw["head.weight"])
+    config = f"--config={CONFIGS / 'with' / overlay}.yaml"
+    assert_same_bits_after_a_resume(overlay, config, *more, "--threads=1", stopped_at=6)
+
+
 def test_lookahead() -> None:
     checkpoint, _ = run("lookahead", "--callbacks.lookahead.every", "12")
     # The last of 36 steps is one from which training would go on from the average.
