@@ -168,7 +168,7 @@ def test_decay_schedule() -> None:
     assert group["weight_decay"] == pytest.approx(5e-4 * (1 - 35 / 36))  # as it was in the last of 36 steps
 
 
-@pytest.mark.parametrize("overlay", ["dropout", "stochastic_depth"])
+@pytest.mark.parametrize("overlay", ["dropout", "stochastic_depth", "drop_block"])
 def test_two_passes_differ_in_training_only(overlay: str) -> None:
     checkpoint, _ = run(overlay)
     options = checkpoint["config"]["model"]["network"]["init_args"]
