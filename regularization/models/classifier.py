@@ -46,11 +46,9 @@ class ImageClassifier(RegularizedModule):
         timescale_epochs: The timescale τ: the number of epochs after which weights have decayed to 1/e. Sets λ.
         label_smoothing: Fraction of each training target that is spread evenly over all classes (arXiv:1512.00567).
         mixing: Mixes the images and labels of a batch: torchvision's ``v2.MixUp`` or ``v2.CutMix``.
-        sharpness: Takes the gradient at weights near the current ones where the loss is higher: ``SAM`` or ``ASAM``.
-        memory_format: Memory layout of images and kernels. channels_last is faster for convolutions; it is used if all
-            convolutions have at least 16 filters.
-        weights: File with the weights to start from, for instance from torchvision or timm. The last layer may have
-            another number of classes.
+        sharpness: Takes the gradient where the loss is higher nearby.
+        memory_format: Memory layout; contiguous if a convolution has fewer than 16 filters.
+        weights: File with the weights to start from. The last layer may have another number of classes.
         compile: Whether PyTorch compiles the network. It takes a minute and pays off on a GPU.
 
     Raises:

@@ -67,7 +67,8 @@ def test_an_image_does_not_depend_on_its_batch(policy: Augmentation) -> None:
 @each_policy
 def test_draws_depend_on_the_name_only(policy: Augmentation) -> None:
     def augmented(**parts: Augmentation | None) -> Tensor:
-        return Augment(seed=3, augmentations=parts)(pictures(20), torch.arange(20), 0)
+        result: Tensor = Augment(seed=3, augmentations=parts)(pictures(20), torch.arange(20), 0)
+        return result
 
     assert torch.equal(augmented(a=policy, removed=None), augmented(a=policy))
     assert not torch.equal(augmented(b=policy), augmented(a=policy))

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from regularization import ResNet, SmallResNet, WhitenedNet
 from regularization.errors import UserError
+from regularization.models.blocks import DropSquares
 from regularization.models.networks import ShiftNorm
 
 
@@ -153,10 +154,10 @@ def test_the_whitened_net_rejects_small_images() -> None:
 @pytest.mark.parametrize("network", [SmallResNet(width=8, drop_block=0.2), ResNet(drop_block=0.2)])
 def test_drop_block_drops_squares_in_the_second_half(network: SmallResNet | ResNet) -> None:
     torch.manual_seed(0)
-    blocks = list(network.stages)
-    probabilities = [block.drop_squares.p for block in blocks]
-    assert probabilities == ([0.0, 0.2, 0.2] if len(blocks) == 3 else [0.0] * 4 + [0.2] * 4)
-    drop, ones = blocks[-1].drop_squares, torch.ones(64, 8, 16, 16)
+    modules = [module for module in network.modules() if isinstance(module, DropSquares)]
+    probabilities = [module.p for module in modules]
+    assert probabilities == ([0.0, 0.2, 0.2] if len(modules) == 3 else [0.0] * 4 + [0.2] * 4)
+    drop, ones = modules[-1], torch.ones(64, 8, 16, 16)
     dropped = drop(ones)
     assert (dropped == 0).float().mean() == pytest.approx(0.2, abs=0.03)
     assert dropped.mean() == pytest.approx(1, abs=1e-4)

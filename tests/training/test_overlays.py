@@ -249,9 +249,9 @@ def test_augmentations(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sharpness() -> None:
     """With clipping, penalty, dropout and accumulation: it changes the weights, not with ρ = 0; it resumes exactly."""
-    more = ("--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1", "--trainer.accumulate_grad_batches=2")
-    more += ("--model.penalties.l2=L2", "--model.penalties.l2.strength=0.1", "--trainer.gradient_clip_val=0.5")
-    more += ("--model.network.dropout=0.3", "--threads=1")
+    more = ["--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1", "--trainer.accumulate_grad_batches=2"]
+    more += ["--model.penalties.l2=L2", "--model.penalties.l2.strength=0.1", "--trainer.gradient_clip_val=0.5"]
+    more += ["--model.network.dropout=0.3", "--threads=1"]
     sam, asam = (f"--config={CONFIGS / 'with' / name}.yaml" for name in ("sam", "asam"))
     runs = [(sam, "quickstart+sam/version_0"), (asam, "quickstart+asam/version_0")]
     runs += [("--model.sharpness=SAM", "quickstart/version_0"), ("--model.sharpness=null", "quickstart/version_1")]
