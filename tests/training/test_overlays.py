@@ -1,6 +1,8 @@
 """Every overlay in configs/with trains on the digits, and shows the effect it is there for."""
 
+import itertools
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from regularization import ImageClassifier, SmallResNet
 from regularization.cli.main import main
+from regularization.data.augmentation.augment import Augment, Draws
 from regularization.optim.penalties import filters
 from regularization.study.analysis.regularizers import others_in
 from regularization.training.configs import read_config
@@ -34,6 +37,26 @@ def run(name: str, *more: str) -> tuple[Any, Rows]:
     main([*DIGITS, "--config", str(CONFIGS / "with" / f"{name}.yaml"), *more])
     folder = Path(f"runs/quickstart+{name}/version_0")
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True), rows_of(folder)
+
+
+def assert_same_bits_after_a_resume(name: str, *options: str, stopped_at: int = 3) -> None:
+    """Repeats the run ``name`` of two epochs, stopped by Ctrl-C in that batch, counted from 0, and continued."""
+    train, batches = ImageClassifier.training_step, itertools.count()
+
+    def interrupted(self: ImageClassifier, *args: Any) -> Any:
+        if next(batches) == stopped_at:
+            signal.raise_signal(signal.SIGINT)
+        return train(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageClassifier, "training_step", interrupted)
+        with pytest.raises(SystemExit):
+            main([*DIGITS, *options])
+    folders = [Path(f"runs/quickstart+{name}/version_{number}/checkpoints/last.ckpt") for number in range(2)]
+    main(["fit", "--ckpt_path", str(folders[1])])
+    whole, continued = (torch.load(path, weights_only=True) for path in folders)
+    for key in ("state_dict", "optimizer_states", "current_model_state"):
+        torch.testing.assert_close(continued.get(key), whole.get(key), rtol=0, atol=0)
 
 
 def network(checkpoint: Any, name: str = "state_dict") -> Weights:
@@ -148,7 +171,7 @@ def test_decay_schedule() -> None:
     assert group["weight_decay"] == pytest.approx(5e-4 * (1 - 35 / 36))  # as it was in the last of 36 steps
 
 
-@pytest.mark.parametrize("overlay", ["dropout", "stochastic_depth"])
+@pytest.mark.parametrize("overlay", ["dropout", "stochastic_depth", "drop_block"])
 def test_two_passes_differ_in_training_only(overlay: str) -> None:
     checkpoint, _ = run(overlay)
     options = checkpoint["config"]["model"]["network"]["init_args"]
@@ -218,6 +241,56 @@ def test_cutout() -> None:
     assert rows[-1]["train_loss"] > rows_of(Path("runs/quickstart/version_0"))[-1]["train_loss"]
 
 
+def test_augmentations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training images are altered by every one, those of the validation are not; the same bits after a resume."""
+    names = ["randaugment", "trivialaugment", "autoaugment", "augmix", "random_erasing"]
+    more = [f"--config={CONFIGS / 'with' / name}.yaml" for name in names[1:]]
+    seen: list[tuple[bool, Tensor]] = []
+    applied: list[str] = []
+    transfer, augment = ImageClassifier.forward, Augment.forward
+
+    def watched(self: ImageClassifier, images: Tensor) -> Tensor:
+        seen.append((self.training, images))
+        return transfer(self, images)
+
+    def watched_augment(self: Augment, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
+        for name, part in self.augmentations.items():
+            if not torch.equal(part(pixels, Draws(index, 0)), pixels):
+                applied.append(name)
+        return augment(self, pixels, index, epoch)
+
+    monkeypatch.setattr(ImageClassifier, "forward", watched)
+    monkeypatch.setattr(Augment, "forward", watched_augment)
+    name, short = "+".join(names), ("--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1")
+    main([*DIGITS, f"--config={CONFIGS / 'with' / names[0]}.yaml", *more, *short])
+    assert set(applied) == set(names)
+    altered, kept = ([images for training, images in seen if training == wanted] for wanted in (True, False))
+    seen.clear()
+    main([*DIGITS, *short])
+    plain, validated = ([images for training, images in seen if training == wanted] for wanted in (True, False))
+    assert not any(torch.equal(a, b) for a, b in zip(altered, plain, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(kept, validated, strict=True))
+    assert_same_bits_after_a_resume(name, f"--config={CONFIGS / 'with' / names[0]}.yaml", *more, *short)
+
+
+def test_sharpness() -> None:
+    """With clipping, penalty, dropout and accumulation: it changes the weights, not with ρ = 0; it resumes exactly."""
+    more = ["--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1", "--trainer.accumulate_grad_batches=2"]
+    more += ["--model.penalties.l2=L2", "--model.penalties.l2.strength=0.1", "--trainer.gradient_clip_val=0.5"]
+    more += ["--model.network.dropout=0.3", "--threads=1"]
+    sam, asam = (f"--config={CONFIGS / 'with' / name}.yaml" for name in ("sam", "asam"))
+    runs = [(sam, "quickstart+sam/version_0"), (asam, "quickstart+asam/version_0")]
+    runs += [("--model.sharpness=SAM", "quickstart/version_0"), ("--model.sharpness=null", "quickstart/version_1")]
+    weights = []
+    for option, folder in runs:
+        main([*DIGITS, option, *more, *(["--model.sharpness.rho=0"] if option.endswith("=SAM") else [])])
+        weights.append(network(torch.load(f"runs/{folder}/checkpoints/last.ckpt", weights_only=True))["stem.weight"])
+    assert torch.equal(weights[2], weights[3])
+    for w in weights[:2]:
+        assert 1e-4 < (w - weights[3]).norm() / weights[3].norm() < 0.5
+    assert_same_bits_after_a_resume("sam", sam, *more, stopped_at=5)
+
+
 def test_ema() -> None:
     checkpoint, _ = run("ema", "--callbacks.ema.decay", "0.9")
     average, raw = network(checkpoint), network(checkpoint, "current_model_state")
@@ -231,6 +304,17 @@ def test_ema_without_an_average_yet_changes_nothing() -> None:
     main(list(DIGITS))
     alone = rows_of(Path("runs/quickstart/version_0"))
     assert [row["val_loss"] for row in rows] == [row["val_loss"] for row in alone]
+
+
+@pytest.mark.parametrize(("overlay", "option"), [("swa", "start=0.3"), ("lawa", "epochs=2")])
+def test_averages(overlay: str, option: str) -> None:
+    """The average differs from the weights; the same bits after a resume, with the average begun before it."""
+    more = (f"--callbacks.{overlay}.{option}", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1")
+    checkpoint, _ = run(overlay, *more, "--threads=1")
+    average, raw = network(checkpoint), network(checkpoint, "current_model_state")
+    assert not torch.equal(average["head.weight"], raw["head.weight"])
+    config = f"--config={CONFIGS / 'with' / overlay}.yaml"
+    assert_same_bits_after_a_resume(overlay, config, *more, "--threads=1", stopped_at=6)
 
 
 def test_lookahead() -> None:
