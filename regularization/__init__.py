@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from regularization.models.networks import ResNet as ResNet
     from regularization.models.networks import SmallResNet as SmallResNet
     from regularization.models.networks import WhitenedNet as WhitenedNet
+    from regularization.optim.function_penalties import ConfidencePenalty as ConfidencePenalty
+    from regularization.optim.function_penalties import FunctionPenalty as FunctionPenalty
+    from regularization.optim.function_penalties import GradientPenalty as GradientPenalty
+    from regularization.optim.function_penalties import JacobianPenalty as JacobianPenalty
+    from regularization.optim.function_penalties import LogitPenalty as LogitPenalty
+    from regularization.optim.function_penalties import ZLoss as ZLoss
     from regularization.optim.penalties import L1 as L1
     from regularization.optim.penalties import L2 as L2
     from regularization.optim.penalties import L2SP as L2SP
@@ -56,6 +62,12 @@ _MODULES = {
     "ResNet": "models.networks",
     "SmallResNet": "models.networks",
     "WhitenedNet": "models.networks",
+    "ConfidencePenalty": "optim.function_penalties",
+    "FunctionPenalty": "optim.function_penalties",
+    "GradientPenalty": "optim.function_penalties",
+    "JacobianPenalty": "optim.function_penalties",
+    "LogitPenalty": "optim.function_penalties",
+    "ZLoss": "optim.function_penalties",
     "ElasticNet": "optim.penalties",
     "GroupLasso": "optim.penalties",
     "L1": "optim.penalties",

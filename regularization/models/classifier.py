@@ -83,6 +83,7 @@ class ImageClassifier(RegularizedModule):
         self._pretrained = weights is not None
         self.config: dict[str, Any] = {}  # the config of the run, for its checkpoints
         self.train_metrics = EpochMetrics()
+        self.penalty_metrics = {name: EpochMetrics() for name in self.regularizer.functions}  # λ·R as their loss
         self.val_metrics = EpochMetrics(calibration=True)
         self.test_metrics = EpochMetrics(calibration=True)
 
@@ -102,6 +103,8 @@ class ImageClassifier(RegularizedModule):
             init_from_data(data.calibration_sample())
         if self._compiled:
             _check_compiler(self.trainer)
+            if self.regularizer.input_gradients:
+                raise UserError("a penalty on gradients by the images cannot be compiled: add --model.compile false")
             # In place, which keeps the names in checkpoints. Shapes are few: each one gets its own compiled code.
             self.network.compile(dynamic=False)
 
@@ -118,15 +121,23 @@ class ImageClassifier(RegularizedModule):
             manual_seed(mix(int(seed), self.current_epoch, batch_idx, 1, *rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of the batch, a scalar, with label smoothing and mixing if the config has them.
+        """Mean cross-entropy of the batch, a scalar, with label smoothing, mixing and penalties if the config has them.
 
         With several processes, each has a part of the batch, and the mean of their results is that of the batch.
         """
         images, labels = batch.images, batch.labels
         images, targets = (images, labels) if self._mixing is None else self._mixing(images, labels)
+        if self.regularizer.input_gradients:
+            images = images.detach().requires_grad_()
         logits = self(images)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
-        self.train_metrics.update(loss.detach(), logits.detach()[: batch.counted], labels[: batch.counted])
+        counted = logits.detach()[: batch.counted], labels[: batch.counted]
+        self.train_metrics.update(loss.detach(), *counted)
+        if self.regularizer.functions:
+            shown = batch._replace(images=images, labels=targets)
+            for name, penalty in self.regularizer.losses(shown, logits, self.network, self.progress()).items():
+                self.penalty_metrics[name].update(penalty.detach(), *counted)
+                loss = loss + penalty
         return loss if batch.weight == 1 else loss * batch.weight
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -149,7 +160,9 @@ class ImageClassifier(RegularizedModule):
     def on_train_epoch_end(self) -> None:
         """Logs the training metrics, taken while the weights were changing; steps a plateau scheduler."""
         self._log_epoch("train", self.train_metrics)
-        self.log_dict({f"penalty/{name}": value for name, value in self.regularizer.values(*self.progress()).items()})
+        penalties = self.regularizer.values(*self.progress())
+        penalties |= {name: metrics.compute(self.trainer)["loss"] for name, metrics in self.penalty_metrics.items()}
+        self.log_dict({f"penalty/{name}": value for name, value in penalties.items()})
         self.step_plateau_schedulers()
 
     def on_validation_epoch_end(self) -> None:
@@ -168,12 +181,18 @@ class ImageClassifier(RegularizedModule):
         if (data := self.image_data()) is not None:
             checkpoint["serving"] = data.inference_config()
         checkpoint["train_scores"] = self.train_metrics.state_dict(self.trainer)
+        if self.penalty_metrics:
+            states = {name: metrics.state_dict(self.trainer) for name, metrics in self.penalty_metrics.items()}
+            checkpoint["penalty_scores"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the metrics of the current epoch."""
         super().on_load_checkpoint(checkpoint)
         if "parts" in (metrics := checkpoint["train_scores"]):  # early checkpoints of version 0.1.0 have none
             self.train_metrics.load_state_dict(metrics, self.trainer)
+        for name, state in checkpoint.get("penalty_scores", {}).items():
+            if name in self.penalty_metrics:
+                self.penalty_metrics[name].load_state_dict(state, self.trainer)
 
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in metrics.compute(self.trainer).items()})

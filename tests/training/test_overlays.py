@@ -1,15 +1,27 @@
 """Every overlay in configs/with trains on the digits, and shows the effect it is there for."""
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor
 
-from regularization import ImageClassifier, SmallResNet
+from regularization import (
+    ConfidencePenalty,
+    FunctionPenalty,
+    GradientPenalty,
+    ImageClassifier,
+    JacobianPenalty,
+    LogitPenalty,
+    SmallResNet,
+    ZLoss,
+)
 from regularization.cli.main import main
+from regularization.data.sampling import Batch
 from regularization.optim.penalties import filters
 from tests.conftest import BASE, CONFIGS, Rows, rows_of
 
@@ -157,6 +169,42 @@ def test_two_passes_differ_in_training_only(overlay: str) -> None:
     for module in trained.modules():
         module.training = not isinstance(module, torch.nn.BatchNorm2d)
     assert not torch.equal(trained(images), trained(images))
+
+
+@cache
+def plain_state() -> Weights:
+    main(list(DIGITS))
+    state: Weights = torch.load("runs/quickstart/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def penalized(penalty: FunctionPenalty, state: Weights) -> float:
+    """R on 100 images, in evaluation mode."""
+    trained = SmallResNet(width=16).eval()
+    trained.load_state_dict({name.removeprefix("network."): w for name, w in state.items()})
+    digits = load_digits()
+    grey = torch.from_numpy(digits.images[:100]).float()[:, None] / 8 - 1
+    images, labels = grey.repeat(1, 3, 1, 1).requires_grad_(), torch.from_numpy(digits.target[:100])
+    torch.manual_seed(0)
+    return penalty.loss(Batch(images, labels, labels, 1.0), trained(images), trained).item()
+
+
+@pytest.mark.parametrize(
+    ("overlay", "strength", "penalty"),
+    [
+        ("gradient_penalty", 3.0, GradientPenalty(1.0)),
+        ("jacobian", 0.1, JacobianPenalty(1.0, projections=20)),
+        ("confidence_penalty", 1.0, ConfidencePenalty(1.0)),
+        ("logit_penalty", 0.02, LogitPenalty(1.0)),
+        ("z_loss", 0.1, ZLoss(1.0)),
+    ],
+)
+def test_penalties_on_the_function(overlay: str, strength: float, penalty: FunctionPenalty) -> None:
+    checkpoint, rows = run(overlay, f"--model.penalties.{overlay}.strength", str(strength))
+    value = penalized(penalty, checkpoint["state_dict"])
+    assert value < 0.5 * penalized(penalty, plain_state())
+    assert rows[-1][f"penalty/{overlay}"] > 0
+    assert rows[-1]["val_accuracy"] > 0.8
 
 
 def test_label_smoothing() -> None:
