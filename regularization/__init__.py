@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from regularization.optim.function_penalties import JacobianPenalty as JacobianPenalty
     from regularization.optim.function_penalties import LogitPenalty as LogitPenalty
     from regularization.optim.function_penalties import ZLoss as ZLoss
+    from regularization.optim.muon import MuonAdamW as MuonAdamW
     from regularization.optim.penalties import L1 as L1
     from regularization.optim.penalties import L2 as L2
     from regularization.optim.penalties import L2SP as L2SP
@@ -68,6 +69,7 @@ _MODULES = {
     "JacobianPenalty": "optim.function_penalties",
     "LogitPenalty": "optim.function_penalties",
     "ZLoss": "optim.function_penalties",
+    "MuonAdamW": "optim.muon",
     "ElasticNet": "optim.penalties",
     "GroupLasso": "optim.penalties",
     "L1": "optim.penalties",

@@ -38,8 +38,8 @@ class ImageClassifier(RegularizedModule):
             once per epoch.
         penalties: Penalties that are added to the loss, each under a name you choose. The penalties of several configs
             are combined; null removes one.
-        decay: Parameters that the optimizer's weight decay acts on: ``all``, or ``weights``, which excludes biases and
-            the scales of norm layers.
+        decay: Parameters that the optimizer's weight decay acts on: ``all``; ``weights``, which excludes biases and
+            the scales of norm layers; or a list of name patterns, where ! excludes: ``["*.weight", "!*norm*"]``.
         decay_schedule: Schedule of λ for the optimizer's weight decay; null keeps λ constant.
         timescale_epochs: The timescale τ: the number of epochs after which weights have decayed to 1/e. Sets λ.
         label_smoothing: Fraction of each training target that is spread evenly over all classes (arXiv:1512.00567).

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -10,9 +9,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from regularization.data.sampling import Batch
-from regularization.errors import UserError, did_you_mean
+from regularization.errors import UserError
 from regularization.optim.function_penalties import FunctionPenalty
 from regularization.optim.penalties import L2SP, Penalty, Selection
+from regularization.optim.selection import match_patterns
 from regularization.optim.weight_decay import momentum_gain, parameter_kind
 
 NamedParameters = dict[str, nn.Parameter]
@@ -152,18 +152,15 @@ def select_parameters(network: nn.Module, selection: Selection, penalty_name: st
         UserError: If a pattern or kind matches no parameter; the message suggests names that exist.
     """
     trainable = {name: w for name, w in network.named_parameters() if w.requires_grad}
-    is_kind = isinstance(selection, str)
-    selected: NamedParameters = {}
-    for pattern in [selection] if isinstance(selection, str) else selection:
-        matches = {name: w for name, w in trainable.items() if _matches(name, w, pattern, is_kind)}
-        if not matches:
-            hint = did_you_mean(pattern, trainable) or f", for instance {', '.join(list(trainable)[:3])}"
-            raise UserError(
-                f"model.penalties.{penalty_name}: {pattern!r} matches none of the {len(trainable)} parameters{hint}"
-            )
-        selected |= matches
+    option = f"model.penalties.{penalty_name}"
+    if not isinstance(selection, str):
+        return match_patterns(trainable, selection, option, empty="parameters is empty")
+    selected = {name: w for name, w in trainable.items() if selection in ("all", parameter_kind(name, w))}
     if not selected:
-        raise UserError(f"model.penalties.{penalty_name}: parameters is empty")
+        examples = ", ".join(list(trainable)[:3])
+        raise UserError(
+            f"{option}: {selection!r} matches none of the {len(trainable)} parameters, for instance {examples}"
+        )
     return selected
 
 
@@ -175,12 +172,6 @@ def step_size(optimizer: Optimizer, group: dict[str, Any]) -> float:
     """
     lr = float(group["lr"])
     return lr * momentum_gain(group) if isinstance(optimizer, SGD) else lr
-
-
-def _matches(name: str, w: Tensor, pattern: str, is_kind: bool) -> bool:
-    if is_kind:
-        return pattern in ("all", parameter_kind(name, w))
-    return fnmatchcase(name, pattern)
 
 
 def _full_precision(weights: list[Tensor]) -> list[Tensor]:

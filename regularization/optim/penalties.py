@@ -26,7 +26,7 @@ class Penalty(ABC):
     Args:
         strength: λ, at least 0.
         parameters: Parameters to penalize: ``weights`` (two or more dimensions), ``scales`` (the γ of norm layers),
-            ``biases``, ``all``, or a list of name patterns such as ``["head.*"]``.
+            ``biases``, ``all``, or a list of name patterns such as ``["head.*", "!*.bias"]``.
         schedule: Schedule of λ, as a factor of ``strength``; null keeps λ constant.
 
     Raises:

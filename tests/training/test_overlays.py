@@ -144,6 +144,39 @@ def test_decay_weights() -> None:
     assert [len(group["params"]) for group in groups] == [10, 15]
 
 
+def test_decay_patterns() -> None:
+    groups = run("decay_patterns")[0]["optimizer_states"][0]["param_groups"]
+    assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(5e-4, 15), (0, 10)]
+
+
+def test_cautious_decay() -> None:
+    checkpoint, _ = run("cautious_decay", "--model.optimizer.weight_decay", "0.5")
+    cautious, full = (
+        square(network(it)) for it in (checkpoint, run("sgdw", "--model.optimizer.weight_decay", "0.5")[0])
+    )
+    assert 1.1 * full < cautious < 0.9 * square(plain())
+
+
+def test_corrected_decay() -> None:
+    (group,) = run("corrected_decay")[0]["optimizer_states"][0]["param_groups"]
+    last_lr = 0.1 * 0.5 * (1 - math.cos(math.pi * (1 - 36 / 37) / 0.8))  # of 36 steps, the peak being 0.1 to within one
+    assert group["weight_decay"] == pytest.approx(5e-3 * last_lr / 0.1, rel=0.02)
+
+
+def test_muon() -> None:
+    checkpoint, rows = run("muon", "--model.optimizer.weight_decay", "0.5", "--model.optimizer.lr", "0.02")
+    assert checkpoint["settings"]["optimizer"] == "MuonAdamW"
+    assert rows[-1]["val_accuracy"] > 0.8
+    decay = [0.5 * 0.02 * factor for factor in learning_rates(36)]
+    assert rows[-1]["accumulated_decay"] == pytest.approx(math.fsum(decay), rel=1e-6)
+
+
+def learning_rates(steps: int) -> list[float]:
+    """The factors of WarmupDecay with the warm-up of the tests' config."""
+    times = [(step + 1) / (steps + 1) for step in range(steps)]
+    return [t / 0.2 if t < 0.2 else 0.5 - 0.5 * math.cos(math.pi * (1 - t) / 0.8) for t in times]
+
+
 def test_timescale() -> None:
     checkpoint, _ = run("timescale")
     # 18 steps an epoch: λ = (1 − 0.9) / (0.1 · 5 · 18), the highest learning rate being 0.1 to within a step.
