@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from regularization.data.datamodules import ImageData as ImageData
     from regularization.data.image_folder import ImageFolder as ImageFolder
     from regularization.data.preprocess import Preprocess as Preprocess
+    from regularization.data.readers import Images as Images
+    from regularization.data.sampling import Batch as Batch
     from regularization.errors import UserError as UserError
     from regularization.inference.trained_model import TrainedModel as TrainedModel
     from regularization.inference.trained_model import load as load
@@ -58,6 +60,8 @@ _MODULES = {
     "CIFAR100": "data.datamodules",
     "Digits": "data.datamodules",
     "ImageData": "data.datamodules",
+    "Images": "data.readers",
+    "Batch": "data.sampling",
     "Preprocess": "data.preprocess",
     "UserError": "errors",
     "ResNet": "models.networks",

@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def set_gradients(parameters: list[Tensor], step: int) -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_it_is_muon_and_adamw(layout: torch.memory_format) -> None:
     trained, reference = network(layout), network(torch.contiguous_format)
-    options = {"lr": 0.02, "weight_decay": 0.3}
+    options: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.3}
     optimizer = MuonAdamW(trained.parameters(), **options)
     matrices = [nn.Parameter(w.detach().reshape(len(w), -1)) for w in reference.parameters() if w.ndim > 1]
     others = [w for w in reference.parameters() if w.ndim == 1]
