@@ -36,10 +36,10 @@ class ImageClassifier(RegularizedModule):
         lr_scheduler: Makes the learning-rate scheduler from the optimizer. If its ``total_steps`` or ``T_max`` is null
             or -1, the number of optimizer steps is filled in, and it steps once per optimizer step; otherwise it steps
             once per epoch.
-        penalties: Penalties that are added to the loss, each under a name you choose. The penalties of several configs
-            are combined; null removes one.
-        decay: Parameters that the optimizer's weight decay acts on: ``all``; ``weights``, which excludes biases and
-            the scales of norm layers; or a list of name patterns, where ! excludes: ``["*.weight", "!*norm*"]``.
+        penalties: Penalties that are added to the loss, under names you choose. Those of several configs are combined;
+            null removes one.
+        decay: What weight decay acts on: ``all``; ``weights``, without biases and norm layers' scales; or a list of
+            names such as ``["*.weight", "!*norm*"]``.
         decay_schedule: Schedule of λ for the optimizer's weight decay; null keeps λ constant.
         timescale_epochs: The timescale τ: the number of epochs after which weights have decayed to 1/e. Sets λ.
         label_smoothing: Fraction of each training target that is spread evenly over all classes (arXiv:1512.00567).
