@@ -19,7 +19,7 @@ from regularization.data.image_files import ImageFiles
 from regularization.data.label_noise import with_wrong_labels
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images, download_cifar, read_cifar, read_digits, stratified_split
-from regularization.data.sampling import Batch, EpochSampler, make_loader
+from regularization.data.sampling import Batch, EpochSampler, make_loader, stratified_subset
 from regularization.errors import UserError
 from regularization.internals import lightning as internals
 
@@ -39,8 +39,7 @@ class ImageData(LightningDataModule, ABC):
             independent test. null holds out none and does not validate.
         split_seed: Seed of that split, independent of all other seeds, so that runs can be compared.
         image_size: Height and width that images are resized to, in pixels; null keeps their size.
-        mean: Mean of each channel, which is subtracted, on the scale 0 to 1; null for 0.5, or for the mean that the
-            weights in ``model.weights`` were trained with.
+        mean: Mean of each channel, which is subtracted, on the scale 0 to 1; null for 0.5 or that of ``model.weights``.
         std: Standard deviation of each channel, which is divided by; null as for ``mean``.
         early_size: Height and width of training images in the first steps, in pixels, to save time; null for none.
         early_share: Share of the training steps that use early_size instead of image_size.
@@ -50,6 +49,7 @@ class ImageData(LightningDataModule, ABC):
         padding_mode: What is shifted in: ``constant`` for black, ``reflect`` for the image mirrored at its edge.
         cutout: Side in pixels of a square that is set to black in each training image; 0 for none.
         label_noise: Fraction of the training labels that are replaced by another class, drawn with ``split_seed``.
+        subset: Number or fraction of the training images to use, of all classes alike; the fewer are among the more.
         on_device: Keep the images on the device that trains, so that the CPU has no work with them.
         seed: Seed of the order and the augmentation; null takes the one of ``seed_everything``.
     """
@@ -72,6 +72,7 @@ class ImageData(LightningDataModule, ABC):
         padding_mode: PaddingMode = "constant",
         cutout: int = 0,
         label_noise: float = 0.0,
+        subset: int | float | None = None,
         on_device: bool = False,
         seed: int | None = None,
     ) -> None:
@@ -85,7 +86,7 @@ class ImageData(LightningDataModule, ABC):
         mean, std = mean or (0.5, 0.5, 0.5), std or (0.5, 0.5, 0.5)
         _check(min(std) > 0, f"--data.std must be positive, not {std}")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.val_size, self.split_seed, self.image_size = val_size, split_seed, image_size
+        self.val_size, self.split_seed, self.subset, self.image_size = val_size, split_seed, subset, image_size
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = Augment(flip, crop_padding, cutout, self.seed, padding_mode=padding_mode)
         self.preprocess = self.train_preprocess = Preprocess(image_size, mean, std)
@@ -116,12 +117,12 @@ class ImageData(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Reads and splits the images that ``stage`` (fit, validate, test, predict) needs, if not done before."""
-        needs_test = stage in ("test", "predict") or self.val_size == 0
-        if needs_test and self.test_set is None:
+        if self.test_set is None and (stage in ("test", "predict") or self.val_size == 0):
             images = self.read(train=False)
             self.test_set = images, torch.arange(len(images))
         if stage in ("fit", "validate") and self.train_set is None:
             (images, subset), self.val_set = self._split(self.read(train=True))
+            subset = stratified_subset(images.labels, subset, self.subset, self.split_seed)
             self.train_set = with_wrong_labels(images, self.label_noise, self.split_seed), subset
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -145,8 +146,7 @@ class ImageData(LightningDataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues after the images that were used; warns if the training images are others than before."""
         self._progress = (state_dict["epoch"], state_dict["images_done"])
-        fingerprint = state_dict.get("fingerprint")
-        if fingerprint is not None and self.train_set is not None and fingerprint != self._fingerprint():
+        if self.train_set is not None and state_dict.get("fingerprint") not in (None, self._fingerprint()):
             # Images that are now held out may have been trained on.
             warnings.warn("the training images are not those that the checkpoint was trained on", stacklevel=2)
 
