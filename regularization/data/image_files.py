@@ -69,7 +69,7 @@ def read(path: Path, side: int) -> Tensor | DecodeError:
     """
     try:
         with Image.open(path, formats=_formats()) as image, _limit_memory(image):
-            pixels = np.asarray(_on_white(_square(_to_upright_rgb(image), side)))
+            pixels = np.asarray(_on_white(square(_to_upright_rgb(image), side)))
     except UnidentifiedImageError:
         return DecodeError(path, "not an image, or of an unsupported format")
     except Image.DecompressionBombError:
@@ -131,7 +131,12 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return reduced
 
 
-def _square(image: Image.Image, side: int) -> Image.Image:
+def square(image: Image.Image, side: int) -> Image.Image:
+    """Resizes the short side of an image to ``side`` pixels and crops the central square.
+
+    Raises:
+        ValueError: When the image is so long that it would become too large.
+    """
     width, height = image.size
     short = min(width, height)
     size = (side * width // short, side * height // short)

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 from jsonargparse import Namespace, set_parsing_settings
@@ -29,6 +30,7 @@ TRUSTED = [
     *sorted({f"regularization.{module}" for module in _CONFIGURABLE.values()}),
     "torch.nn",
     "torch.optim",
+    "torchvision.datasets",
     "torchvision.models",
     "torchvision.ops",
     "torchvision.transforms",
@@ -131,6 +133,10 @@ def class_paths_in(config: Any) -> list[str]:
         return [name for value in config.values() for name in class_paths_in(value)]
     if isinstance(config, list | tuple):
         return [name for value in config for name in class_paths_in(value)]
+    if isinstance(config, type):
+        # Packages export the classes of their modules.
+        packages = accumulate(config.__module__.split("."), "{}.{}".format)
+        return [f"{package}.{config.__qualname__}" for package in packages]
     return _with_definition(config) if isinstance(config, str) else []
 
 

@@ -13,6 +13,7 @@ import regularization
 from regularization.callbacks import averaging
 from regularization.data import image_folder
 from regularization.data.datamodules import CIFAR10, ImageData
+from regularization.data.datasets import arrays, torchvision_data
 from regularization.internals.jsonargparse import try_integers_first
 from regularization.models import networks
 from regularization.models.classifier import ImageClassifier
@@ -21,7 +22,7 @@ from regularization.runs import safe_loading
 from regularization.training.parser import Parser
 
 # Classes of modules that are imported can be named without the module's path.
-SHORT_NAMES = (averaging, image_folder, networks, penalties, schedules, weight_decay)
+SHORT_NAMES = (arrays, averaging, image_folder, networks, penalties, schedules, torchvision_data, weight_decay)
 
 DESCRIPTIONS = {
     "fit": "Trains a network by its config, or continues a run.",
@@ -41,10 +42,13 @@ TRAINER_DEFAULTS = {
 
 # Title and description of each group of options.
 _CLASSES = "A class has options of its own, such as --model.optimizer.lr: --model.optimizer.help SGD lists them."
-_DATA_OPTIONS = ", ".join(f"--data.{name}" for name in inspect.signature(ImageData).parameters)
+_DATA_OPTIONS = ", ".join(inspect.signature(ImageData).parameters)
 _GROUPS = {
     "model": ("model", f"The network and how it is trained. {_CLASSES}"),
-    "data": ("data", f"--data.help Digits lists its own options and those of every data set: {_DATA_OPTIONS}."),
+    "data": (
+        "data",
+        f"--data.help Digits lists its own options and those of every data set, --data.NAME: {_DATA_OPTIONS}.",
+    ),
     "trainer": (
         "Lightning's options",
         "The options of Lightning's Trainer. max_epochs, accelerator and precision matter most.",
