@@ -20,7 +20,7 @@ from regularization.study.results import Result
 from regularization.training.command import run_fit
 
 if TYPE_CHECKING:
-    from regularization.study.analysis.conclusion import Conclusion
+    from regularization.study.report.answer import StudyAnswer
 
 Configs = str | Path | Sequence[str | Path]
 # Options without a value.
@@ -49,7 +49,7 @@ def fit(config: Configs = (), **options: Any) -> Result:
     return result
 
 
-def sweep(config: Configs = (), **options: Any) -> "Conclusion":
+def sweep(config: Configs = (), **options: Any) -> "StudyAnswer":
     """Runs a study, or continues it, as ``python -m regularization sweep`` does.
 
     Args:
@@ -58,7 +58,7 @@ def sweep(config: Configs = (), **options: Any) -> "Conclusion":
 
     Returns:
         The conclusion: its ``sentence``, the ``arms`` with ``name``, ``mean`` and ``accuracies``, and the ``chosen``
-        arm.
+        arm; the study's ``folder`` and ``report``; ``frame()``, all trials as a pandas table; ``plot()``, a figure.
 
     Raises:
         UserError: Where the command would print an error and exit with code 2.

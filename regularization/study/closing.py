@@ -17,6 +17,7 @@ from regularization.study.account import add_look, first_alpha, read_looks
 from regularization.study.analysis.conclusion import Conclusion, Context, draw_conclusion
 from regularization.study.config import TRIAL, Arm, Study, Trial
 from regularization.study.extension import study_record
+from regularization.study.report.answer import StudyAnswer
 from regularization.study.report.page import write_report
 from regularization.study.results import Result
 from regularization.training.command import run_scoring
@@ -65,7 +66,7 @@ def _search_score(plan: "Plan", arm: Arm, folder: Path) -> float | None:
 
 def close_study(
     plan: "Plan", arms: list[Arm], trials: list[Trial], folder: Path, command: str, train: Callable[[Trial], None]
-) -> Conclusion:
+) -> StudyAnswer:
     """Chooses an arm, scores the test images and reports; what was done before is not done again.
 
     Args:
@@ -94,7 +95,7 @@ def close_study(
     write_answer(final, everything, plan.study, folder, command)
     if plan.refit:
         _refit(plan, next(arm for arm in arms if arm.name == first.chosen.name), folder, train)
-    return final
+    return StudyAnswer(**vars(final), study=plan.study, folder=folder)
 
 
 def conclude(
@@ -142,7 +143,7 @@ def _missing(folders: list[Path], runs: list[Result], study: Study, compared: Co
 
 def write_answer(conclusion: Conclusion, runs: Sequence[Result], study: Study, folder: Path, command: str) -> None:
     """Writes table, report and picture, and prints the sentence."""
-    results.write_table(runs, folder / "results.csv")
+    results.write_table(runs, folder / results.TABLE)
     page = write_report(conclusion, runs, study, folder, command)
     for remark in conclusion.remarks:
         print(remark)
