@@ -51,6 +51,8 @@ TRUSTED = [
     "lightning.pytorch.loggers.TensorBoardLogger",
     "lightning.pytorch.loggers.tensorboard.TensorBoardLogger",
 ]
+# Classes that the option ``data.dataset`` may name; they are no layers, so they are not among the others.
+DATA_SETS = "torchvision.datasets"
 # Modules of version 0.1 that class paths may name, and where their classes are now.
 MOVED = {
     "regularization.classifier": "regularization.models.classifier",
@@ -102,7 +104,7 @@ def restrict_imports(named_by_user: Iterable[str]) -> Iterator[None]:
         sys.path[:] = [entry for entry in sys.path if not _is_working_directory(entry)]
         set_parsing_settings(
             import_path_denylist=["*"],
-            import_path_allowlist=[*TRUSTED, *filter(_is_path, named_by_user)],
+            import_path_allowlist=[*TRUSTED, DATA_SETS, *filter(_is_path, named_by_user)],
             config_read_mode_fsspec_enabled=False,
         )
         yield
