@@ -21,10 +21,9 @@ _ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
 }
 
-# The public names that configs use. Not among them: load, for instance, would read another checkpoint.
-_CONFIGURABLE = {
-    name: module for name, module in _MODULES.items() if module not in ("api", "inference.trained_model", "errors")
-}
+# Modules of public names that no config uses: load, for instance, would read another checkpoint.
+_NOT_IN_CONFIGS = ("api", "inference.trained_model", "errors", "data.readers", "data.sampling")
+_CONFIGURABLE = {name: module for name, module in _MODULES.items() if module not in _NOT_IN_CONFIGS}
 # Lightning's callbacks that write no files. ModelCheckpoint would delete some in any folder, and so would CSVLogger.
 _CALLBACKS = {
     "device_stats_monitor": "DeviceStatsMonitor",
