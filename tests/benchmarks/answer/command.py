@@ -46,7 +46,7 @@ from tests.benchmarks.answer.rates import measure
 from tests.benchmarks.answer.strategies import STRATEGIES
 from tests.benchmarks.answer.tables import FOLDER, read
 
-# The tables of one λ whose runs were not themselves chosen by a strategy, as those of quickstart and small_cifar10 were.
+# Tables with one λ; the runs of quickstart and small_cifar10 were themselves chosen by a strategy.
 TABLES = (
     "quickstart_fixed",
     "small_cifar10_fixed",

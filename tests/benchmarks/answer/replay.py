@@ -22,6 +22,7 @@ class Outcome:
 
     Attributes:
         answer: What the analysis says about the runs that were paid for.
+        alpha: The level of the intervals is 1 − ``alpha``.
         comparisons: Of each arm with the baseline.
         sample: The runs that were paid for.
         runs: The same, in the order of their ends.
@@ -30,6 +31,7 @@ class Outcome:
     """
 
     answer: Answer
+    alpha: float
     comparisons: dict[int, Comparison]
     sample: Sample
     runs: list[Cell]
@@ -74,4 +76,5 @@ def play(runs: StudyRuns, strategy: Strategy, workers: int) -> Outcome:
         paid.append(cell)
         strategy.tell(cell, float(runs.accuracies[cell]))
     seconds = float(sum(runs.seconds[cell] for cell in paid))
-    return Outcome(strategy.answer(), strategy.compare(), to_sample(strategy.results), paid, seconds, now)
+    sample = to_sample(strategy.results)
+    return Outcome(strategy.answer(), strategy.alpha, strategy.compare(), sample, paid, seconds, now)

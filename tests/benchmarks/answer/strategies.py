@@ -4,6 +4,7 @@ A strategy is asked for the next run whenever a worker is free, and is told the 
 judged by the same analysis, which is that of ``sweep``; they differ in the runs that they pay for.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -242,7 +243,10 @@ def hyperband(available: NDArray[np.bool_], start: int, seed: int) -> Strategy:
 
 def wilcoxon(available: NDArray[np.bool_], start: int, seed: int) -> Strategy:
     """WilcoxonPruner with its defaults and seeds as its instances."""
-    return Pruned(available, start, seed, optuna.pruners.WilcoxonPruner(), instances=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        pruner = optuna.pruners.WilcoxonPruner()
+    return Pruned(available, start, seed, pruner, instances=True)
 
 
 STRATEGIES: dict[str, Callable[[NDArray[np.bool_], int, int], Strategy]] = {

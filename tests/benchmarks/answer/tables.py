@@ -1,7 +1,5 @@
 """Stored tables of runs, and the studies that are drawn from them."""
 
-import csv
-import gzip
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regularization.study.analysis.comparison import Sample, compare
+from tests.benchmarks import runs
 from tests.benchmarks.answer.claims import Array
 from tests.benchmarks.answer.simulator import Simulator, to_sample
 
@@ -93,8 +92,7 @@ def read(path: Path) -> RunTable:
     Raises:
         ValueError: When the table has no arm with λ = 0, or several.
     """
-    with gzip.open(path, "rt", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["stage"] == "final" and row["val_accuracy"]]
+    rows = [row for row in runs.rows(path) if row["stage"] == "final" and row["val_accuracy"]]
     strengths = {row["arm"]: float(row["weight_decay"]) for row in rows}
     if list(strengths.values()).count(0.0) != 1:
         raise ValueError(f"{path} is not the table of a study with one λ: one arm must have λ = 0")
@@ -105,8 +103,8 @@ def read(path: Path) -> RunTable:
         cell = arms.index(row["arm"]), seeds.index(int(row["seed"]))
         accuracies[cell], seconds[cell] = float(row["val_accuracy"]), float(row["seconds"])
     name = path.name.removesuffix(".csv.gz")
-    runs = StudyRuns(accuracies, seconds, true_gains(to_sample(accuracies), len(arms)), STARTS.get(name, 2))
-    return RunTable(name, arms, seeds, runs)
+    gains = true_gains(to_sample(accuracies), len(arms))
+    return RunTable(name, arms, seeds, StudyRuns(accuracies, seconds, gains, STARTS.get(name, 2)))
 
 
 def true_gains(sample: Sample, arms: int) -> Array:
