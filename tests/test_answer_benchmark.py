@@ -129,7 +129,9 @@ def test_the_images_of_a_table_give_its_accuracies(path: Path) -> None:
 
 
 def test_the_command_writes_a_table_and_its_figures(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command.main([str(tiny), "--studies", "2", "--strategies", "grid", "until: decided", "--to", "."])
+    command.main(
+        [str(tiny), "--studies", "2", "--strategies", "grid", "until: decided", "--workers", "1", "2", "--to", "."]
+    )
     printed = capsys.readouterr().out
     assert Path("answer.md").read_text() in printed
     assert "| `tiny`, 2 λ, up to 3 seeds | grid | " in printed

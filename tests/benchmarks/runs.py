@@ -4,9 +4,9 @@
 Analyses and search strategies can then be judged without training anything. ``pandas.read_csv`` reads the file.
 
 ``correct`` holds a bit for each validation image in the order of their index in the training set, packed by
-``numpy.packbits`` and encoded in base64; ``images`` is their number. ``unpack`` gives them back. Logits are kept in half
-precision, in which two classes may be equal, so that their mean differs from ``val_accuracy`` by up to 0.05 points. Which images they are
-follows from ``val_size`` and ``split_seed`` by ``regularization.data.readers.stratified_split``.
+``numpy.packbits`` and encoded in base64; ``images`` is their number. ``unpack`` gives them back. Which images they are
+follows from ``val_size`` and ``split_seed`` by ``regularization.data.readers.stratified_split``. The mean of the bits
+differs from ``val_accuracy`` by up to 0.05 points: logits are kept in half precision, in which two may be equal.
 """
 
 import argparse

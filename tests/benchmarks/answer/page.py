@@ -13,7 +13,7 @@ def markdown(rows: Sequence[Row]) -> str:
         "table",
         "strategy",
         "decided",
-        "runs",
+        "trials",
         "core-seconds",
         *(f"wall time, {count} worker{'s' * (count != 1)}" for count in walls),
         "of the grid",

@@ -39,6 +39,8 @@ class Strategy:
         self.results = np.full(available.shape, np.nan)
         # A fixed design is judged once, at its end.
         self.alpha = fixed_alpha(0)
+        # With their level; None after another result.
+        self._comparisons: tuple[float, dict[int, Comparison]] | None = None
 
     def ask(self) -> Cell | None:
         """The next run; None if there is none, at least until another run has ended."""
@@ -47,10 +49,13 @@ class Strategy:
     def tell(self, cell: Cell, accuracy: float) -> None:
         """Takes note of a result."""
         self.results[cell] = accuracy
+        self._comparisons = None
 
     def compare(self) -> dict[int, Comparison]:
         """All arms that have results against the baseline."""
-        return compare(to_sample(self.results), 0, self.alpha)
+        if self._comparisons is None or self._comparisons[0] != self.alpha:
+            self._comparisons = self.alpha, compare(to_sample(self.results), 0, self.alpha)
+        return self._comparisons[1]
 
     def answer(self) -> Answer:
         """The answer so far; undecided as long as an arm has no result."""
@@ -101,6 +106,18 @@ class Sequential(Strategy):
         self._looks.append(seeds)
         self.alpha = scheduled_alpha(seeds)
         return self.answer() != Answer.UNDECIDED
+
+
+class GridUntilDecided(Sequential):
+    """All arms with one seed after the other."""
+
+    def __init__(self, available: NDArray[np.bool_], start: int, seed: int) -> None:
+        super().__init__(available, start, seed)
+        self._waiting = self.cells()
+
+    def ask(self) -> Cell | None:
+        """The next run of the grid."""
+        return self._waiting.pop(0) if self._waiting and not self.decided() else None
 
 
 class UntilDecided(Sequential):
@@ -252,6 +269,7 @@ def wilcoxon(available: NDArray[np.bool_], start: int, seed: int) -> Strategy:
 STRATEGIES: dict[str, Callable[[NDArray[np.bool_], int, int], Strategy]] = {
     "until: decided": UntilDecided,
     "grid": Grid,
+    "grid, until decided": GridUntilDecided,
     "TPE": TPE,
     "Hyperband": hyperband,
     "WilcoxonPruner": wilcoxon,
