@@ -36,6 +36,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(args)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # WilcoxonPruner says so where an arm lacks seeds.
+    warnings.filterwarnings("ignore", category=UserWarning, module="optuna")
     if options.simulated:
         simulated.show_all(options.studies or 2000)
         return
