@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from regularization.study.analysis.conclusion import Context, draw_conclusion
 from regularization.study.config import Study
 from tests.benchmarks import runs as run_tables
-from tests.benchmarks.answer import command, replay
+from tests.benchmarks.answer import command, replay, simulated
+from tests.benchmarks.answer.simulator import load
 from tests.benchmarks.answer.strategies import STRATEGIES
 from tests.benchmarks.answer.tables import FOLDER, StudyRuns, draw_null, read
 from tests.study.analysis.synthetic import make_results
@@ -140,3 +141,14 @@ def test_the_command_writes_a_table_and_its_figures(tiny: Path, capsys: pytest.C
     assert grid["trials"] == 5
     assert grid["false_claims"] is None
     assert decided["wall"]["1"] == decided["core_seconds"]
+
+
+def test_simulated_studies_find_a_gain_of_ten_points() -> None:
+    simulator = load(simulated.FOLDER / "small_cifar10.csv")
+    fixed = simulated.run_fixed(simulator, [0, 10], seeds=6, studies=40)
+    assert fixed["helps"] == 1
+    assert fixed["covered"] > 0.8
+    decided = simulated.run_strategy(simulator, "until: decided", [0, 10], studies=3, seeds=10)
+    assert decided["helps"] == decided["close to the best"] == 1
+    assert decided["median trials"] < 12
+    assert abs(decided["bias, points"]) < 1
