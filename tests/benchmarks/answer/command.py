@@ -29,7 +29,7 @@ Columns:
   wrong            share of studies that claim anything that all runs of the table contradict. The table is the truth
                    here, and a study that uses all of its seeds can hardly contradict it
   false claims …   share of studies that claim an effect where there is none: residuals of the table without the effects
-                   of λ, with random signs by seed; empty where fewer than two λ have 8 seeds
+                   of λ, with random signs by seed, for λ with 8 seeds that did not collapse; empty where there are none
 """
 
 import argparse

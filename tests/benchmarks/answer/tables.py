@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from regularization.study.analysis.comparison import Sample, compare
+from regularization.study.analysis.comparison import COLLAPSE, Sample, compare
 from tests.benchmarks import runs
 from tests.benchmarks.answer.claims import Array
 from tests.benchmarks.answer.simulator import Simulator, to_sample
@@ -70,8 +70,11 @@ class RunTable:
         return replace(self.runs, accuracies=self.runs.accuracies[:, order], seconds=self.runs.seconds[:, order])
 
     def residuals(self) -> Simulator | None:
-        """The residuals of the arms with enough seeds, on the seeds that they share; None without two such arms."""
-        kept = np.flatnonzero(self.runs.available.sum(axis=1) >= ENOUGH)
+        """The residuals of the arms with enough seeds, on the seeds that they share; None without two such arms.
+
+        Arms that collapsed are left out: with their spread around the mean of the others, they are like no real arm.
+        """
+        kept = np.flatnonzero((self.runs.available.sum(axis=1) >= ENOUGH) & (self.runs.gains > -COLLAPSE))
         shared = self.runs.available[kept].all(axis=0)
         if len(kept) < 2 or kept[0] != 0 or shared.sum() < ENOUGH:
             return None
