@@ -57,9 +57,8 @@ class Study:
             search, the finalists and the baseline are trained again with new seeds.
         search_seeds: The number of seeds per arm in the search.
         proposals: The number of arms that ``tpe`` proposes.
-        learning_rates: Gives every arm these learning rates to choose from, with ``search_seeds`` seeds each, before
-            arms are compared: λ also acts through the effective learning rate, so that a gain may only say that the
-            learning rate was too small.
+        learning_rates: Learning rates that every arm chooses from, with ``search_seeds`` seeds each, before arms are
+            compared: a gain of λ may only say that the learning rate was too small.
         finalists: The number of arms that are compared after an adaptive search.
         score: The epoch whose metrics count: ``last`` or ``best``.
         paired: Whether to compare arms within seeds. Switch it off if the arms are trained on different data.
@@ -201,9 +200,8 @@ def _with_learning_rates(arm: Arm, rates: Sequence[float]) -> list[Arm]:
     """The arm with each learning rate; the arm itself if none is given."""
     variants = []
     for rate in rates:
-        values = {**arm.values, LEARNING_RATE: rate}
-        args = (*arm.args, *to_cli_args({LEARNING_RATE: rate}))
-        variants.append(Arm(f"{arm.name},lr={rate:g}", arm.group, values, args))
+        own = {LEARNING_RATE: rate}
+        variants.append(Arm(f"{arm.name},lr={rate:g}", arm.group, arm.values | own, (*arm.args, *to_cli_args(own))))
     return variants or [arm]
 
 
