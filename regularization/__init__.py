@@ -9,13 +9,23 @@ if TYPE_CHECKING:
     from regularization.api import fit as fit
     from regularization.api import sweep as sweep
     from regularization.callbacks.averaging import EMA as EMA
+    from regularization.callbacks.averaging import LAWA as LAWA
+    from regularization.callbacks.averaging import SWA as SWA
     from regularization.callbacks.averaging import Lookahead as Lookahead
+    from regularization.data.augmentation.augment import Augmentation as Augmentation
+    from regularization.data.augmentation.policies import AugMix as AugMix
+    from regularization.data.augmentation.policies import AutoAugment as AutoAugment
+    from regularization.data.augmentation.policies import RandAugment as RandAugment
+    from regularization.data.augmentation.policies import RandomErasing as RandomErasing
+    from regularization.data.augmentation.policies import TrivialAugment as TrivialAugment
     from regularization.data.datamodules import CIFAR10 as CIFAR10
     from regularization.data.datamodules import CIFAR100 as CIFAR100
     from regularization.data.datamodules import Digits as Digits
-    from regularization.data.datamodules import ImageData as ImageData
+    from regularization.data.image_data import ImageData as ImageData
     from regularization.data.image_folder import ImageFolder as ImageFolder
     from regularization.data.preprocess import Preprocess as Preprocess
+    from regularization.data.readers import Images as Images
+    from regularization.data.sampling import Batch as Batch
     from regularization.errors import UserError as UserError
     from regularization.inference.trained_model import TrainedModel as TrainedModel
     from regularization.inference.trained_model import load as load
@@ -23,6 +33,13 @@ if TYPE_CHECKING:
     from regularization.models.networks import ResNet as ResNet
     from regularization.models.networks import SmallResNet as SmallResNet
     from regularization.models.networks import WhitenedNet as WhitenedNet
+    from regularization.optim.function_penalties import ConfidencePenalty as ConfidencePenalty
+    from regularization.optim.function_penalties import FunctionPenalty as FunctionPenalty
+    from regularization.optim.function_penalties import GradientPenalty as GradientPenalty
+    from regularization.optim.function_penalties import JacobianPenalty as JacobianPenalty
+    from regularization.optim.function_penalties import LogitPenalty as LogitPenalty
+    from regularization.optim.function_penalties import ZLoss as ZLoss
+    from regularization.optim.muon import MuonAdamW as MuonAdamW
     from regularization.optim.penalties import L1 as L1
     from regularization.optim.penalties import L2 as L2
     from regularization.optim.penalties import L2SP as L2SP
@@ -37,6 +54,8 @@ if TYPE_CHECKING:
     from regularization.optim.schedules import Steps as Steps
     from regularization.optim.schedules import StrengthSchedule as StrengthSchedule
     from regularization.optim.schedules import WarmupDecay as WarmupDecay
+    from regularization.optim.sharpness import ASAM as ASAM
+    from regularization.optim.sharpness import SAM as SAM
     from regularization.optim.weight_decay import SGDW as SGDW
 
 # Public name → module. They are imported when first used: torch and lightning take seconds.
@@ -44,18 +63,35 @@ _MODULES = {
     "fit": "api",
     "sweep": "api",
     "EMA": "callbacks.averaging",
+    "LAWA": "callbacks.averaging",
+    "SWA": "callbacks.averaging",
     "Lookahead": "callbacks.averaging",
     "ImageClassifier": "models.classifier",
+    "Augmentation": "data.augmentation.augment",
+    "AugMix": "data.augmentation.policies",
+    "AutoAugment": "data.augmentation.policies",
+    "RandAugment": "data.augmentation.policies",
+    "RandomErasing": "data.augmentation.policies",
+    "TrivialAugment": "data.augmentation.policies",
     "ImageFolder": "data.image_folder",
     "CIFAR10": "data.datamodules",
     "CIFAR100": "data.datamodules",
     "Digits": "data.datamodules",
-    "ImageData": "data.datamodules",
+    "ImageData": "data.image_data",
+    "Images": "data.readers",
+    "Batch": "data.sampling",
     "Preprocess": "data.preprocess",
     "UserError": "errors",
     "ResNet": "models.networks",
     "SmallResNet": "models.networks",
     "WhitenedNet": "models.networks",
+    "ConfidencePenalty": "optim.function_penalties",
+    "FunctionPenalty": "optim.function_penalties",
+    "GradientPenalty": "optim.function_penalties",
+    "JacobianPenalty": "optim.function_penalties",
+    "LogitPenalty": "optim.function_penalties",
+    "ZLoss": "optim.function_penalties",
+    "MuonAdamW": "optim.muon",
     "ElasticNet": "optim.penalties",
     "GroupLasso": "optim.penalties",
     "L1": "optim.penalties",
@@ -70,6 +106,8 @@ _MODULES = {
     "Steps": "optim.schedules",
     "StrengthSchedule": "optim.schedules",
     "WarmupDecay": "optim.schedules",
+    "ASAM": "optim.sharpness",
+    "SAM": "optim.sharpness",
     "TrainedModel": "inference.trained_model",
     "load": "inference.trained_model",
     "SGDW": "optim.weight_decay",

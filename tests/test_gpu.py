@@ -12,7 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from regularization.cli.main import main
-from regularization.data.augment import Augment
+from regularization.data.augmentation.augment import Augment
 from regularization.data.preprocess import Preprocess
 from regularization.models.networks import SmallResNet, WhitenedNet
 from regularization.training.command import run_fit

@@ -1,30 +1,27 @@
-"""Averages of the weights over the training, a kind of regularization: ``EMA`` and ``Lookahead``."""
+"""Averages of the weights over the training, a kind of regularization: ``EMA``, ``SWA``, ``LAWA`` and ``Lookahead``."""
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, WeightAveraging
 from torch import Tensor
 
 from regularization.errors import UserError
 from regularization.models.classifier import ImageClassifier
+from regularization.optim.sharpness import BATCH_NORMS
 
 
-class EMA(EMAWeightAveraging):
-    """Validates, tests and saves an exponential moving average a of the weights w, a ← decay·a + (1−decay)·w per step.
+class _ValidatedAverage(WeightAveraging):
+    """Validates, tests and saves an average of the weights once there is one.
 
-    Polyak and Juditsky 1992 (SIAM J. Control 30). Lightning's callback uses its average from the beginning, when it
-    still is the initial weights; this one uses the average only after its first update.
-
-    Args:
-        decay: How much of the average is kept per step.
-        start: The optimizer step, counted from 0, at which averaging starts.
+    Lightning's callback uses its average from the beginning, when it still is the initial weights; this one uses the
+    average only after its first update.
     """
 
-    def __init__(self, decay: float = 0.999, start: int = 0) -> None:
-        super().__init__(decay=decay, update_starting_at_step=start)
-        self._swapped = False
+    _swapped = False
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swaps the weights of the model and the average."""
@@ -56,6 +53,132 @@ class EMA(EMAWeightAveraging):
         return bool(self.state_dict()["latest_update_step"])
 
 
+class EMA(_ValidatedAverage, EMAWeightAveraging):
+    """Validates, tests and saves an exponential moving average a of the weights w, a ← decay·a + (1−decay)·w per step.
+
+    Polyak and Juditsky 1992 (SIAM J. Control 30).
+
+    Args:
+        decay: How much of the average is kept per step.
+        start: The optimizer step, counted from 0, at which averaging starts.
+    """
+
+    def __init__(self, decay: float = 0.999, start: int = 0) -> None:
+        super().__init__(decay=decay, update_starting_at_step=start)
+
+
+class _Average(_ValidatedAverage):
+    """An average of the weights alone, for which the statistics of batch norm are computed anew.
+
+    The statistics are those of the network with the averaged weights on a fixed, unaugmented part of the training
+    images. They are computed before each validation, and at the end of epochs without one.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(use_buffers=False, **kwargs)
+        self._steps = self._steps_per_epoch = 0
+        self._updated = False  # since the statistics were computed
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finds the length of the training."""
+        assert isinstance(pl_module, ImageClassifier)
+        name = type(self).__name__
+        if pl_module.optimization.steps == float("inf"):
+            raise UserError(
+                f"{name} needs the length of the training: give --trainer.max_epochs or --trainer.max_steps"
+            )
+        self._steps, self._steps_per_epoch = int(pl_module.optimization.steps), pl_module.optimization.steps_per_epoch
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Whether the weights after the step ``step_idx`` are averaged."""
+        updated = step_idx is not None and self.includes(step_idx + 1)
+        self._updated |= updated
+        return updated
+
+    @abstractmethod
+    def includes(self, step: int) -> bool:
+        """Whether the weights after so many steps are averaged."""
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Swaps the weights of the model and the average, and computes its statistics of batch norm."""
+        super().on_validation_epoch_start(trainer, pl_module)
+        if self._swapped and self._updated:
+            _compute_statistics(trainer, pl_module)
+            self._updated = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Computes the statistics of batch norm in an epoch without validation."""
+        if self._updated:
+            self.on_validation_epoch_start(trainer, pl_module)
+            self.on_validation_epoch_end(trainer, pl_module)
+
+
+class SWA(_Average):
+    """Validates, tests and saves the mean of the weights after each step of the last part of the training.
+
+    Izmailov et al. 2018 (arXiv:1803.05407), who average once per epoch at a high learning rate: the lower the learning
+    rate is at the end, the less there is to average.
+
+    Args:
+        start: The fraction of the training after which averaging starts.
+
+    Raises:
+        UserError: If ``start`` is not in [0, 1).
+    """
+
+    def __init__(self, start: float = 0.75) -> None:
+        if not 0 <= start < 1:
+            raise UserError(f"SWA: start must be at least 0 and below 1, not {start}")
+        super().__init__()
+        self._start = start
+
+    def includes(self, step: int) -> bool:
+        """Whether the weights after so many steps are averaged."""
+        return step > self._start * self._steps
+
+
+class LAWA(_Average):
+    """Validates, tests and saves the mean of the weights at the ends of the last epochs: latest weight averaging.
+
+    Kaddour 2022 (arXiv:2209.14981).
+
+    Args:
+        epochs: Number of epochs whose weights are averaged; they are kept in memory and in checkpoints.
+
+    Raises:
+        UserError: If ``epochs`` is below 2.
+    """
+
+    def __init__(self, epochs: int = 5) -> None:
+        if epochs < 2:
+            raise UserError(f"LAWA: epochs must be at least 2, not {epochs}")
+        super().__init__(multi_avg_fn=self._average)
+        self._epochs = epochs
+        self._latest: dict[str, list[list[Tensor]]] = {}  # by type, as the weights are averaged
+
+    def includes(self, step: int) -> bool:
+        """Whether the weights after so many steps are averaged."""
+        return step % self._steps_per_epoch == 0 or step == self._steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adds the weights that are averaged."""
+        return super().state_dict() | {"latest": self._latest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores them."""
+        super().load_state_dict(state_dict)
+        self._latest = state_dict["latest"]
+
+    def _average(self, averages: Sequence[Tensor], weights: Sequence[Tensor], _: Any) -> None:
+        # The first weights have been copied into the average.
+        first = [tensor.clone() for tensor in averages]
+        latest = self._latest.setdefault(str(averages[0].dtype), [first])
+        latest.append([w.clone().to(average) for w, average in zip(weights, averages, strict=True)])
+        del latest[: -self._epochs]
+        for average, *tensors in zip(averages, *latest, strict=True):
+            average.copy_(torch.stack([tensor.to(average) for tensor in tensors]).mean(dim=0))
+
+
 class Lookahead(Callback):
     """Every few steps s ← β·s + (1 − β)·w and w ← s: training continues from a slow average s of the weights w.
 
@@ -84,10 +207,7 @@ class Lookahead(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts from the initial weights, or from the average in the checkpoint."""
         assert isinstance(pl_module, ImageClassifier)
-        if pl_module.optimization.steps == float("inf"):
-            raise UserError(
-                "Lookahead needs the length of the training: give --trainer.max_epochs or --trainer.max_steps"
-            )
+        _length(self, pl_module)
         weights = _averaged_tensors(pl_module)
         initial = self._slow if trainer.global_step and self._slow else weights
         self._slow = [slow.clone().to(w) for slow, w in zip(initial, weights, strict=True)]
@@ -116,8 +236,49 @@ class Lookahead(Callback):
         self._slow = state_dict["slow"]
 
 
+def _length(callback: Callback, module: ImageClassifier) -> int:
+    """The optimizer steps of the run.
+
+    Raises:
+        UserError: If it has no end.
+    """
+    if module.optimization.steps == float("inf"):
+        raise UserError(
+            f"{type(callback).__name__} needs the length of the training: "
+            "give --trainer.max_epochs or --trainer.max_steps"
+        )
+    return int(module.optimization.steps)
+
+
 def _averaged_tensors(module: LightningModule) -> list[Tensor]:
     """The parameters and buffers of floating-point type, which leaves out the batch counters of batch norm."""
     assert isinstance(module, ImageClassifier)
     tensors = [*module.network.parameters(), *module.network.buffers()]
     return [tensor.detach() for tensor in tensors if torch.is_floating_point(tensor)]
+
+
+@torch.no_grad()
+def _compute_statistics(trainer: Trainer, module: LightningModule) -> None:
+    """Sets the running mean and variance of batch norm to their means over batches of unaugmented training images."""
+    assert isinstance(module, ImageClassifier)
+    norms = [norm for norm in module.network.modules() if isinstance(norm, BATCH_NORMS)]
+    data = module.image_data()
+    if not norms or data is None:
+        return
+    modes, momenta = {part: part.training for part in module.modules()}, [norm.momentum for norm in norms]
+    module.eval()
+    for norm in norms:
+        norm.train()
+    preprocess = data.preprocess.to(module.device)
+    for count, batch in enumerate(data.clean_dataloader(), start=1):
+        for norm in norms:
+            norm.momentum = 1 / count
+        with trainer.precision_plugin.forward_context():
+            module(preprocess(batch.images.to(module.device)))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        for statistic in (norm.running_mean, norm.running_var):
+            if statistic is not None:
+                statistic.copy_(trainer.strategy.reduce(statistic, reduce_op="mean"))
+    for part, training in modes.items():
+        part.training = training

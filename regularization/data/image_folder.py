@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from regularization.data import image_files
-from regularization.data.datamodules import ImageData, Part
 from regularization.data.folder_layout import classes_in, files_in, find_layout
+from regularization.data.image_data import ImageData, Part
 from regularization.data.image_files import DecodeError, ImageFiles
 from regularization.data.image_search import summarize
 from regularization.data.preprocess import Preprocess

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from regularization.data.augment import uniform
+from regularization.data.augmentation.augment import uniform
 from regularization.data.image_files import ImageFiles
 from regularization.data.readers import Images
 

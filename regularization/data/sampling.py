@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from regularization.data.augment import mix
+from regularization.data.augmentation.augment import mix
 from regularization.data.image_files import ImageFiles
 from regularization.data.readers import Images
 from regularization.errors import UserError

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from regularization.callbacks.curves import save
 from regularization.callbacks.val_logits import gather_logits, write_logits
-from regularization.data.datamodules import ImageData
+from regularization.data.image_data import ImageData
 from regularization.data.image_files import ImageFiles
 from regularization.data.readers import Images
 from regularization.errors import UserError, printable

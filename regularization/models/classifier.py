@@ -1,34 +1,32 @@
 """ImageClassifier, the LightningModule that is trained: a network with its loss and metrics."""
 
 import os
-import shutil
-import sys
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from lightning import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from regularization.data.augment import mix
-from regularization.data.datamodules import ImageData
-from regularization.data.sampling import as_batch
+from regularization.data.augmentation.augment import mix
+from regularization.data.sampling import Batch, as_batch
 from regularization.errors import UserError
 from regularization.models.checkpoint_arguments import arguments_in
+from regularization.models.compilation import MemoryFormat, check_compiler, memory_layout
+from regularization.models.losses import Losses, criterion, with_auxiliary
 from regularization.models.metrics import EpochMetrics
-from regularization.models.network_check import check_network
-from regularization.models.outputs import AUXILIARY_WEIGHT, split_output
+from regularization.models.network_check import check_sizes
+from regularization.models.outputs import split_output
 from regularization.models.pretrained import load_weights
 from regularization.models.regularized_module import RegularizedModule
 from regularization.optim.penalties import Penalty
 from regularization.optim.schedules import StrengthSchedule
+from regularization.optim.sharpness import SAM
 from regularization.optim.weight_decay import Decay
 from regularization.runs import checkpoint_io
-
-MemoryFormat = Literal["channels_last", "contiguous"]
 
 
 class ImageClassifier(RegularizedModule):
@@ -44,18 +42,17 @@ class ImageClassifier(RegularizedModule):
         lr_scheduler: Makes the learning-rate scheduler from the optimizer. If its ``total_steps`` or ``T_max`` is null
             or -1, the number of optimizer steps is filled in, and it steps once per optimizer step; otherwise it steps
             once per epoch.
-        penalties: Penalties that are added to the loss, each under a name you choose. The penalties of several configs
-            are combined; null removes one.
-        decay: Parameters that the optimizer's weight decay acts on: ``all``, or ``weights``, which excludes biases and
-            the scales of norm layers.
+        penalties: Penalties that are added to the loss, under names you choose. Those of several configs are combined;
+            null removes one.
+        decay: What weight decay acts on: ``all``; ``weights``, without biases and norm layers' scales; or a list of
+            names such as ``["*.weight", "!*norm*"]``.
         decay_schedule: Schedule of λ for the optimizer's weight decay; null keeps λ constant.
         timescale_epochs: The timescale τ: the number of epochs after which weights have decayed to 1/e. Sets λ.
         label_smoothing: Fraction of each training target that is spread evenly over all classes (arXiv:1512.00567).
         mixing: Mixes images and labels: torchvision's ``v2.MixUp`` or ``v2.CutMix``; several by name alternate.
-        memory_format: Memory layout of images and kernels. channels_last is faster for convolutions; it is used if all
-            convolutions have at least 16 filters.
-        weights: File with the weights to start from, for instance from torchvision or timm. The last layer may have
-            another number of classes.
+        sharpness: Takes the gradient where the loss is higher nearby.
+        memory_format: Memory layout; contiguous if a convolution has fewer than 16 filters.
+        weights: File with the weights to start from. The last layer may have another number of classes.
         compile: Whether PyTorch compiles the network. It takes a minute and pays off on a GPU.
 
     Attributes:
@@ -76,6 +73,7 @@ class ImageClassifier(RegularizedModule):
         timescale_epochs: float | None = None,
         label_smoothing: float = 0.0,
         mixing: nn.Module | dict[str, nn.Module | None] | None = None,
+        sharpness: SAM | None = None,
         memory_format: MemoryFormat = "channels_last",
         weights: Path | None = None,
         compile: bool = False,
@@ -83,17 +81,19 @@ class ImageClassifier(RegularizedModule):
         if not 0 <= label_smoothing <= 1:
             raise UserError(f"--model.label_smoothing must be between 0 and 1, not {label_smoothing}")
         loaded = None if weights is None else load_weights(network, weights)
-        layout = _memory_layout(network, memory_format)
+        layout = memory_layout(network, memory_format)
         network = network.to(memory_format=layout)
         super().__init__(network, optimizer, lr_scheduler, penalties, decay, decay_schedule, timescale_epochs)
         self._memory_layout = layout
         self._label_smoothing = label_smoothing
         self._mixing = _random_choice(mixing)
+        self._sharpness = sharpness
         self._compiled = compile  # an attribute named compile would hide nn.Module.compile
         self.loaded_weights = loaded
         self._num_classes: int | None = None  # where the data tell it
         self.config: dict[str, Any] = {}  # the config of the run, for its checkpoints
         self.train_metrics = EpochMetrics()
+        self.penalty_metrics = {name: EpochMetrics() for name in self.regularizer.functions}  # λ·R as their loss
         self.val_metrics = EpochMetrics(calibration=True)
         self.test_metrics = EpochMetrics(calibration=True)
 
@@ -154,13 +154,16 @@ class ImageClassifier(RegularizedModule):
         data = self.image_data()
         self._num_classes = getattr(data, "num_classes", None)
         if data is not None:
-            for size in _input_sizes(data, stage):
-                check_network(self.network, size, data.num_classes, training=stage == "fit")
+            check_sizes(self.network, data, training=stage == "fit")
         init_from_data = getattr(self.network, "init_from_data", None)
         if stage == "fit" and self.loaded_weights is None and callable(init_from_data) and data is not None:
             init_from_data(data.calibration_sample())
+        if self._sharpness is not None and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise UserError("--model.sharpness cannot be combined with precision 16-mixed: use bf16-mixed")
         if self._compiled:
-            _check_compiler(self.trainer)
+            check_compiler(self.trainer)
+            if self.regularizer.input_gradients:
+                raise UserError("a penalty on gradients by the images cannot be compiled: add --model.compile false")
             # In place, which keeps the names in checkpoints. Shapes are few: each one gets its own compiled code.
             self.network.compile(dynamic=False)
 
@@ -177,18 +180,29 @@ class ImageClassifier(RegularizedModule):
             manual_seed(mix(int(seed), self.current_epoch, batch_idx, 1, *rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of the batch, a scalar, with label smoothing and mixing if the config has them.
+        """Mean cross-entropy of the batch, a scalar, with label smoothing, mixing and penalties if the config has them.
 
         With several processes, each has a part of the batch, and the mean of their results is that of the batch.
         """
         batch = as_batch(batch)
-        images, labels = batch.images, batch.labels
-        images, targets = (images, labels) if self._mixing is None else self._mixing(images, labels)
-        logits, auxiliary = self.logits(images)
-        loss = self._training_loss(logits, targets)
-        self.train_metrics.update(loss.detach(), logits.detach()[: batch.counted], labels[: batch.counted])
-        for others in auxiliary:
-            loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(others, targets)
+        labels = batch.labels
+        if self._mixing is not None:
+            images, targets = self._mixing(batch.images, labels)
+            batch = batch._replace(images=images, labels=targets)
+        if self.regularizer.input_gradients:
+            batch = batch._replace(images=batch.images.detach().requires_grad_())
+        devices = [self.device] if self.device.type == "cuda" else []
+        # The second pass of sharpness-aware training has the random numbers of the first one.
+        with torch.random.fork_rng(devices, enabled=self._sharpness is not None):
+            losses = self._losses(batch)
+        counted = losses.logits.detach()[: batch.counted], labels[: batch.counted]
+        self.train_metrics.update(losses.criterion.detach(), *counted)
+        for name, penalty in losses.penalties.items():
+            self.penalty_metrics[name].update(penalty.detach(), *counted)
+        loss = losses.total
+        if self._sharpness is not None:
+            mean = partial(self._mean, batch.weight)
+            loss = self._sharpness.loss(self.network, loss, lambda: self._losses(batch).total, mean)
         return loss if batch.weight == 1 else loss * batch.weight
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -218,7 +232,9 @@ class ImageClassifier(RegularizedModule):
     def on_train_epoch_end(self) -> None:
         """Logs the training metrics, taken while the weights were changing; steps a plateau scheduler."""
         self._log_epoch("train", self.train_metrics)
-        self.log_dict({f"penalty/{name}": value for name, value in self.regularizer.values(*self.progress()).items()})
+        penalties = self.regularizer.values(*self.progress())
+        penalties |= {name: metrics.compute(self.trainer)["loss"] for name, metrics in self.penalty_metrics.items()}
+        self.log_dict({f"penalty/{name}": value for name, value in penalties.items()})
         self.step_plateau_schedulers()
 
     def on_validation_epoch_end(self) -> None:
@@ -237,24 +253,33 @@ class ImageClassifier(RegularizedModule):
         if (data := self.image_data()) is not None:
             checkpoint["serving"] = data.inference_config()
         checkpoint["train_scores"] = self.train_metrics.state_dict(self.trainer)
+        if self.penalty_metrics:
+            states = {name: metrics.state_dict(self.trainer) for name, metrics in self.penalty_metrics.items()}
+            checkpoint["penalty_scores"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the metrics of the current epoch."""
         super().on_load_checkpoint(checkpoint)
         if "parts" in (metrics := checkpoint["train_scores"]):  # early checkpoints of version 0.1.0 have none
             self.train_metrics.load_state_dict(metrics, self.trainer)
+        for name, state in checkpoint.get("penalty_scores", {}).items():
+            if name in self.penalty_metrics:
+                self.penalty_metrics[name].load_state_dict(state, self.trainer)
 
-    def _training_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        data = self.image_data()
-        weights = None if data is None else data.loss_weights
-        if weights is None:
-            return functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
-        # A sum, because PyTorch's weighted mean over the parts of a batch is not that over the batch.
-        weights = weights.to(logits)
-        total = functional.cross_entropy(
-            logits, targets, weights, label_smoothing=self._label_smoothing, reduction="sum"
-        )
-        return total / len(logits)
+    def _losses(self, batch: Batch) -> Losses:
+        logits, auxiliary = self.logits(batch.images)
+        class_weights = None if (data := self.image_data()) is None else data.loss_weights
+        loss = criterion(logits, batch.labels, self._label_smoothing, class_weights)
+        penalties = {}
+        if self.regularizer.functions:
+            penalties = self.regularizer.losses(batch, logits, self.network, self.progress())
+        total = sum(penalties.values(), with_auxiliary(loss, auxiliary, batch.labels))
+        return Losses(logits, loss, penalties, total)
+
+    def _mean(self, weight: float, gradient: Tensor) -> Tensor:
+        """The gradient of the whole batch from those that the processes have of their parts, each with its weight."""
+        mean: Tensor = self.trainer.strategy.reduce(gradient * weight, reduce_op="mean")
+        return mean
 
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
         self.log_dict({f"{stage}_{name}": value for name, value in metrics.compute(self.trainer).items()})
@@ -266,26 +291,3 @@ def _random_choice(mixing: nn.Module | dict[str, nn.Module | None] | None) -> nn
         return mixing
     chosen = [module for module in mixing.values() if module is not None]
     return v2.RandomChoice(chosen) if len(chosen) > 1 else next(iter(chosen), None)
-
-
-def _input_sizes(data: ImageData, stage: str) -> set[tuple[int, int]]:
-    """Height and width of the images that the network gets in ``stage``."""
-    part = data.train_set or data.test_set
-    assert part is not None, "setup() comes first"
-    modules = [data.preprocess, data.early_preprocess if stage == "fit" else None]
-    return {(module.size, module.size) if module.size else part[0].shape for module in modules if module}
-
-
-def _memory_layout(network: nn.Module, memory_format: MemoryFormat) -> torch.memory_format:
-    # In channels_last and with several threads, the CPU kernels of PyTorch 2.14 write past the memory of convolutions
-    # with fewer than 16 filters.
-    narrow = any(isinstance(module, nn.Conv2d) and module.out_channels < 16 for module in network.modules())
-    return torch.contiguous_format if memory_format == "contiguous" or narrow else torch.channels_last
-
-
-def _check_compiler(trainer: Trainer) -> None:
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if trainer.strategy.root_device.type == "cpu" and sys.platform != "win32" and shutil.which(compiler) is None:
-        raise UserError(
-            f"--model.compile needs a C++ compiler on the CPU, and there is no {compiler}: install one, or leave it out"
-        )

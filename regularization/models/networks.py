@@ -4,9 +4,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from regularization.errors import UserError
+from regularization.models.blocks import PreactivationBlock, SeedBlock, set_noise
 
 NormInit = Literal["ones", "uniform"]
 
@@ -27,6 +27,8 @@ class ResNet(nn.Module):
         dropout: Probability of dropping a feature before the last layer during training.
         stochastic_depth: Probability of dropping the branch of the last block, per image, during training. Over the
             blocks, it grows from 0 in proportion to depth (Huang et al. 2016, arXiv:1603.09382).
+        drop_block: Probability of dropping a value of the feature maps during training, in squares of 3×3, after each
+            of the second half of the blocks (Ghiasi et al. 2018, arXiv:1810.12890).
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class ResNet(nn.Module):
         norm_init: NormInit = "ones",
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
+        drop_block: float = 0.0,
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 64, 7, stride=2), nn.MaxPool2d(3, stride=2))
@@ -49,43 +52,13 @@ class ResNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(512, num_classes)
         _init_norms(self, norm_init)
-        _set_stochastic_depth(self.stages, stochastic_depth)
+        set_noise(self.stages, stochastic_depth, drop_block)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of normalized float images ``(B, 3, H, W)``."""
         features = self.pool(self.stages(self.stem(images))).flatten(1)
         logits: Tensor = self.head(self.dropout(features))
         return logits
-
-
-class SeedBlock(nn.Module):
-    """The seed's residual block: ReLU(x' + ReLU(norm(conv(ReLU(norm(conv(x)))))).
-
-    x' is x, or a 1×1 convolution of x if the shape changes.
-    """
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-        )
-        same = in_channels == channels and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, channels, 1, stride)
-        self.drop = StochasticDepth(0.0, mode="row")
-
-    @classmethod
-    def pair(cls, in_channels: int, channels: int, stride: int) -> tuple["SeedBlock", "SeedBlock"]:
-        """One stage: the first block changes the shape, the second one keeps it."""
-        return cls(in_channels, channels, stride), cls(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(B, in_channels, H, W)`` to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)``."""
-        return nn.functional.relu(self.drop(self.branch(x)) + self.shortcut(x))
 
 
 class SmallResNet(nn.Module):
@@ -102,6 +75,7 @@ class SmallResNet(nn.Module):
         norm_init: Initialization of the batch-norm scales γ, see ``ResNet``.
         dropout: Probability of dropping a feature before the last layer, see ``ResNet``.
         stochastic_depth: Probability of dropping the branch of the last block, see ``ResNet``.
+        drop_block: Probability of dropping a value of the feature maps in squares of 3×3, see ``ResNet``.
     """
 
     def __init__(
@@ -111,6 +85,7 @@ class SmallResNet(nn.Module):
         norm_init: NormInit = "ones",
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
+        drop_block: float = 0.0,
     ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
@@ -124,40 +99,13 @@ class SmallResNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(4 * width, num_classes)
         _init_norms(self, norm_init)
-        _set_stochastic_depth(self.stages, stochastic_depth)
+        set_noise(self.stages, stochastic_depth, drop_block)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of normalized float images ``(B, 3, H, W)``."""
         features = nn.functional.relu(self.norm(self.stages(self.stem(images))))
         logits: Tensor = self.head(self.dropout(self.pool(features).flatten(1)))
         return logits
-
-
-class PreactivationBlock(nn.Module):
-    """A pre-activation residual block: x' + conv(ReLU(norm(conv(ReLU(norm(x)))))).
-
-    x' is x, or a strided 1×1 convolution of ReLU(norm(x)) if the shape changes.
-    """
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.activate = nn.Sequential(nn.BatchNorm2d(in_channels), nn.ReLU(inplace=True))
-        self.branch = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-        )
-        same = in_channels == channels and stride == 1
-        self.shortcut = None if same else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
-        self.drop = StochasticDepth(0.0, mode="row")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(B, in_channels, H, W)`` to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)``."""
-        activated = self.activate(x)
-        identity: Tensor = x if self.shortcut is None else self.shortcut(activated)
-        total: Tensor = identity + self.drop(self.branch(activated))
-        return total
 
 
 class WhitenedNet(nn.Module):
@@ -280,15 +228,6 @@ def _identity_convolution(in_channels: int, channels: int) -> nn.Conv2d:
     with torch.no_grad():
         nn.init.dirac_(convolution.weight[: min(in_channels, channels)])
     return convolution
-
-
-def _set_stochastic_depth(blocks: nn.Sequential, last: float) -> None:
-    """Sets the drop probability of each block, which grows with depth up to ``last``."""
-    if not 0 <= last < 1:
-        raise UserError(f"model.network: stochastic_depth must be at least 0 and below 1, not {last}")
-    for depth, block in enumerate(blocks, start=1):
-        assert isinstance(block, SeedBlock | PreactivationBlock)
-        block.drop.p = last * depth / len(blocks)
 
 
 def _init_norms(network: nn.Module, norm_init: NormInit) -> None:

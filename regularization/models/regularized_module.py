@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from regularization.data.datamodules import ImageData
+from regularization.data.image_data import ImageData
 from regularization.errors import UserError, did_you_mean
 from regularization.internals.lightning import training_length
 from regularization.models.metrics import check_is_metric, check_mode

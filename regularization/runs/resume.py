@@ -2,7 +2,7 @@
 
 from lightning import Trainer
 
-from regularization.data.datamodules import ImageData
+from regularization.data.image_data import ImageData
 from regularization.internals import lightning as internals
 
 

@@ -20,7 +20,7 @@ TRIAL = "trial.json"
 PRUNED = "stopped_early"
 FAILED = "failed.txt"
 # Options whose value 0 means no regularization.
-STRENGTH = re.compile(r"(^|\.)(weight_decay|strength|dropout|stochastic_depth|label_smoothing|cutout)$")
+STRENGTH = re.compile(r"(^|\.)(weight_decay|strength|dropout|drop_block|stochastic_depth|label_smoothing|cutout|rho)$")
 LEARNING_RATE = "model.optimizer.lr"
 # Other options that take one number: a list of values is one to choose from.
 _TUNABLE = re.compile(r"(^|\.)(lr|alpha|decay|timescale_epochs)$")

@@ -12,16 +12,21 @@ from lightning.pytorch.cli import LightningArgumentParser
 import regularization
 from regularization.callbacks import averaging
 from regularization.data import image_folder
-from regularization.data.datamodules import CIFAR10, ImageData
+from regularization.data.augmentation import policies
+from regularization.data.datamodules import CIFAR10
+from regularization.data.image_data import ImageData
 from regularization.internals.jsonargparse import try_integers_first
 from regularization.models import networks
 from regularization.models.classifier import ImageClassifier
-from regularization.optim import penalties, schedules, weight_decay
+from regularization.optim import function_penalties, muon, penalties, schedules, sharpness, weight_decay
 from regularization.runs import safe_loading
 from regularization.training.parser import Parser
 
 # Classes of modules that are imported can be named without the module's path.
-SHORT_NAMES = (averaging, image_folder, networks, penalties, schedules, weight_decay)
+SHORT_NAMES = (
+    *(averaging, function_penalties, image_folder, muon, networks),
+    *(penalties, policies, schedules, sharpness, weight_decay),
+)
 
 DESCRIPTIONS = {
     "fit": "Trains a network by its config, or continues a run.",

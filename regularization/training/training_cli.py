@@ -18,7 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from regularization.data.datamodules import ImageData
+from regularization.data.image_data import ImageData
 from regularization.data.sampling import check_divisible
 from regularization.errors import UserError, find_foreign_error, find_user_error, printable, translate_error
 from regularization.internals.jsonargparse import no_config_files

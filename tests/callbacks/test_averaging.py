@@ -1,7 +1,7 @@
-"""Lookahead against its recursion in NumPy; EMA is tested with its overlay."""
+"""Lookahead against its recursion in NumPy, SWA and LAWA against means; EMA is tested with its overlay."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,9 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 from numpy.typing import NDArray
+from torch import Tensor
 
-from regularization import Lookahead, UserError
+from regularization import LAWA, SWA, Digits, Lookahead, SmallResNet, UserError
 from regularization.cli.main import main
 from regularization.models.classifier import ImageClassifier
 from tests.training.test_command import QUICK
@@ -83,3 +84,50 @@ def test_the_last_checkpoint_of_lookahead_is_its_average(monkeypatch: pytest.Mon
     np.testing.assert_array_equal(np.concatenate(weights), after)
     assert last_step == 12
     assert not np.array_equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("options", "averaged"),
+    [
+        (["--callbacks.mean=SWA", "--callbacks.mean.start=0.5"], range(10, 19)),
+        (["--callbacks.mean=LAWA", "--callbacks.mean.epochs=2"], [12, 18]),
+    ],
+    ids=["SWA", "LAWA"],
+)
+@pytest.mark.parametrize("validated", [True, False])
+def test_swa_and_lawa_are_means(
+    options: list[str], averaged: Sequence[int], validated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are means over steps, the statistics of batch norm those of the clean training images."""
+    weights: dict[int, dict[str, Tensor]] = {}
+
+    def record(self: ImageClassifier, *_: Any) -> None:
+        parameters = {name: w.detach().clone() for name, w in self.named_parameters()}
+        weights[self.trainer.global_step] = parameters
+
+    monkeypatch.setattr(ImageClassifier, "on_train_batch_end", record)
+    short = [*QUICK, "--trainer.limit_train_batches=6", "--trainer.max_epochs=3", "--model.network.dropout=0.5"]
+    main(["fit", *short, *options, *([] if validated else ["--data.val_size=null"])])
+    saved = torch.load("runs/quickstart/version_0/checkpoints/last.ckpt", weights_only=True)
+    state = {name.removeprefix("network."): tensor for name, tensor in saved["state_dict"].items()}
+    for name in weights[18]:
+        mean = torch.stack([weights[step][name] for step in averaged]).mean(dim=0)
+        torch.testing.assert_close(saved["state_dict"][name], mean)
+        assert torch.equal(saved["current_model_state"][name], weights[18][name])
+    network = SmallResNet(width=4, dropout=0.5)
+    network.load_state_dict(state)
+    data = Digits(batch_size=64, val_size=0.2 if validated else None)
+    data.setup("fit")
+    # The stem is not followed by a norm layer of its own: its output is what the first norm layer gets.
+    stem = [network.stem(data.preprocess(batch.images)) for batch in data.clean_dataloader()]
+    mean = torch.stack([output.mean(dim=(0, 2, 3)) for output in stem]).mean(dim=0)
+    variance = torch.stack([output.transpose(0, 1).flatten(1).var(dim=1) for output in stem]).mean(dim=0)
+    torch.testing.assert_close(state["stages.0.activate.0.running_mean"], mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(state["stages.0.activate.0.running_var"], variance, rtol=1e-4, atol=1e-5)
+
+
+def test_swa_and_lawa_refuse_impossible_options() -> None:
+    with pytest.raises(UserError, match="SWA: start must be at least 0 and below 1, not 1"):
+        SWA(1.0)
+    with pytest.raises(UserError, match="LAWA: epochs must be at least 2, not 1"):
+        LAWA(1)

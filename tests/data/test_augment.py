@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as torchvision_functional
 
-from regularization.data.augment import Augment, PaddingMode, mix, uniform
+from regularization.data.augmentation.augment import Augment, PaddingMode, mix, uniform
 from regularization.errors import UserError
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -18,11 +18,11 @@ from torch.nn.functional import cross_entropy
 
 from regularization import ImageClassifier, ImageFolder, SmallResNet, UserError
 from regularization.cli.main import main
-from regularization.data.datamodules import Part
+from regularization.data.image_data import Part
 from regularization.data.image_files import ImageFiles
 from regularization.data.image_folder import held_out
 from regularization.data.readers import Images
-from regularization.data.sampling import Batch, EpochSampler
+from regularization.data.sampling import Batch, EpochSampler, as_batch
 from tests.conftest import CONFIGS, rows_of
 from tests.training.test_command import interrupt_at
 
@@ -325,11 +325,12 @@ def test_class_weights_give_each_class_the_same_share_of_the_loss() -> None:
     assert np.allclose(data.loss_weights.numpy(), reference)
     model = ImageClassifier(SmallResNet(num_classes=3, width=4), label_smoothing=0.1)
     model.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    logits, targets = torch.randn(12, 3), torch.arange(12) % 3
-    plain = model._training_loss(logits, targets)
+    targets = torch.arange(12) % 3
+    batch = as_batch((torch.randn(12, 3, 8, 8), targets))
+    logits, plain, *_ = model._losses(batch)
     assert torch.equal(plain, cross_entropy(logits, targets, label_smoothing=0.1))
     model.trainer.datamodule = data  # type: ignore[attr-defined]
-    weighted = model._training_loss(logits, targets)
+    weighted = model._losses(batch).criterion
     one_by_one = [
         cross_entropy(logit[None], target[None], data.loss_weights, label_smoothing=0.1, reduction="sum")
         for logit, target in zip(logits, targets, strict=True)

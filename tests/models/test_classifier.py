@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
 from regularization import L1, Digits, ImageClassifier, Linear, SmallResNet, WarmupDecay
-from regularization.data.augment import mix
+from regularization.data.augmentation.augment import mix
 from regularization.errors import UserError
 from regularization.models.metrics import EpochMetrics, calibration_error, class_scores
 

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from regularization import ResNet, SmallResNet, WhitenedNet
 from regularization.errors import UserError
+from regularization.models.blocks import DropSquares
 from regularization.models.networks import ShiftNorm
 
 
@@ -148,3 +149,25 @@ def test_the_whitened_net_rejects_small_images() -> None:
     assert WhitenedNet()(torch.zeros(2, 3, 9, 12)).shape == (2, 10)
     with pytest.raises(UserError, match="needs images of 9×9 or larger, not 8×12"):
         WhitenedNet()(torch.zeros(2, 3, 8, 12))
+
+
+@pytest.mark.parametrize("network", [SmallResNet(width=8, drop_block=0.2), ResNet(drop_block=0.2)])
+def test_drop_block_drops_squares_in_the_second_half(network: SmallResNet | ResNet) -> None:
+    torch.manual_seed(0)
+    modules = [module for module in network.modules() if isinstance(module, DropSquares)]
+    probabilities = [module.p for module in modules]
+    assert probabilities == ([0.0, 0.2, 0.2] if len(modules) == 3 else [0.0] * 4 + [0.2] * 4)
+    drop, ones = modules[-1], torch.ones(64, 8, 16, 16)
+    dropped = drop(ones)
+    assert (dropped == 0).float().mean() == pytest.approx(0.2, abs=0.03)
+    assert dropped.mean() == pytest.approx(1, abs=1e-4)
+    # Each zero belongs to a square of 3×3 zeros: the squares are found by erosion, and widened again.
+    centres = -F.max_pool2d(-(dropped == 0).float(), 3, stride=1)
+    assert torch.equal(F.max_pool2d(F.pad(centres, [1] * 4), 3, stride=1, padding=1) > 0, dropped == 0)
+    assert set(drop(ones[:, :, :2, :2]).gt(0).unique().tolist()) == {False, True}
+    assert torch.equal(drop.eval()(ones), ones)
+
+
+def test_drop_block_needs_a_probability() -> None:
+    with pytest.raises(UserError, match="drop_block must be at least 0 and below 1, not 1"):
+        SmallResNet(drop_block=1.0)

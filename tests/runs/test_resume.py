@@ -11,7 +11,7 @@ import yaml
 
 import regularization
 from regularization.cli.main import main
-from regularization.data.datamodules import ImageData
+from regularization.data.image_data import ImageData
 from regularization.models.classifier import ImageClassifier
 from regularization.runs import checkpoint_io
 from tests.conftest import Rows, rows_of
@@ -47,6 +47,7 @@ def test_continues_exactly(noise: bool, two_threads: None) -> None:
     augmented = ["--data.flip", "true", "--data.crop_padding", "1"]
     if noise:
         augmented += ["--model.network.dropout", "0.3", "--model.network.stochastic_depth", "0.3"]
+        augmented += ["--model.network.drop_block", "0.2"]
         augmented += ["--model.mixing", "torchvision.transforms.v2.MixUp", "--model.mixing.alpha", "0.2"]
     main(["fit", *SHORT, *augmented])
     uninterrupted, rows, best = state(), rows_of(RUN), state(RUN / "checkpoints" / "best.ckpt")

@@ -1,16 +1,31 @@
 """Every overlay in configs/with trains on the digits, and shows the effect it is there for."""
 
+import itertools
 import math
+import signal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision.transforms.v2
+from sklearn.datasets import load_digits
 from torch import Tensor
 
-from regularization import ImageClassifier, SmallResNet
+from regularization import (
+    ConfidencePenalty,
+    FunctionPenalty,
+    GradientPenalty,
+    ImageClassifier,
+    JacobianPenalty,
+    LogitPenalty,
+    SmallResNet,
+    ZLoss,
+)
 from regularization.cli.main import main
+from regularization.data.augmentation.augment import Augment, Draws
+from regularization.data.sampling import Batch
 from regularization.optim.penalties import filters
 from regularization.study.analysis.regularizers import others_in
 from regularization.training.configs import read_config
@@ -34,6 +49,26 @@ def run(name: str, *more: str) -> tuple[Any, Rows]:
     main([*DIGITS, "--config", str(CONFIGS / "with" / f"{name}.yaml"), *more])
     folder = Path(f"runs/quickstart+{name}/version_0")
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True), rows_of(folder)
+
+
+def assert_same_bits_after_a_resume(name: str, *options: str, stopped_at: int = 3) -> None:
+    """Repeats the run ``name`` of two epochs, stopped by Ctrl-C in that batch, counted from 0, and continued."""
+    train, batches = ImageClassifier.training_step, itertools.count()
+
+    def interrupted(self: ImageClassifier, *args: Any) -> Any:
+        if next(batches) == stopped_at:
+            signal.raise_signal(signal.SIGINT)
+        return train(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageClassifier, "training_step", interrupted)
+        with pytest.raises(SystemExit):
+            main([*DIGITS, *options])
+    folders = [Path(f"runs/quickstart+{name}/version_{number}/checkpoints/last.ckpt") for number in range(2)]
+    main(["fit", "--ckpt_path", str(folders[1])])
+    whole, continued = (torch.load(path, weights_only=True) for path in folders)
+    for key in ("state_dict", "optimizer_states", "current_model_state"):
+        torch.testing.assert_close(continued.get(key), whole.get(key), rtol=0, atol=0)
 
 
 def network(checkpoint: Any, name: str = "state_dict") -> Weights:
@@ -135,6 +170,39 @@ def test_decay_weights() -> None:
     assert [len(group["params"]) for group in groups] == [10, 15]
 
 
+def test_decay_patterns() -> None:
+    groups = run("decay_patterns")[0]["optimizer_states"][0]["param_groups"]
+    assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(5e-4, 15), (0, 10)]
+
+
+def test_cautious_decay() -> None:
+    checkpoint, _ = run("cautious_decay", "--model.optimizer.weight_decay", "0.5")
+    cautious, full = (
+        square(network(it)) for it in (checkpoint, run("sgdw", "--model.optimizer.weight_decay", "0.5")[0])
+    )
+    assert 1.1 * full < cautious < 0.9 * square(plain())
+
+
+def test_corrected_decay() -> None:
+    (group,) = run("corrected_decay")[0]["optimizer_states"][0]["param_groups"]
+    last_lr = 0.1 * 0.5 * (1 - math.cos(math.pi * (1 - 36 / 37) / 0.8))  # of 36 steps, the peak being 0.1 to within one
+    assert group["weight_decay"] == pytest.approx(5e-3 * last_lr / 0.1, rel=0.02)
+
+
+def test_muon() -> None:
+    checkpoint, rows = run("muon", "--model.optimizer.weight_decay", "0.5", "--model.optimizer.lr", "0.02")
+    assert checkpoint["settings"]["optimizer"] == "MuonAdamW"
+    assert rows[-1]["val_accuracy"] > 0.8
+    decay = [0.5 * 0.02 * factor for factor in learning_rates(36)]
+    assert rows[-1]["accumulated_decay"] == pytest.approx(math.fsum(decay), rel=1e-6)
+
+
+def learning_rates(steps: int) -> list[float]:
+    """The factors of WarmupDecay with the warm-up of the tests' config."""
+    times = [(step + 1) / (steps + 1) for step in range(steps)]
+    return [t / 0.2 if t < 0.2 else 0.5 - 0.5 * math.cos(math.pi * (1 - t) / 0.8) for t in times]
+
+
 def test_timescale() -> None:
     checkpoint, _ = run("timescale")
     # 18 steps an epoch: λ = (1 − 0.9) / (0.1 · 5 · 18), the highest learning rate being 0.1 to within a step.
@@ -148,7 +216,7 @@ def test_decay_schedule() -> None:
     assert group["weight_decay"] == pytest.approx(5e-4 * (1 - 35 / 36))  # as it was in the last of 36 steps
 
 
-@pytest.mark.parametrize("overlay", ["dropout", "stochastic_depth"])
+@pytest.mark.parametrize("overlay", ["dropout", "stochastic_depth", "drop_block"])
 def test_two_passes_differ_in_training_only(overlay: str) -> None:
     checkpoint, _ = run(overlay)
     options = checkpoint["config"]["model"]["network"]["init_args"]
@@ -160,6 +228,42 @@ def test_two_passes_differ_in_training_only(overlay: str) -> None:
     for module in trained.modules():
         module.training = not isinstance(module, torch.nn.BatchNorm2d)
     assert not torch.equal(trained(images), trained(images))
+
+
+@cache
+def plain_state() -> Weights:
+    main(list(DIGITS))
+    state: Weights = torch.load("runs/quickstart/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def penalized(penalty: FunctionPenalty, state: Weights) -> float:
+    """R on 100 images, in evaluation mode."""
+    trained = SmallResNet(width=16).eval()
+    trained.load_state_dict({name.removeprefix("network."): w for name, w in state.items()})
+    digits = load_digits()
+    grey = torch.from_numpy(digits.images[:100]).float()[:, None] / 8 - 1
+    images, labels = grey.repeat(1, 3, 1, 1).requires_grad_(), torch.from_numpy(digits.target[:100])
+    torch.manual_seed(0)
+    return penalty.loss(Batch(images, labels, labels, 1.0), trained(images), trained).item()
+
+
+@pytest.mark.parametrize(
+    ("overlay", "strength", "penalty"),
+    [
+        ("gradient_penalty", 3.0, GradientPenalty(1.0)),
+        ("jacobian", 0.1, JacobianPenalty(1.0, projections=20)),
+        ("confidence_penalty", 1.0, ConfidencePenalty(1.0)),
+        ("logit_penalty", 0.02, LogitPenalty(1.0)),
+        ("z_loss", 0.1, ZLoss(1.0)),
+    ],
+)
+def test_penalties_on_the_function(overlay: str, strength: float, penalty: FunctionPenalty) -> None:
+    checkpoint, rows = run(overlay, f"--model.penalties.{overlay}.strength", str(strength))
+    value = penalized(penalty, checkpoint["state_dict"])
+    assert value < 0.5 * penalized(penalty, plain_state())
+    assert rows[-1][f"penalty/{overlay}"] > 0
+    assert rows[-1]["val_accuracy"] > 0.8
 
 
 def test_label_smoothing() -> None:
@@ -218,6 +322,56 @@ def test_cutout() -> None:
     assert rows[-1]["train_loss"] > rows_of(Path("runs/quickstart/version_0"))[-1]["train_loss"]
 
 
+def test_augmentations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training images are altered by every one, those of the validation are not; the same bits after a resume."""
+    names = ["randaugment", "trivialaugment", "autoaugment", "augmix", "random_erasing"]
+    more = [f"--config={CONFIGS / 'with' / name}.yaml" for name in names[1:]]
+    seen: list[tuple[bool, Tensor]] = []
+    applied: list[str] = []
+    transfer, augment = ImageClassifier.forward, Augment.forward
+
+    def watched(self: ImageClassifier, images: Tensor) -> Tensor:
+        seen.append((self.training, images))
+        return transfer(self, images)
+
+    def watched_augment(self: Augment, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
+        for name, part in self.augmentations.items():
+            if not torch.equal(part(pixels, Draws(index, 0)), pixels):
+                applied.append(name)
+        return augment(self, pixels, index, epoch)
+
+    monkeypatch.setattr(ImageClassifier, "forward", watched)
+    monkeypatch.setattr(Augment, "forward", watched_augment)
+    name, short = "+".join(names), ("--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1")
+    main([*DIGITS, f"--config={CONFIGS / 'with' / names[0]}.yaml", *more, *short])
+    assert set(applied) == set(names)
+    altered, kept = ([images for training, images in seen if training == wanted] for wanted in (True, False))
+    seen.clear()
+    main([*DIGITS, *short])
+    plain, validated = ([images for training, images in seen if training == wanted] for wanted in (True, False))
+    assert not any(torch.equal(a, b) for a, b in zip(altered, plain, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(kept, validated, strict=True))
+    assert_same_bits_after_a_resume(name, f"--config={CONFIGS / 'with' / names[0]}.yaml", *more, *short)
+
+
+def test_sharpness() -> None:
+    """With clipping, penalty, dropout and accumulation: it changes the weights, not with ρ = 0; it resumes exactly."""
+    more = ["--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1", "--trainer.accumulate_grad_batches=2"]
+    more += ["--model.penalties.l2=L2", "--model.penalties.l2.strength=0.1", "--trainer.gradient_clip_val=0.5"]
+    more += ["--model.network.dropout=0.3", "--threads=1"]
+    sam, asam = (f"--config={CONFIGS / 'with' / name}.yaml" for name in ("sam", "asam"))
+    runs = [(sam, "quickstart+sam/version_0"), (asam, "quickstart+asam/version_0")]
+    runs += [("--model.sharpness=SAM", "quickstart/version_0"), ("--model.sharpness=null", "quickstart/version_1")]
+    weights = []
+    for option, folder in runs:
+        main([*DIGITS, option, *more, *(["--model.sharpness.rho=0"] if option.endswith("=SAM") else [])])
+        weights.append(network(torch.load(f"runs/{folder}/checkpoints/last.ckpt", weights_only=True))["stem.weight"])
+    assert torch.equal(weights[2], weights[3])
+    for w in weights[:2]:
+        assert 1e-4 < (w - weights[3]).norm() / weights[3].norm() < 0.5
+    assert_same_bits_after_a_resume("sam", sam, *more, stopped_at=5)
+
+
 def test_ema() -> None:
     checkpoint, _ = run("ema", "--callbacks.ema.decay", "0.9")
     average, raw = network(checkpoint), network(checkpoint, "current_model_state")
@@ -231,6 +385,17 @@ def test_ema_without_an_average_yet_changes_nothing() -> None:
     main(list(DIGITS))
     alone = rows_of(Path("runs/quickstart/version_0"))
     assert [row["val_loss"] for row in rows] == [row["val_loss"] for row in alone]
+
+
+@pytest.mark.parametrize(("overlay", "option"), [("swa", "start=0.3"), ("lawa", "epochs=2")])
+def test_averages(overlay: str, option: str) -> None:
+    """The average differs from the weights; the same bits after a resume, with the average begun before it."""
+    more = (f"--callbacks.{overlay}.{option}", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1")
+    checkpoint, _ = run(overlay, *more, "--threads=1")
+    average, raw = network(checkpoint), network(checkpoint, "current_model_state")
+    assert not torch.equal(average["head.weight"], raw["head.weight"])
+    config = f"--config={CONFIGS / 'with' / overlay}.yaml"
+    assert_same_bits_after_a_resume(overlay, config, *more, "--threads=1", stopped_at=6)
 
 
 def test_lookahead() -> None:

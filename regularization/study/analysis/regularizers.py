@@ -14,8 +14,10 @@ _KINDS = {
     "timescale_epochs": "Weight decay",
     "dropout": "Dropout",
     "stochastic_depth": "Stochastic depth",
+    "drop_block": "DropBlock",
     "label_smoothing": "Label smoothing",
     "cutout": "Cutout",
+    "rho": "Sharpness-aware minimization",
 }
 # Options of a run that regularize, with their names; a value of 0 or null switches them off.
 _OPTIONS = {
@@ -24,6 +26,7 @@ _OPTIONS = {
     "model.label_smoothing": "label smoothing",
     "model.network.init_args.dropout": "dropout",
     "model.network.init_args.stochastic_depth": "stochastic depth",
+    "model.network.init_args.drop_block": "DropBlock",
     "data.init_args.flip": "flips",
     "data.init_args.crop_padding": "crops",
     "data.init_args.cutout": "cutout",
@@ -37,6 +40,8 @@ def kind_of(arm: ArmSummary, study: Study) -> str:
         return arm.results[0].group
     if options[0].startswith("model.penalties."):
         return f"Penalty {options[0].split('.')[2]}"
+    if options[0].startswith("data.augmentations."):
+        return f"Augmentation {options[0].split('.')[2]}"
     return _KINDS.get(options[0].rpartition(".")[2], options[0])
 
 
@@ -51,6 +56,13 @@ def others_in(run_dir: Path, varied: set[str]) -> list[str]:
     for name, part in ({"": mixing} if "class_path" in mixing else mixing).items():
         if class_path := _lookup(part, "class_path"):
             settings[f"model.mixing.{name}".removesuffix(".")] = class_path.rpartition(".")[2]
+    if (sharpness := _lookup(config, "model.sharpness.class_path")) and _lookup(
+        config, "model.sharpness.init_args.rho"
+    ):
+        settings["model.sharpness"] = sharpness.rpartition(".")[2]
+    for name, augmentation in (_lookup(config, "data.init_args.augmentations") or {}).items():
+        if augmentation:
+            settings[f"data.augmentations.{name}"] = f"augmentation {name}"
     for name, penalty in (_lookup(config, "model.penalties") or {}).items():
         if penalty and _lookup(penalty, "init_args.strength") != 0:
             settings[f"model.penalties.{name}"] = f"penalty {name}"

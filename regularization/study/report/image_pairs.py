@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from regularization.data.datamodules import ImageData
+from regularization.data.image_data import ImageData
 from regularization.errors import UserError
 from regularization.runs import directory
 from regularization.study.analysis import statistics

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from regularization.data.augment import Augment
+from regularization.data.augmentation.augment import Augment
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images
 from regularization.training.memory import retain_freed_memory

@@ -203,6 +203,9 @@ def test_without_a_baseline_the_best_arm_is_named(arms: int) -> None:
         ({"model.network.stochastic_depth": 0.1}, "Stochastic depth helps: use x. "),
         ({"model.label_smoothing": 0.1}, "Label smoothing helps: use x. "),
         ({"data.cutout": 8}, "Cutout helps: use x. "),
+        ({"model.network.drop_block": 0.1}, "DropBlock helps: use x. "),
+        ({"model.sharpness.rho": 0.1}, "Sharpness-aware minimization helps: use x. "),
+        ({"data.augmentations.randaugment.magnitude": 9}, "Augmentation randaugment helps: use x. "),
         ({"model.penalties.l1.init_args.strength": 1e-4}, "Penalty l1 helps: use x. "),
         ({LAMBDA: 1e-3, "model.network.dropout": 0}, "Weight decay helps: use x. "),
         ({LAMBDA: 1e-3, "model.optimizer.lr": 0.1}, "Weight decay helps: use x. "),
@@ -238,7 +241,7 @@ def test_no_kind_is_named_where_the_baseline_is_regularized() -> None:
     assert conclusion.sentence.startswith("l1 helps. It gains at least 0.75 points of validation accuracy over wd (")
 
 
-def write_config(folder: Path, **model: Any) -> Path:
+def write_config(folder: Path, data: dict[str, Any] = {}, **model: Any) -> Path:  # noqa: B006 - never changed
     penalty = {"class_path": "regularization.L1", "init_args": {"strength": 1e-5}}
     config = {
         "model": {
@@ -249,11 +252,20 @@ def write_config(folder: Path, **model: Any) -> Path:
             "mixing": {"class_path": "torchvision.transforms.v2.MixUp", "init_args": {"alpha": 0.2}},
             **model,
         },
-        "data": {"init_args": {"flip": "alternating", "crop_padding": 4, "cutout": 0}},
+        "data": {"init_args": {"flip": "alternating", "crop_padding": 4, "cutout": 0, **data}},
     }
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
+
+
+def test_remarks_name_augmentations_and_sharpness(tmp_path: Path) -> None:
+    augmentations = {"policy": {"class_path": "regularization.AugMix"}, "off": None}
+    sharpness = {"class_path": "regularization.SAM", "init_args": {"rho": 0.05}}
+    folder = write_config(tmp_path / "run", {"augmentations": augmentations}, sharpness=sharpness)
+    results = make_results("none", NONE, folder=folder) + make_results("x", BETTER)
+    remark = conclude((results, Study(base="x", arms={"none": None, "x": None})), "none").remarks[-1]
+    assert remark.endswith("MixUp, SAM, augmentation policy, penalty l1")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
 """Random flips, crops and cutout of whole batches on any device, each a function of (seed, epoch, image)."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +54,48 @@ def uniform(index: Tensor, *keys: int) -> Tensor:
     return ((state >> 40) & (2**24 - 1)).to(torch.float32) * 2.0**-24
 
 
+class Draws:
+    """The random numbers of the images of a batch; each call draws the next number of every image.
+
+    Args:
+        index: Indices of the images, int64 ``(B,)``.
+        keys: What the numbers depend on besides the image.
+    """
+
+    def __init__(self, index: Tensor, *keys: int) -> None:
+        self._index = index
+        self._keys = keys
+        self._count = 0
+
+    def uniform(self) -> Tensor:
+        """Numbers in [0, 1), float32 ``(B,)``."""
+        self._count += 1
+        return uniform(self._index, *self._keys, self._count)
+
+    def integer(self, end: int) -> Tensor:
+        """Integers from 0 to ``end`` − 1, int64 ``(B,)``."""
+        return (self.uniform() * end).long()
+
+    def sign(self) -> Tensor:
+        """−1 or 1, float32 ``(B,)``."""
+        return 1 - 2 * self.integer(2).float()
+
+    def noise(self, pixels: Tensor) -> Tensor:
+        """Random pixels, uint8 in the shape of ``pixels``, ``(B, 3, H, W)``."""
+        self._count += 1
+        size = pixels[0].numel()
+        index = self._index[:, None] * size + torch.arange(size, device=pixels.device)
+        return (uniform(index, *self._keys, self._count) * 256).to(torch.uint8).view(pixels.shape)
+
+
+class Augmentation(ABC):
+    """Base class of what ``data.augmentations`` applies to training images, after flips and crops."""
+
+    @abstractmethod
+    def __call__(self, pixels: Tensor, draws: Draws) -> Tensor:
+        """Augments ``pixels``, uint8 ``(B, 3, H, W)``; all randomness must come from ``draws``."""
+
+
 class Augment(nn.Module):
     """Flips images horizontally, crops them at random positions after padding, and applies cutout.
 
@@ -66,6 +112,7 @@ class Augment(nn.Module):
         seed: Seed of the random numbers.
         crop: Side of the square crop in pixels; ``None`` crops to the size before the padding.
         padding_mode: ``constant`` pads with black, ``reflect`` with the image mirrored at its edge.
+        augmentations: Applied between crop and cutout, by name; None stands for one that a later config removed.
 
     Raises:
         UserError: When ``forward`` gets images that are too small to be reflected.
@@ -79,6 +126,7 @@ class Augment(nn.Module):
         seed: int = 0,
         crop: int | None = None,
         padding_mode: PaddingMode = "constant",
+        augmentations: Mapping[str, Augmentation | None] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.flip = flip
@@ -87,11 +135,15 @@ class Augment(nn.Module):
         self.seed = seed
         self.crop = crop
         self.padding_mode = padding_mode
+        self.augmentations = {name: part for name, part in augmentations.items() if part is not None}
 
     def forward(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Augments ``pixels``, uint8 ``(B, 3, H, W)``, of the images ``index``, int64 ``(B,)``, for ``epoch``."""
         if self.flip or self.crop_padding or self.crop:
             pixels = self._flip_and_crop(pixels, index, epoch)
+        for name, augmentation in self.augmentations.items():
+            # By name: removing one does not change the random numbers of the others.
+            pixels = augmentation(pixels, Draws(index, self.seed, epoch, crc32(name.encode())))
         if self.cutout:
             pixels = self._apply_cutout(pixels, index, epoch)
         return pixels

@@ -1,0 +1,103 @@
+"""The residual blocks of the networks, with the noise that regularizes them."""
+
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth, drop_block2d
+
+from regularization.errors import UserError
+
+# Side of the squares that DropBlock drops. The last feature maps have 3×3 to 16×16 pixels.
+_SQUARE = 3
+
+
+class DropSquares(nn.Module):
+    """DropBlock: drops squares of 3×3 in the feature maps, or single values where these are smaller than 3×3.
+
+    Ghiasi et al. 2018 (arXiv:1810.12890). The values that remain are scaled up, so that their mean stays the same.
+
+    Attributes:
+        p: Probability of dropping a value; 0 drops none.
+    """
+
+    p = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drops squares of ``x``, ``(B, channels, H, W)``, in training."""
+        side = _SQUARE if min(x.shape[-2:]) >= _SQUARE else 1
+        output: Tensor = drop_block2d(x, self.p, side, training=self.training)
+        return output
+
+
+class SeedBlock(nn.Module):
+    """The seed's residual block: ReLU(x' + ReLU(norm(conv(ReLU(norm(conv(x)))))).
+
+    x' is x, or a 1×1 convolution of x if the shape changes.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+        same = in_channels == channels and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, channels, 1, stride)
+        self.drop = StochasticDepth(0.0, mode="row")
+        self.drop_squares = DropSquares()
+
+    @classmethod
+    def pair(cls, in_channels: int, channels: int, stride: int) -> tuple["SeedBlock", "SeedBlock"]:
+        """One stage: the first block changes the shape, the second one keeps it."""
+        return cls(in_channels, channels, stride), cls(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``(B, in_channels, H, W)`` to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)``."""
+        total = nn.functional.relu(self.drop(self.branch(x)) + self.shortcut(x))
+        output: Tensor = self.drop_squares(total)
+        return output
+
+
+class PreactivationBlock(nn.Module):
+    """A pre-activation residual block: x' + conv(ReLU(norm(conv(ReLU(norm(x)))))).
+
+    x' is x, or a strided 1×1 convolution of ReLU(norm(x)) if the shape changes.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.activate = nn.Sequential(nn.BatchNorm2d(in_channels), nn.ReLU(inplace=True))
+        self.branch = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        )
+        same = in_channels == channels and stride == 1
+        self.shortcut = None if same else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+        self.drop = StochasticDepth(0.0, mode="row")
+        self.drop_squares = DropSquares()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``(B, in_channels, H, W)`` to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)``."""
+        activated = self.activate(x)
+        identity: Tensor = x if self.shortcut is None else self.shortcut(activated)
+        total: Tensor = self.drop_squares(identity + self.drop(self.branch(activated)))
+        return total
+
+
+def set_noise(blocks: nn.Sequential, stochastic_depth: float, drop_block: float) -> None:
+    """Sets the probabilities of dropping: branches, growing with depth, and squares in the second half of the blocks.
+
+    Raises:
+        UserError: If a probability is not in [0, 1).
+    """
+    for name, probability in (("stochastic_depth", stochastic_depth), ("drop_block", drop_block)):
+        if not 0 <= probability < 1:
+            raise UserError(f"model.network: {name} must be at least 0 and below 1, not {probability}")
+    for depth, block in enumerate(blocks, start=1):
+        assert isinstance(block, SeedBlock | PreactivationBlock)
+        block.drop.p = stochastic_depth * depth / len(blocks)
+        block.drop_squares.p = drop_block if 2 * depth > len(blocks) else 0.0
