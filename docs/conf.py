@@ -31,7 +31,7 @@ def escape_bars(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines
 
 def read_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
     """Turns a notebook, with the outputs that it contains, into Markdown."""
-    if not app.env.doc2path(docname).suffix == ".ipynb":
+    if app.env.doc2path(docname).suffix != ".ipynb":
         return
     parts = ["---\nmyst:\n  enable_extensions: [dollarmath]\n---"]
     for cell in json.loads(source[0])["cells"]:

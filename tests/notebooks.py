@@ -31,14 +31,25 @@ def execute(notebook: Notebook) -> dict[str, Any]:
     """Executes the cells in their order and replaces their outputs; returns the variables that they leave."""
     variables: dict[str, Any] = {"__name__": "__main__"}
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    with matplotlib.rc_context({"backend": "agg"}):
-        for number, cell in enumerate(cells, start=1):
-            printed, pictures = io.StringIO(), list[str]()
-            with redirect_stdout(printed), patch.object(pyplot, "show", lambda: pictures.append(_png())):
-                exec(compile(source(cell), f"cell {number}", "exec"), variables)
-            cell["execution_count"] = number
-            cell["outputs"] = _outputs(printed.getvalue(), pictures)
+    for number, cell in enumerate(cells, start=1):
+        cell["outputs"] = _outputs(source(cell), variables)
+        cell["execution_count"] = number
     return variables
+
+
+def _outputs(code: str, variables: dict[str, Any]) -> list[dict[str, Any]]:
+    """Executes a cell; returns what it drew and then what it printed."""
+    outputs: list[dict[str, Any]] = []
+
+    def show() -> None:
+        outputs.append({"output_type": "display_data", "data": {"image/png": _png()}, "metadata": {}})
+
+    printed = io.StringIO()
+    with matplotlib.rc_context({"backend": "agg"}), redirect_stdout(printed), patch.object(pyplot, "show", show):
+        exec(compile(code, "cell", "exec"), variables)
+    if text := printed.getvalue():
+        outputs.append({"output_type": "stream", "name": "stdout", "text": text.splitlines(keepends=True)})
+    return outputs
 
 
 def _png() -> str:
@@ -46,14 +57,6 @@ def _png() -> str:
     pyplot.savefig(file, format="png", dpi=80)
     pyplot.close("all")
     return base64.b64encode(file.getvalue()).decode()
-
-
-def _outputs(text: str, pictures: list[str]) -> list[dict[str, Any]]:
-    shown: list[dict[str, Any]] = [
-        {"output_type": "display_data", "data": {"image/png": picture}, "metadata": {}} for picture in pictures
-    ]
-    printed = {"output_type": "stream", "name": "stdout", "text": text.splitlines(keepends=True)}
-    return [*shown, *([printed] if text else [])]
 
 
 if __name__ == "__main__":
