@@ -16,6 +16,8 @@ html_title = "regularization"
 myst_heading_anchors = 3
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
+# Otherwise the fields of a named tuple would be described twice.
+napoleon_use_ivar = True
 exclude_patterns = ["measurements"]
 source_suffix = {".md": "markdown", ".ipynb": "markdown"}
 # Browsers draw MathML themselves; Sphinx's own renderer would load a script from the network.
