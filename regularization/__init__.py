@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from regularization.data.datamodules import CIFAR10 as CIFAR10
     from regularization.data.datamodules import CIFAR100 as CIFAR100
     from regularization.data.datamodules import Digits as Digits
+    from regularization.data.datasets.arrays import Arrays as Arrays
+    from regularization.data.datasets.torchvision_data import TorchvisionData as TorchvisionData
     from regularization.data.image_data import ImageData as ImageData
     from regularization.data.image_folder import ImageFolder as ImageFolder
     from regularization.data.preprocess import Preprocess as Preprocess
@@ -74,6 +76,8 @@ _MODULES = {
     "RandomErasing": "data.augmentation.policies",
     "TrivialAugment": "data.augmentation.policies",
     "ImageFolder": "data.image_folder",
+    "Arrays": "data.datasets.arrays",
+    "TorchvisionData": "data.datasets.torchvision_data",
     "CIFAR10": "data.datamodules",
     "CIFAR100": "data.datamodules",
     "Digits": "data.datamodules",

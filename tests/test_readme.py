@@ -138,7 +138,7 @@ def test_its_python(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             block = block.replace(call, shorter)
         exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
     if page.stem == "README":
-        assert Path("answer.png").is_file()
+        assert Path("answer.pdf").is_file()
 
 
 @each_page_of_single_blocks

@@ -19,6 +19,7 @@ from regularization.study.config import FAILED, TRIAL, Arm, Study, Trial
 from regularization.study.config import STUDY as STUDY
 from regularization.study.extension import study_record
 from regularization.study.found_runs import Failure
+from regularization.study.report.answer import StudyAnswer
 from regularization.study.report.page import write_report
 from regularization.study.report.tables import write_table
 from regularization.study.results import Result
@@ -67,7 +68,7 @@ def _search_score(plan: "Plan", arm: Arm, folder: Path) -> float | None:
 
 def close_study(
     plan: "Plan", arms: list[Arm], trials: list[Trial], folder: Path, command: str, train: Callable[[Trial], None]
-) -> Conclusion:
+) -> StudyAnswer:
     """Chooses an arm, scores the test images and reports; what was done before is not done again.
 
     Args:
@@ -96,7 +97,7 @@ def close_study(
     write_answer(final, everything, plan.study, folder, command)
     if plan.refit:
         _refit(plan, next(arm for arm in arms if arm.name == first.chosen.name), folder, train)
-    return final
+    return StudyAnswer(**vars(final), study=plan.study, folder=folder)
 
 
 def conclude(
@@ -179,7 +180,7 @@ def _missing(folder: Path, study: Study, compared: Collection[str]) -> int:
 
 def write_answer(conclusion: Conclusion, runs: Sequence[Result], study: Study, folder: Path, command: str) -> None:
     """Writes table, report and picture, and prints the sentence."""
-    write_table(runs, folder / "results.csv")
+    write_table(runs, folder / results.TABLE)
     page = write_report(conclusion, runs, study, folder, command)
     for remark in conclusion.remarks:
         print(remark)

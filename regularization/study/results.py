@@ -17,6 +17,8 @@ from regularization.study.config import PRUNED, TRIAL, unregularized
 from regularization.training.configs import read_config
 
 Row = dict[str, float]
+# All finished trials of a study.
+TABLE = "results.csv"
 
 
 @dataclass(frozen=True)

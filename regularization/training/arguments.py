@@ -14,6 +14,7 @@ from regularization.callbacks import averaging
 from regularization.data import image_folder
 from regularization.data.augmentation import policies
 from regularization.data.datamodules import CIFAR10
+from regularization.data.datasets import arrays, torchvision_data
 from regularization.data.image_data import ImageData
 from regularization.internals.jsonargparse import try_integers_first
 from regularization.models import networks
@@ -24,8 +25,8 @@ from regularization.training.parser import Parser
 
 # Classes of modules that are imported can be named without the module's path.
 SHORT_NAMES = (
-    *(averaging, function_penalties, image_folder, muon, networks),
-    *(penalties, policies, schedules, sharpness, weight_decay),
+    *(arrays, averaging, function_penalties, image_folder, muon, networks),
+    *(penalties, policies, schedules, sharpness, torchvision_data, weight_decay),
 )
 
 DESCRIPTIONS = {
@@ -46,10 +47,13 @@ TRAINER_DEFAULTS = {
 
 # Title and description of each group of options.
 _CLASSES = "A class has options of its own, such as --model.optimizer.lr: --model.optimizer.help SGD lists them."
-_DATA_OPTIONS = ", ".join(f"--data.{name}" for name in inspect.signature(ImageData).parameters)
+_DATA_OPTIONS = ", ".join(inspect.signature(ImageData).parameters)
 _GROUPS = {
     "model": ("model", f"The network and how it is trained. {_CLASSES}"),
-    "data": ("data", f"--data.help Digits lists its own options and those of every data set: {_DATA_OPTIONS}."),
+    "data": (
+        "data",
+        f"--data.help Digits lists its own options and those of every data set, --data.NAME: {_DATA_OPTIONS}.",
+    ),
     "trainer": (
         "Lightning's options",
         "The options of Lightning's Trainer. max_epochs, accelerator and precision matter most.",
