@@ -19,7 +19,7 @@ from regularization.errors import UserError, printable
 from regularization.runs import safe_loading
 
 # Keys of the config; those of one start of a command are not among them.
-SECTIONS = ("seed_everything", "model", "data", "callbacks", "checkpoint", "trainer")
+SECTIONS = ("seed_everything", "model", "data", "callbacks", "checkpoint", "objective", "trainer")
 # Options of the Trainer that say how to train. The others say where, or name files: they are this machine's.
 _TRAINER_OPTIONS = {
     "accelerator",

@@ -60,9 +60,9 @@ def choose_finalists(plan: "Plan", arms: list[Arm], folder: Path) -> list[Arm]:
 
 
 def _search_score(plan: "Plan", arm: Arm, folder: Path) -> float | None:
-    """Mean validation accuracy of an arm in the search; None when it failed or was pruned."""
+    """Mean score of an arm in the search; None when it failed or was pruned."""
     runs = [results.read(trial.folder, plan.study.score) for trial in plan.trials("search", [arm], folder)]
-    scores = [run.accuracy for run in runs if run is not None and not run.pruned]
+    scores = [run.score(plan.study) for run in runs if run is not None and not run.pruned]
     return sum(scores) / len(scores) if len(scores) == len(runs) else None
 
 
@@ -202,7 +202,7 @@ def _baseline(plan: "Plan", arms: list[Arm], runs: Sequence[Result]) -> str | No
     """The baseline's name; with two axes the best of the arms without regularization, whatever else they differ in."""
     if plan.study.baseline is None and len(plan.study.vary) == 2:
         by_arm = {name: own for name, own in results.by_arm(runs).items() if own[0].unregularized}
-        means = {name: sum(run.accuracy for run in own) / len(own) for name, own in by_arm.items()}
+        means = {name: sum(run.score(plan.study) for run in own) / len(own) for name, own in by_arm.items()}
         return max(means, key=lambda name: means[name], default=None)
     return plan.baseline.name if plan.baseline is not None and plan.baseline in arms else None
 

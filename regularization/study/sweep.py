@@ -10,6 +10,7 @@ import optuna
 
 from regularization.callbacks.checkpointing import RunInterrupted
 from regularization.errors import UserError
+from regularization.models.objective import DEFAULT
 from regularization.runs import directory
 from regularization.study import config as study_config
 from regularization.study.checks import check_options, check_study
@@ -49,7 +50,8 @@ def run_sweep(
         check_options(study, arms, common)
         bases = [study.base] if isinstance(study.base, str) else study.base
         configs = [word for name in bases for word in ("--config", str(find_config(name, config)))]
-        shared = [*configs, *study_config.to_cli_args(study.options), *common]
+        objective = [] if study.objective == DEFAULT else [f"--objective={study.objective}"]
+        shared = [*configs, *study_config.to_cli_args(study.options), *common, *objective]
         plan = Plan(study, arms, study_config.find_baseline(study, arms), shared, options)
         plan.check()
         if options.dry_run:

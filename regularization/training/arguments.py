@@ -19,6 +19,7 @@ from regularization.data.image_data import ImageData
 from regularization.internals.jsonargparse import try_integers_first
 from regularization.models import networks
 from regularization.models.classifier import ImageClassifier
+from regularization.models.objective import DEFAULT, ObjectiveName
 from regularization.optim import function_penalties, muon, penalties, schedules, sharpness, weight_decay
 from regularization.runs import safe_loading
 from regularization.training.parser import Parser
@@ -119,6 +120,8 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
     callbacks = "Callbacks by names that you choose, such as EMA or EarlyStopping; several configs' are combined."
     group = parser.add_argument_group("callbacks")
     group.add_argument("--callbacks", type=dict[str, Callback | None], default={}, help=callbacks)
+    objective = "The validation metric of which the best epoch is kept as best.ckpt."
+    parser.add_argument("--objective", type=ObjectiveName, default=DEFAULT, metavar="METRIC", help=objective)
     group = parser.add_argument_group("checkpoint")
     for name, type_, default_value in (("minutes", PositiveFloat, 10.0), ("steps", PositiveInt, None)):
         interval: Any = {"type": type_ | None, "default": default_value}
