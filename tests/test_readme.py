@@ -1,5 +1,6 @@
 """What the README and the pages in docs/ tell people to type is typed here, shortened."""
 
+import dataclasses
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import torchvision
 
 from regularization.cli import completion
 from regularization.cli.main import main
+from regularization.study.config import Study
 from regularization.training.help import actions_of
 from tests.conftest import CONFIGS
 from tests.data.test_image_folder import draw
@@ -106,6 +108,12 @@ def test_the_architecture_page_names_what_is_there() -> None:
     folders = "|".join(path.name for path in package.iterdir() if path.is_dir())
     for module in re.findall(rf"\b((?:{folders})/\w+)(?:\.py)?\b", text):
         assert (package / f"{module}.py").is_file() or (package / module).is_dir(), module
+
+
+def test_the_page_on_studies_lists_every_option_of_a_study() -> None:
+    text = (ROOT / "docs" / "studies.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert {field.name for field in dataclasses.fields(Study)} <= set(listed)
 
 
 @pytest.mark.slow
