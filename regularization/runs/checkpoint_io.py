@@ -134,21 +134,26 @@ def check_finite(state: Mapping[str, Tensor], network: nn.Module, source: str) -
             raise UserError(f"{source}: {name} contains NaN or infinity, so that the network cannot be used")
 
 
-def find(name: str, newest_with: Callable[[str], Path]) -> tuple[Path, Checkpoint]:
+def find(name: str, newest_with: Callable[[str], Path], prefer_best: bool = False) -> tuple[Path, Checkpoint]:
     """The path and the content of the checkpoint that ``--ckpt_path`` names.
 
     Where a run's last checkpoint is damaged, its best one is taken instead, with a warning that tells its epoch.
 
     Args:
-        name: ``best``, ``last``, or the path of a file.
+        name: ``best``, ``last``, the path of a file, or a run folder, which stands for its last checkpoint.
         newest_with: Returns the newest run folder that has a file of this name among its checkpoints.
+        prefer_best: Whether a run folder stands for its best checkpoint, if it has one.
 
     Raises:
         UserError: When there is no checkpoint, or only damaged ones.
     """
-    if name not in ("best", "last"):
+    if name in ("best", "last"):
+        folder = newest_with(f"{name}.ckpt") / directory.CHECKPOINTS
+    elif Path(name).is_dir():
+        folder = Path(name) / directory.CHECKPOINTS
+        name = "best" if prefer_best and (folder / BEST).is_file() else "last"
+    else:
         return Path(name), read(Path(name))
-    folder = newest_with(f"{name}.ckpt") / directory.CHECKPOINTS
     path = folder / f"{name}.ckpt"
     try:
         return path, read(path)

@@ -98,8 +98,8 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
     seed = "Seed of the weights, the order of images and augmentation; true draws one."
     parser.add_argument("--seed_everything", type=bool | int, default=0, metavar="INT", help=seed)
     # Not the argument of Trainer.fit: this one comes first in the help, with a text that fits.
-    checkpoint = "The checkpoint to continue or to score: best or last of the config's latest run, or a file."
-    parser.add_argument("--ckpt_path", type=str | None, default=None, metavar="best|last|FILE", help=checkpoint)
+    checkpoint = "The checkpoint to continue or to score: best or last of the latest run, a file, or a run folder."
+    parser.add_argument("--ckpt_path", type=str | None, default=None, metavar="best|last|PATH", help=checkpoint)
     threads = "CPU threads of PyTorch; null for its default, one per core."
     parser.add_argument("--threads", type=PositiveInt | None, default=None, metavar="INT", help=threads)
     test = "After fit: score this checkpoint on the test images, as the command test does."

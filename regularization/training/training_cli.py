@@ -126,7 +126,7 @@ class TrainingCLI(LightningCLI):
             self.config = _parse(parser, [self.restored["config"], *configs], options)
             self.config.ckpt_path = str(self.checkpoint)
         elif self.command != "fit":
-            raise UserError(f"{self.command} needs a trained network: --ckpt_path best, last, or a file")
+            raise UserError(f"{self.command} needs a trained network: --ckpt_path best, last, a file or a run folder")
         if self.config.seed_everything is True:
             self.config.seed_everything = self._draw_seed()
         check_seed_and_root(self.config)
@@ -227,8 +227,9 @@ class TrainingCLI(LightningCLI):
         def latest_with(file: str) -> Path:
             return self.run_dir or directory.latest_with(root, self.run_name, file)
 
-        self.checkpoint, self.restored = checkpoint_io.find(self.config.ckpt_path, latest_with)
-        if self.command != "fit":
+        scores = self.command != "fit"
+        self.checkpoint, self.restored = checkpoint_io.find(self.config.ckpt_path, latest_with, scores)
+        if scores:
             self.restored["config"] = for_scoring(self.restored["config"])
         # Early versions kept debug runs: who continues one does not want another.
         if isinstance(trainer := self.restored["config"].get("trainer"), dict):

@@ -17,6 +17,7 @@ import yaml
 from regularization import load
 from regularization.cli.main import main
 from regularization.models.classifier import ImageClassifier
+from regularization.runs import checkpoint_io
 from tests.conftest import BASE, CONFIGS, rows_of
 
 QUICK = ("--config", str(BASE), "--model.network.width", "4", "--trainer.accelerator", "cpu")
@@ -70,7 +71,7 @@ def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str
     assert out[-4].startswith("clean training accuracy ")
     assert out[-3].startswith("one run cannot tell whether regularization helps")
     best = max(rows, key=lambda row: row["val_accuracy"])
-    assert out[-2] == f"best validation accuracy {best['val_accuracy']:.4f} in epoch {best['epoch']:.0f}"
+    assert out[-2] == f"best validation accuracy {best['val_accuracy']:.2%} in epoch {best['epoch']:.0f}"
     assert out[-1] == str(RUN)
     assert json.loads((RUN / "result.json").read_text())["best"]["val_accuracy"] == best["val_accuracy"]
 
@@ -105,8 +106,11 @@ def test_test_and_validate_need_only_the_checkpoint(capsys: pytest.CaptureFixtur
     result = json.loads((RUN / "result.json").read_text())
     assert result["test"]["checkpoint"] == "last.ckpt"
     assert result["last"]["epoch"] == 1
-    main(["test", *QUICK, "--ckpt_path", "best"])
-    assert json.loads((RUN / "result.json").read_text())["test"]["checkpoint"] == "best.ckpt"
+    for which in (["--ckpt_path", str(RUN)], [*QUICK, "--ckpt_path", "best"]):
+        main(["test", *which])
+        assert json.loads((RUN / "result.json").read_text())["test"]["checkpoint"] == "best.ckpt"
+    last, _ = checkpoint_io.find(str(RUN), lambda file: Path("absent"))
+    assert last == RUN / "checkpoints" / "last.ckpt"
     assert [path.name for path in Path("runs").iterdir()] == ["quickstart"]
     assert len(list(Path("runs/quickstart").iterdir())) == 1
 
@@ -263,7 +267,7 @@ def test_bad_configs(refused: Refused) -> None:
         (["fit", *QUICK, "--data.batch_size", "0"], "--data.batch_size must be at least 1"),
         (["fit", *QUICK, "--data.mean", "[0,0,0]", "--data.std", "[1,0,1]"], "--data.std must be positive"),
         (["fit", *QUICK, "--trainer.default_root_dir", "/proc/nowhere"], "cannot create a run folder in /proc/nowhere"),
-        (["test", *QUICK], "test needs a trained network: --ckpt_path best, last, or a file"),
+        (["test", *QUICK], "test needs a trained network: --ckpt_path best, last, a file or a run folder"),
         (["test", *QUICK, "--ckpt_path", "best"], "no run in runs/quickstart has a checkpoint"),
         (["fit", *QUICK, "--ckpt_path", "last"], "no run in runs/quickstart has a checkpoint to continue from"),
         (["fit", *QUICK, "--ckpt_path", "gone.ckpt"], "there is no file gone.ckpt"),
