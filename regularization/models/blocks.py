@@ -1,5 +1,6 @@
 """The residual blocks of the networks, with the noise that regularizes them."""
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth, drop_block2d
 
@@ -27,31 +28,52 @@ class DropSquares(nn.Module):
         return output
 
 
+class StandardizedConv2d(nn.Conv2d):
+    """A convolution whose filters are standardized: each has mean 0 and variance 1/fan_in when it is applied.
+
+    Weight standardization, Qiao et al. 2019 (arXiv:1903.10520), scaled so that a variance is kept on average. So the
+    output does not depend on the scale of a filter, and weight decay acts as under a norm layer.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As ``nn.Conv2d``, with (w − mean(w)) / (std(w)·√fan_in) instead of w."""
+        dims = (1, 2, 3)
+        fan_in = self.weight[0].numel()
+        variance, mean = torch.var_mean(self.weight, dims, correction=0, keepdim=True)
+        weight = (self.weight - mean) * torch.rsqrt(fan_in * variance + 1e-10)
+        output: Tensor = nn.functional.conv2d(
+            x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
+        return output
+
+
 class SeedBlock(nn.Module):
     """The seed's residual block: ReLU(x' + ReLU(norm(conv(ReLU(norm(conv(x)))))).
 
     x' is x, or a 1×1 convolution of x if the shape changes.
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, conv: type[nn.Conv2d] = nn.Conv2d) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False),
+            conv(in_channels, channels, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            conv(channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
         )
         same = in_channels == channels and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, channels, 1, stride)
+        self.shortcut = nn.Identity() if same else conv(in_channels, channels, 1, stride)
         self.drop = StochasticDepth(0.0, mode="row")
         self.drop_squares = DropSquares()
 
     @classmethod
-    def pair(cls, in_channels: int, channels: int, stride: int) -> tuple["SeedBlock", "SeedBlock"]:
+    def pair(
+        cls, in_channels: int, channels: int, stride: int, conv: type[nn.Conv2d] = nn.Conv2d
+    ) -> tuple["SeedBlock", "SeedBlock"]:
         """One stage: the first block changes the shape, the second one keeps it."""
-        return cls(in_channels, channels, stride), cls(channels, channels, 1)
+        return cls(in_channels, channels, stride, conv), cls(channels, channels, 1, conv)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, in_channels, H, W)`` to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)``."""
@@ -66,17 +88,17 @@ class PreactivationBlock(nn.Module):
     x' is x, or a strided 1×1 convolution of ReLU(norm(x)) if the shape changes.
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, conv: type[nn.Conv2d] = nn.Conv2d) -> None:
         super().__init__()
         self.activate = nn.Sequential(nn.BatchNorm2d(in_channels), nn.ReLU(inplace=True))
         self.branch = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False),
+            conv(in_channels, channels, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            conv(channels, channels, 3, padding=1, bias=False),
         )
         same = in_channels == channels and stride == 1
-        self.shortcut = None if same else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+        self.shortcut = None if same else conv(in_channels, channels, 1, stride, bias=False)
         self.drop = StochasticDepth(0.0, mode="row")
         self.drop_squares = DropSquares()
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from regularization.errors import UserError
-from regularization.models.blocks import PreactivationBlock, SeedBlock, set_noise
+from regularization.models.blocks import PreactivationBlock, SeedBlock, StandardizedConv2d, set_noise
 
 NormInit = Literal["ones", "uniform"]
 
@@ -29,6 +29,7 @@ class ResNet(nn.Module):
             blocks, it grows from 0 in proportion to depth (Huang et al. 2016, arXiv:1603.09382).
         drop_block: Probability of dropping a value of the feature maps during training, in squares of 3×3, after each
             of the second half of the blocks (Ghiasi et al. 2018, arXiv:1810.12890).
+        standardize_weights: Whether each filter is standardized before it is applied, see ``StandardizedConv2d``.
     """
 
     def __init__(
@@ -38,14 +39,16 @@ class ResNet(nn.Module):
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
         drop_block: float = 0.0,
+        standardize_weights: bool = False,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 64, 7, stride=2), nn.MaxPool2d(3, stride=2))
+        conv = StandardizedConv2d if standardize_weights else nn.Conv2d
+        self.stem = nn.Sequential(conv(3, 64, 7, stride=2), nn.MaxPool2d(3, stride=2))
         self.stages = nn.Sequential(
-            *SeedBlock.pair(64, 64, stride=1),
-            *SeedBlock.pair(64, 128, stride=2),
-            *SeedBlock.pair(128, 256, stride=2),
-            *SeedBlock.pair(256, 512, stride=2),
+            *SeedBlock.pair(64, 64, stride=1, conv=conv),
+            *SeedBlock.pair(64, 128, stride=2, conv=conv),
+            *SeedBlock.pair(128, 256, stride=2, conv=conv),
+            *SeedBlock.pair(256, 512, stride=2, conv=conv),
         )
         # A global mean, where the seed averaged 3×3: the same for 96×96 images, and defined from 32×32 up.
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -76,6 +79,7 @@ class SmallResNet(nn.Module):
         dropout: Probability of dropping a feature before the last layer, see ``ResNet``.
         stochastic_depth: Probability of dropping the branch of the last block, see ``ResNet``.
         drop_block: Probability of dropping a value of the feature maps in squares of 3×3, see ``ResNet``.
+        standardize_weights: Whether each filter is standardized before it is applied, see ``ResNet``.
     """
 
     def __init__(
@@ -86,13 +90,15 @@ class SmallResNet(nn.Module):
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
         drop_block: float = 0.0,
+        standardize_weights: bool = False,
     ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        conv = StandardizedConv2d if standardize_weights else nn.Conv2d
+        self.stem = conv(3, width, 3, padding=1, bias=False)
         self.stages = nn.Sequential(
-            PreactivationBlock(width, width, stride=1),
-            PreactivationBlock(width, 2 * width, stride=2),
-            PreactivationBlock(2 * width, 4 * width, stride=2),
+            PreactivationBlock(width, width, stride=1, conv=conv),
+            PreactivationBlock(width, 2 * width, stride=2, conv=conv),
+            PreactivationBlock(2 * width, 4 * width, stride=2, conv=conv),
         )
         self.norm = nn.BatchNorm2d(4 * width)
         self.pool = nn.AdaptiveAvgPool2d(1)

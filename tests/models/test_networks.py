@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from regularization import ResNet, SmallResNet, WhitenedNet
 from regularization.errors import UserError
-from regularization.models.blocks import DropSquares
+from regularization.models.blocks import DropSquares, StandardizedConv2d
 from regularization.models.networks import ShiftNorm
 
 
@@ -171,3 +171,15 @@ def test_drop_block_drops_squares_in_the_second_half(network: SmallResNet | ResN
 def test_drop_block_needs_a_probability() -> None:
     with pytest.raises(UserError, match="drop_block must be at least 0 and below 1, not 1"):
         SmallResNet(drop_block=1.0)
+
+
+def test_standardized_filters_have_mean_0_and_keep_the_variance() -> None:
+    torch.manual_seed(0)
+    convolution, images = StandardizedConv2d(8, 5, 3, stride=2, padding=1), torch.randn(4, 8, 9, 9)
+    w = convolution.weight.detach().double().numpy().reshape(5, -1)
+    standardized = (w - w.mean(axis=1, keepdims=True)) / w.std(axis=1, keepdims=True) / np.sqrt(w.shape[1])
+    weight = torch.from_numpy(standardized.reshape(5, 8, 3, 3))
+    assert convolution.bias is not None
+    reference = F.conv2d(images.double(), weight, convolution.bias.double(), stride=2, padding=1)
+    assert torch.allclose(convolution(images).double(), reference, atol=1e-5)
+    assert [type(layer) for layer in ResNet(standardize_weights=True).modules()].count(StandardizedConv2d) == 20

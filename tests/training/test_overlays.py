@@ -230,6 +230,19 @@ def test_two_passes_differ_in_training_only(overlay: str) -> None:
     assert not torch.equal(trained(images), trained(images))
 
 
+def test_weight_standardization() -> None:
+    checkpoint, _ = run("weight_standardization")
+    trained = SmallResNet(**checkpoint["config"]["model"]["network"]["init_args"]).eval()
+    trained.load_state_dict({name.removeprefix("network."): w for name, w in checkpoint["state_dict"].items()})
+    images = torch.randn(8, 3, 8, 8)
+    before = trained(images)
+    with torch.no_grad():
+        for module in trained.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.mul_(3).add_(0.5)  # neither the scale nor the mean of a filter matters
+    assert torch.allclose(trained(images), before, atol=1e-4)
+
+
 @cache
 def plain_state() -> Weights:
     main(list(DIGITS))
