@@ -46,7 +46,10 @@ class Curves(Callback):
 
 
 def draw(rows: list[Row], title: str) -> Figure:
-    """Plots cross-entropy and accuracy over the epochs in two panels; a circle marks the best validation accuracy."""
+    """Plots cross-entropy and accuracy over the epochs in two panels; a circle marks the best validation accuracy.
+
+    Epochs are counted from 1, unlike in the rows.
+    """
     # A Figure without pyplot needs no display and leaves no global state behind.
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
@@ -74,7 +77,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _plot(axes: Axes, rows: list[Row], stage: str, quantity: str) -> None:
-    points = [(row["epoch"], row[f"{stage}_{quantity}"]) for row in rows if f"{stage}_{quantity}" in row]
+    points = [(row["epoch"] + 1, row[f"{stage}_{quantity}"]) for row in rows if f"{stage}_{quantity}" in row]
     if points:
         # A line through a single point is invisible without markers.
         epochs, values = zip(*points, strict=True)
@@ -86,4 +89,4 @@ def _mark_best(axes: Axes, rows: list[Row]) -> None:
     if validated:
         best = max(validated, key=lambda row: row["val_accuracy"])
         label = f"best {best['val_accuracy']:.2%}"
-        axes.plot(best["epoch"], best["val_accuracy"], "o", markersize=9, fillstyle="none", color="black", label=label)
+        axes.plot(best["epoch"] + 1, best["val_accuracy"], "o", markersize=9, fillstyle="none", color="black", label=label)

@@ -112,7 +112,7 @@ def summary(history: History) -> str:
     best = history.best()
     if "val_accuracy" not in best:
         return f"trained without validation\n{history.folder}"
-    return f"best validation accuracy {best['val_accuracy']:.4f} in epoch {best['epoch']}\n{history.folder}"
+    return f"best validation accuracy {best['val_accuracy']:.2%} in epoch {best['epoch'] + 1:.0f}\n{history.folder}"
 
 
 def last_checkpoint(run: Path) -> Path | None:

@@ -213,8 +213,12 @@ def save_evaluation(evaluation: Evaluation, scores: dict[str, float], checkpoint
     print(f"table and plots: {printable(run_dir / directory.TEST)}; on one page: {printable(page)}", flush=True)
 
 
-def save_validation(data: ImageData, run_dir: Path) -> None:
-    """Writes tables and plots of the newest validation, and the page of the run; without validation the page alone."""
+def save_validation(data: ImageData, run_dir: Path) -> Path:
+    """Writes tables and plots of the newest validation, and the page of the run; without validation the page alone.
+
+    Returns:
+        The path of the page.
+    """
     section = None
     if data.val_set is not None and (run_dir / directory.LOGITS).is_file():
         with np.load(run_dir / directory.LOGITS) as arrays:
@@ -223,7 +227,7 @@ def save_validation(data: ImageData, run_dir: Path) -> None:
         error = calibration_error(evaluation.confidence, evaluation.predictions == evaluation.labels)
         write_files(evaluation, float(error), run_dir / directory.VALIDATION, "validation")
         section = evaluation.page_section("validation", run_dir / directory.VALIDATION)
-    write_page(run_dir, section)
+    return write_page(run_dir, section)
 
 
 def write_files(evaluation: Evaluation, calibration_error: float, folder: Path, part: str = "test") -> None:
