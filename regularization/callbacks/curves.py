@@ -89,4 +89,6 @@ def _mark_best(axes: Axes, rows: list[Row]) -> None:
     if validated:
         best = max(validated, key=lambda row: row["val_accuracy"])
         label = f"best {best['val_accuracy']:.2%}"
-        axes.plot(best["epoch"] + 1, best["val_accuracy"], "o", markersize=9, fillstyle="none", color="black", label=label)
+        axes.plot(
+            best["epoch"] + 1, best["val_accuracy"], "o", markersize=9, fillstyle="none", color="black", label=label
+        )

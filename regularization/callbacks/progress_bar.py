@@ -9,7 +9,7 @@ from regularization.internals.lightning import ProgressBarFromOne
 
 
 class ProgressBar(ProgressBarFromOne):
-    """Lightning's bar with epochs counted from 1, which is removed after each epoch, so that the lines of the history remain.
+    """The bar with epochs counted from 1. It is removed after each epoch, so that the lines of the history remain.
 
     If the output is not a terminal, it shows nothing.
     """
