@@ -3,27 +3,23 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.config import Study
-from regularization.study.report.axes import (
-    CLEAN,
-    RECOMMENDED,
-    VALIDATION,
-    accuracy_range,
-    arm_positions,
-    error_bars,
-    fold,
-    labelled,
-)
+from regularization.study.report.axes import accuracy_range, arm_positions, axis_name, error_bars, fold, labelled
+from regularization.study.report.colors import CLEAN, NEUTRAL, RECOMMENDED, VALIDATION
 
 # Inches.
 WIDTH, HEIGHT, LINE_HEIGHT = 7.0, 4.2, 0.22
+CELL_WIDTH, CELL_HEIGHT = 0.6, 0.42
 
 
 def paper_figure(conclusion: Conclusion, study: Study) -> Figure:
-    """The main figure for papers: the λ curve for one axis, else the forest plot, which has a row for each arm."""
+    """The main figure for papers: the λ curve for one axis, the heat map for two, or the forest plot for named arms."""
+    if len(study.vary) == 2:
+        return _heat_map(conclusion, list(study.vary))
     names = [fold(arm.name, "\n") for arm in conclusion.arms[::-1]]
     lines = 0 if study.axis else sum(name.count("\n") + 1 for name in names)
     figure = Figure(figsize=(WIDTH, max(HEIGHT, LINE_HEIGHT * lines + 1)), layout="constrained")
@@ -35,6 +31,32 @@ def paper_figure(conclusion: Conclusion, study: Study) -> Figure:
     else:
         _draw_forest_plot(axes, conclusion, names)
     axes.grid(alpha=0.3)
+    return figure
+
+
+def _heat_map(conclusion: Conclusion, options: list[str]) -> Figure:
+    """Mean validation accuracy over two options, with a frame around the recommended cell."""
+    values = [arm.results[0].values for arm in conclusion.arms]
+    rows, columns = (sorted({each[option] for each in values}) for option in options)
+    means = np.full((len(rows), len(columns)), np.nan)
+    for arm, each in zip(conclusion.arms, values, strict=True):
+        means[rows.index(each[options[0]]), columns.index(each[options[1]])] = arm.mean
+    height = max(2.4, CELL_HEIGHT * len(rows) + 1)
+    figure = Figure(figsize=(max(WIDTH, CELL_WIDTH * len(columns) + 2), height), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(means, cmap="viridis", aspect="auto", origin="lower")
+    middle = (np.nanmin(means) + np.nanmax(means)) / 2
+    for (row, column), mean in np.ndenumerate(means):
+        if np.isfinite(mean):
+            color = "black" if mean > middle else "white"
+            axes.text(column, row, f"{mean:.1%}", ha="center", va="center", color=color, fontsize=8)
+    axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns], fontsize=8)
+    axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows], fontsize=8)
+    axes.set(xlabel=axis_name(options[1]), ylabel=axis_name(options[0]))
+    chosen = conclusion.chosen.results[0].values
+    corner = (columns.index(chosen[options[1]]) - 0.5, rows.index(chosen[options[0]]) - 0.5)
+    axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=CLEAN, linewidth=2.5, clip_on=False))
+    figure.colorbar(image, label="validation accuracy", format=PercentFormatter(1.0))
     return figure
 
 
@@ -52,7 +74,7 @@ def _draw_lambda_curve(axes: Axes, conclusion: Conclusion, option: str) -> None:
     axes.errorbar(positions, means, error_bars(arms), color=VALIDATION, fmt="D", markersize=5, capsize=3, label=label)
     recommended = positions[arms.index(conclusion.chosen)]
     axes.axvline(recommended, color=RECOMMENDED, linestyle="--", label="recommended")
-    axes.set_xlabel(option)
+    axes.set_xlabel(axis_name(option))
     axes.set_ylabel("accuracy")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     _label_arms(axes, conclusion, option)
@@ -81,7 +103,7 @@ def _draw_forest_plot(axes: Axes, conclusion: Conclusion, names: list[str]) -> N
     means = [arm.mean for arm in arms]
     axes.errorbar(means, range(len(arms)), xerr=error_bars(arms), fmt="D", color=VALIDATION, capsize=3)
     if conclusion.baseline is not None:
-        axes.axvline(conclusion.baseline.mean, color="grey", linestyle="--")
+        axes.axvline(conclusion.baseline.mean, color=NEUTRAL, linestyle="--")
     axes.set_yticks(range(len(arms)), names, fontsize=8)
     axes.set_ylim(-0.7, len(arms) - 0.3)
     axes.set_xlabel("validation accuracy, mean and 95% interval over seeds")

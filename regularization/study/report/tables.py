@@ -32,6 +32,8 @@ class TableRow:
 
 
 MISSING = Cell("–", "")
+# Columns that are only shown when the reader chooses them: with the others, the table fits a page of 1200 pixels.
+HIDDEN = ("p", "difference by image", "fixed", "broken", "run length / τ", "trials", "steps")
 
 
 def arm_rows(
@@ -88,11 +90,13 @@ def write_table(results: Sequence[Result], path: Path) -> None:
 
 def _accuracy_cells(arm: ArmSummary) -> dict[str, Cell]:
     difference, p = MISSING, None
+    tests = [result.test_accuracy for result in arm.results if result.test_accuracy is not None]
     if arm.comparison is not None:
         difference, p = _difference(arm.comparison), arm.comparison.p
     return {
         "arm": _text(arm.name),
         "validation accuracy": _mean(arm.mean, arm.low, arm.high),
+        "test accuracy": _mean(_average(tests), *statistics.mean_interval(tests)) if tests else MISSING,
         "difference from baseline": difference,
         "p": _number(p, ".2g"),
         "verdict": _text(arm.verdict) if arm.verdict else MISSING,
@@ -108,7 +112,6 @@ def _image_cells(pairs: PairedImages | None) -> dict[str, Cell]:
 
 
 def _training_cells(arm: ArmSummary) -> dict[str, Cell]:
-    tests = [result.test_accuracy for result in arm.results if result.test_accuracy is not None]
     return {
         "clean training accuracy": _effect(arm, "clean_accuracy", ".2%"),
         "NLL": _effect(arm, "val_loss", ".4f"),
@@ -116,7 +119,6 @@ def _training_cells(arm: ArmSummary) -> dict[str, Cell]:
         "norm of the weights": _effect(arm, "weight_norm", ".3g"),
         "τ (epochs)": _number(arm.timescale or None, ".3g"),
         "run length / τ": _number(arm.results[0].run_length, ".2g"),
-        "test accuracy": _mean(_average(tests), *statistics.mean_interval(tests)) if tests else MISSING,
     }
 
 
