@@ -141,9 +141,9 @@ class Evaluation:
         return self.images[self.index[[position]]][0][0]
 
     def caption(self, position: int) -> str:
-        """Two lines: the true class, and the predicted class with its probability."""
+        """Three lines: the true class, what it was read as, and the probability of that."""
         true, predicted = (self.images.classes[int(classes[position])] for classes in (self.labels, self.predictions))
-        return f"{shorten(true)}\n{shorten(predicted, MAX_NAME_LENGTH - 5)} {self.confidence[position]:.0%}"
+        return f"{shorten(true)}\nread as {shorten(predicted, MAX_NAME_LENGTH - 8)}\n{self.confidence[position]:.0%}"
 
     def page_section(self, part: str, folder: Path) -> PageSection:
         """What the page of the run shows, with the figures in ``folder``."""
@@ -256,7 +256,7 @@ def write_files(evaluation: Evaluation, calibration_error: float, folder: Path, 
 def _title(evaluation: Evaluation, shown: int) -> str:
     errors = len(evaluation.labels) - evaluation.correct
     which = f"the {shown} most confident of {errors:,} errors" if errors > shown else "all errors"
-    return f"{which}: true class, and below it the predicted class"
+    return f"{which}: the true class, and what it was read as"
 
 
 def _write_table(evaluation: Evaluation, path: Path) -> None:

@@ -90,7 +90,8 @@ def _recommended(conclusion: Conclusion, study: Study) -> Fact:
     note = f"τ = {chosen.timescale:.3g} epochs" if chosen.timescale else ""
     if study.axis:
         return Fact(f"{label}: {axis_name(study.axis)}", f"{chosen.results[0].values[study.axis]:g}", note)
-    return Fact(label, chosen.name, note)
+    values = [f"{axis_name(option)} {chosen.results[0].values[option]:g}" for option in study.vary]
+    return Fact(label, ", ".join(values) or chosen.name, note)
 
 
 def _accuracies(conclusion: Conclusion) -> list[Fact]:

@@ -34,7 +34,7 @@ class Effect:
 EFFECTS = (
     Effect("weight_norm", "Norm of all weights", "‖w‖", ".3~g"),
     Effect("val_loss", "Negative log-likelihood (NLL)", "NLL in nats", ".3~g"),
-    Effect("val_calibration_error", "Calibration error (ECE)", "ECE", ".1~%"),
+    Effect("val_calibration_error", "Calibration error (ECE)", "ECE", ".3~g"),
 )
 
 

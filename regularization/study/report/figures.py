@@ -26,6 +26,8 @@ from regularization.study.results import Result, Row
 
 # The value of an option, and the number in a cell, in pixels.
 FONT = 11
+# With more arms, the lines of those that are neither the baseline nor recommended are paler.
+MANY = 10
 
 
 def main_figure(conclusion: Conclusion, study: Study) -> go.Figure:
@@ -98,9 +100,7 @@ def _add_band(figure: go.Figure, curve: Curve) -> None:
     )
 
 
-def heat_map(
-    conclusion: Conclusion, options: list[str], metric: str = "val_accuracy", spec: str = ".1~%"
-) -> go.Figure:
+def heat_map(conclusion: Conclusion, options: list[str], metric: str = "val_accuracy", spec: str = ".1~%") -> go.Figure:
     """The mean of a metric over two options, by default the validation accuracy."""
     rows, columns = (sorted({arm.results[0].values[option] for arm in conclusion.arms}) for option in options)
     means = np.full((len(rows), len(columns)), math.nan)
@@ -122,7 +122,7 @@ def heat_map(
     row, column = rows.index(chosen[options[0]]), columns.index(chosen[options[1]])
     # A category has the number of its position, and its cell reaches half of a unit to both sides.
     corners = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
-    figure.add_shape(type="rect", **corners, line={"color": RECOMMENDED, "width": 4})
+    figure.add_shape(type="rect", **corners, line={"color": CLEAN, "width": 4})
     figure.update_xaxes(type="category", title=axis_name(options[1]))
     figure.update_yaxes(type="category", title=axis_name(options[0]))
     return with_layout(figure, max(300, 36 * len(rows) + 160), legend=False)
@@ -173,8 +173,12 @@ def epoch_curves(conclusion: Conclusion, metric: str, title: str, percent: bool 
         epochs, means = _means_by_epoch([result.rows for result in arm.results], metric)
         if epochs:
             last = max(last, *epochs)
-            line = style | {"width": 3 if arm in (conclusion.chosen, conclusion.baseline) else 1.5}
-            figure.add_scatter(x=epochs, y=means, name=fold(arm.name, "<br>"), mode="lines", line=line)
+            marked = arm in (conclusion.chosen, conclusion.baseline)
+            line, opacity = (
+                style | {"width": 3 if marked else 1.5},
+                1 if marked or len(conclusion.arms) <= MANY else 0.6,
+            )
+            figure.add_scatter(x=epochs, y=means, name=fold(arm.name, "<br>"), mode="lines", line=line, opacity=opacity)
     figure.update_xaxes(title="epoch", tickformat="d", dtick=_epoch_step(last), tick0=0)
     if percent and metric.startswith("val_"):
         figure.update_yaxes(range=_limits([value for trace in figure.data for value in trace.y] or [0.0, 1.0]))

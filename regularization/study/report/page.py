@@ -153,7 +153,8 @@ def _contact_sheets(conclusion: Conclusion, pairs: Mapping[str, PairedImages | N
         return None
     note = (
         f"Validation images that {conclusion.chosen.name} classifies correctly and {conclusion.baseline.name} does "
-        f"not, ordered by the share of seeds in which they differ. Over all seeds, {paired.fixed:,} predictions were "
+        f"not, ordered by the share of seeds in which they differ, with what {conclusion.baseline.name} read them as. "
+        f"Over all seeds, {paired.fixed:,} predictions were "
         f"fixed and {paired.broken:,} broken (McNemar's test: p = {paired.p:.2g}, valid for these trained networks "
         "only)."
     )
