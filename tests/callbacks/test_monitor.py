@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from regularization import CIFAR10, L1, L2SP, Digits, ImageClassifier, Linear, SmallResNet, WarmupDecay
 from regularization.callbacks.history import History
-from regularization.callbacks.monitor import Monitor, describe_run
+from regularization.callbacks.monitor import CAVEAT, Monitor, describe_run
 from regularization.callbacks.parameter_report import ParameterReport
 from regularization.cli.main import main
 from regularization.optim.penalties import filters

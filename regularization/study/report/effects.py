@@ -23,7 +23,7 @@ HEIGHT, ROW = 300, 22
 
 @dataclass(frozen=True)
 class Effect:
-    """A metric of a trial besides its accuracy: its name in the rows, its heading, the label of its axis, its format."""
+    """A metric besides the accuracy: its name in the rows, its heading, the label of its axis, and its format."""
 
     metric: str
     title: str

@@ -114,7 +114,7 @@ def heat_map(conclusion: Conclusion, options: list[str], metric: str = "val_accu
         colorscale="Viridis",
         texttemplate=f"%{{z:{spec}}}",
         textfont={"size": FONT},
-        hovertemplate=f"{options[1].rpartition('.')[2]} = %{{x}}, {options[0].rpartition('.')[2]} = %{{y}}: %{{z:{spec}}}<extra></extra>",
+        hovertemplate=f"%{{x}}, %{{y}}: %{{z:{spec}}}<extra></extra>",
         colorbar={"tickformat": spec, "thickness": 12},
     )
     figure = go.Figure(trace)
@@ -231,8 +231,12 @@ def _plotly_error_bars(arms: Sequence[ArmSummary]) -> dict[str, Any]:
 
 def _epoch_step(epochs: float) -> int:
     """A round number of epochs between two ticks, of which there are ten at most."""
-    exponents = range(len(str(int(epochs))))
-    return next(step for e in exponents for digit in (1, 2, 5) if (step := digit * 10**e) * 10 >= epochs)
+    power = 1
+    while True:
+        for step in (power, 2 * power, 5 * power):
+            if 10 * step >= epochs:
+                return step
+        power *= 10
 
 
 def _means_by_epoch(runs: list[list[Row]], metric: str) -> tuple[list[float], list[float]]:

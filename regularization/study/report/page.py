@@ -39,8 +39,8 @@ TABLE_NOTE = (
 
 
 NORMS_NOTE = (
-    "One row per layer, from the input to the output. Each number is the norm ‖w‖ of its weights, the mean over seeds; the "
-    "color is that norm as a share of the norm at the smallest value."
+    "One row per layer, from the input to the output. Each number is the norm ‖w‖ of its weights, the mean over seeds; "
+    "the color is that norm as a share of the norm at the smallest value."
 )
 
 
@@ -77,10 +77,7 @@ def write_report(conclusion: Conclusion, results: Sequence[Result], study: Study
         The path of the page.
     """
     figures.add_weight_norm(results)
-    # Journals want fonts that are embedded as they are, not as drawings of their letters.
-    with rc_context({"pdf.fonttype": 42}):
-        for name in FIGURES:
-            save(paper.paper_figure(conclusion, study), folder / name)
+    _save_figures(conclusion, study, folder)
     pairs = _pair_with_baseline(conclusion)
     plots = _plots(conclusion, study)
     loader = jinja2.PackageLoader("regularization.study.report", ".")
@@ -104,6 +101,13 @@ def write_report(conclusion: Conclusion, results: Sequence[Result], study: Study
     )
     directory.write_text(folder / REPORT, page)
     return folder / REPORT
+
+
+def _save_figures(conclusion: Conclusion, study: Study, folder: Path) -> None:
+    # Journals want fonts that are embedded as they are, not as drawings of their letters.
+    with rc_context({"pdf.fonttype": 42}):
+        for name in FIGURES:
+            save(paper.paper_figure(conclusion, study), folder / name)
 
 
 def _pair_with_baseline(conclusion: Conclusion) -> dict[str, PairedImages | None]:
