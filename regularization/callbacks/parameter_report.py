@@ -103,7 +103,8 @@ def table(rows: list[ReportRow], classifier: ImageClassifier) -> Table:
     result = Table(title="what acts on the parameters", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     result.add_column("kind", no_wrap=True)
     for column in ("tensors", "elements", "scale-\ninvariant", "weight\ndecay λ", "timescale\nτ, epochs"):
-        result.add_column(column, justify="right", min_width=9 if column.startswith("scale") else None)
+        is_text = column.startswith("scale")
+        result.add_column(column, justify="right", min_width=9 if is_text else None, no_wrap=not is_text)
     # Several penalties, and long names, take several lines: the table is no wider than a terminal.
     result.add_column("penalties", overflow="fold")
     for row in rows:

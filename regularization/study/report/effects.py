@@ -18,7 +18,7 @@ from regularization.study.report.colors import NEUTRAL, RECOMMENDED, VALIDATION
 
 LAYER = "norm/"
 # Pixels: the height of a small figure, and of a row of one with many rows.
-HEIGHT, ROW = 300, 22
+HEIGHT, ROW = 320, 22
 
 
 @dataclass(frozen=True)
