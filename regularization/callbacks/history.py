@@ -1,6 +1,7 @@
 """The history of a run: one row of metrics per epoch, in the checkpoint, in ``metrics.csv`` and on the terminal."""
 
 import math
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,13 @@ def _format_seconds(seconds: float) -> str:
     unit, size = ("s", 1) if seconds < 60 else ("min", 60) if seconds < 3600 else ("h", 3600)
     number = seconds / size
     return f"{number:.1f} {unit}" if number < 9.95 else f"{number:.0f} {unit}"
+
+
+def wrap(text: str) -> str:
+    """The text in lines that fit a terminal, which end after commas."""
+    # textwrap does not break lines at this space.
+    parts = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in text.split(", ")]
+    return textwrap.fill(", ".join(parts), MAX_WIDTH).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def format_duration(seconds: float) -> str:

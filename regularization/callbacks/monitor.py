@@ -1,7 +1,6 @@
 """The monitor: what λ may change, measured once per epoch while the network trains, and reported at the end."""
 
 import math
-import textwrap
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from regularization.callbacks.history import MAX_WIDTH, History, Row
+from regularization.callbacks.history import History, Row, wrap
 from regularization.callbacks.parameter_report import ParameterReport
 from regularization.models.classifier import ImageClassifier
 from regularization.models.metrics import EpochMetrics
@@ -95,7 +94,7 @@ class Monitor(Callback):
         assert isinstance(classifier, ImageClassifier)
         tau = classifier.optimization.tau(trainer.optimizers[0], 0)
         description = describe_run(self._history.rows[-1], tau, distances_from_start(classifier.regularizer))
-        return f"{textwrap.fill(description, MAX_WIDTH)}\n{CAVEAT}"
+        return f"{wrap(description)}\n{CAVEAT}"
 
     def _accumulate_decay(self, optimizer: Optimizer, *_: Any) -> None:
         self._accumulated += decay_per_step(optimizer, optimizer.param_groups[0]) or 0.0

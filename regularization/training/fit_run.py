@@ -1,7 +1,6 @@
 """FitRun: one training run in its run folder, from the first log line to the last."""
 
 import shutil
-import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from regularization.callbacks.default_callbacks import (
     last_checkpoint,
     summary,
 )
-from regularization.callbacks.history import MAX_WIDTH
+from regularization.callbacks.history import wrap
 from regularization.callbacks.progress_bar import ProgressBar
 from regularization.callbacks.tensorboard import TensorBoard
 from regularization.data.sampling import smallest_valid_batch
@@ -136,7 +135,7 @@ class FitRun:
             complete_run(history, self.trainer, self.cli.model)
         if history.rows and "clean_accuracy" in history.rows[-1]:
             acted = regularizers.describe(self.cli.model.config) or "none"
-            print(textwrap.fill(f"regularization: {acted}", MAX_WIDTH, break_on_hyphens=False))
+            print(wrap(f"regularization: {acted}"))
             print(self.callbacks.monitor.summary(self.trainer))
         print(self.summary())
         return self.run_dir

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from regularization.callbacks.history import MAX_WIDTH, History, Row
+from regularization.callbacks.history import MAX_WIDTH, History, Row, wrap
 from tests.callbacks.test_curves import ROWS
 
 SHORT = ROWS[0] | {"seconds": 0.42}
@@ -49,3 +49,12 @@ def test_the_line_of_an_epoch_fits_a_terminal(
         text = line(row | {"seconds": seconds}, monkeypatch, left, max_epochs=epochs)
         assert len(text) <= MAX_WIDTH == 80
         assert re.search(r"\d (s|min|h)( left)?$", text)
+
+
+def test_lines_are_broken_after_commas() -> None:
+    parts = [f"a part with number {number}" for number in range(7)]
+    lines = wrap(", ".join(parts)).splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= MAX_WIDTH
+    assert " ".join(lines).split(", ") == parts
+    assert all(line.endswith(",") for line in lines[:-1])

@@ -68,7 +68,7 @@ def test_the_table_fits_a_terminal_whatever_it_holds(capsys: pytest.CaptureFixtu
         assert word in text.getvalue()
     # Nothing is cut off.
     assert "…" not in text.getvalue()
-    for value in ("1,307,296,123", "33%", "20% groups", "10% layers", "1.23e-05", "1.23e+05", "≤ 123456", "1000"):
+    for value in ("1,307,296,123", "33%", "20% groups", "10% layers", "1.23e-05", "1.23e+05", "123456", "1000"):
         assert value in text.getvalue()
 
 
