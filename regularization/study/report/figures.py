@@ -26,8 +26,6 @@ from regularization.study.results import Result, Row
 
 # The value of an option, and the number in a cell, in pixels.
 FONT = 11
-# With more arms, the lines of those that are neither the baseline nor recommended are paler.
-MANY = 10
 
 
 def main_figure(conclusion: Conclusion, study: Study) -> go.Figure:
@@ -165,7 +163,7 @@ def _limits(accuracies: Sequence[float]) -> tuple[float, float]:
 def epoch_curves(conclusion: Conclusion, metric: str, title: str, percent: bool = True) -> go.Figure:
     """The mean of a metric over seeds by epoch, which is counted from 1; one line per arm.
 
-    With many arms, the baseline and the recommended one are drawn thicker than the others.
+    The baseline and the recommended one are drawn thicker than the others.
     """
     figure = go.Figure()
     last = 1.0
@@ -173,12 +171,8 @@ def epoch_curves(conclusion: Conclusion, metric: str, title: str, percent: bool 
         epochs, means = _means_by_epoch([result.rows for result in arm.results], metric)
         if epochs:
             last = max(last, *epochs)
-            marked = arm in (conclusion.chosen, conclusion.baseline)
-            line, opacity = (
-                style | {"width": 3 if marked else 1.5},
-                1 if marked or len(conclusion.arms) <= MANY else 0.6,
-            )
-            figure.add_scatter(x=epochs, y=means, name=fold(arm.name, "<br>"), mode="lines", line=line, opacity=opacity)
+            line = style | {"width": 3 if arm in (conclusion.chosen, conclusion.baseline) else 1.5}
+            figure.add_scatter(x=epochs, y=means, name=fold(arm.name, "<br>"), mode="lines", line=line)
     figure.update_xaxes(title="epoch", tickformat="d", dtick=_epoch_step(last), tick0=0)
     if percent and metric.startswith("val_"):
         figure.update_yaxes(range=_limits([value for trace in figure.data for value in trace.y] or [0.0, 1.0]))

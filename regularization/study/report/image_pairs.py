@@ -158,5 +158,5 @@ def _thumbnail(data: ImageData, paired: PairedImages, index: int) -> Thumbnail:
     Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(file, "PNG")
     share = abs(paired.gains_by_image[index])
     caption = f"{images.classes[int(images.labels[index])]}, read as {images.classes[paired.read_as[index]]}"
-    caption += "" if share == 1 else f" in {share:.0%} of the seeds"
+    caption += "" if share == 1 else f"; {share:.0%} of the seeds"
     return Thumbnail(f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", caption)

@@ -157,7 +157,8 @@ def _contact_sheets(conclusion: Conclusion, pairs: Mapping[str, PairedImages | N
         return None
     note = (
         f"Validation images that {conclusion.chosen.name} classifies correctly and {conclusion.baseline.name} does "
-        f"not, ordered by the share of seeds in which they differ, with what {conclusion.baseline.name} read them as. "
+        f"not, ordered by the share of seeds in which they differ, with what "
+        f"{conclusion.baseline.name} read them as most often. "
         f"Over all seeds, {paired.fixed:,} predictions were "
         f"fixed and {paired.broken:,} broken (McNemar's test: p = {paired.p:.2g}, valid for these trained networks "
         "only)."

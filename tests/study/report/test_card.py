@@ -15,7 +15,7 @@ from tests.study.analysis.synthetic import make_results, results_on_axis
 
 def card_of(results: list[Result], study: Study, baseline: str | None) -> tuple[str, str, list[tuple[str, str, str]]]:
     card = answer_card(draw_conclusion(results, study, Context(baseline)), results, study)
-    return card.verdict, card.kind, [astuple(fact) for fact in card.facts]  # type: ignore[misc]
+    return card.verdict, card.kind, [astuple(fact) for fact in card.facts]
 
 
 def arms(*gains: float, test: float | None = None) -> tuple[list[Result], Study]:
