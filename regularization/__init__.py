@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from regularization.data.datamodules import CIFAR10 as CIFAR10
     from regularization.data.datamodules import CIFAR100 as CIFAR100
     from regularization.data.datamodules import Digits as Digits
+    from regularization.data.datasets.arrays import Arrays as Arrays
+    from regularization.data.datasets.torchvision_data import TorchvisionData as TorchvisionData
     from regularization.data.image_data import ImageData as ImageData
     from regularization.data.image_folder import ImageFolder as ImageFolder
     from regularization.data.preprocess import Preprocess as Preprocess
+    from regularization.data.readers import Images as Images
+    from regularization.data.sampling import Batch as Batch
     from regularization.errors import UserError as UserError
     from regularization.inference.trained_model import TrainedModel as TrainedModel
     from regularization.inference.trained_model import load as load
@@ -31,6 +35,13 @@ if TYPE_CHECKING:
     from regularization.models.networks import ResNet as ResNet
     from regularization.models.networks import SmallResNet as SmallResNet
     from regularization.models.networks import WhitenedNet as WhitenedNet
+    from regularization.optim.function_penalties import ConfidencePenalty as ConfidencePenalty
+    from regularization.optim.function_penalties import FunctionPenalty as FunctionPenalty
+    from regularization.optim.function_penalties import GradientPenalty as GradientPenalty
+    from regularization.optim.function_penalties import JacobianPenalty as JacobianPenalty
+    from regularization.optim.function_penalties import LogitPenalty as LogitPenalty
+    from regularization.optim.function_penalties import ZLoss as ZLoss
+    from regularization.optim.muon import MuonAdamW as MuonAdamW
     from regularization.optim.penalties import L1 as L1
     from regularization.optim.penalties import L2 as L2
     from regularization.optim.penalties import L2SP as L2SP
@@ -65,15 +76,26 @@ _MODULES = {
     "RandomErasing": "data.augmentation.policies",
     "TrivialAugment": "data.augmentation.policies",
     "ImageFolder": "data.image_folder",
+    "Arrays": "data.datasets.arrays",
+    "TorchvisionData": "data.datasets.torchvision_data",
     "CIFAR10": "data.datamodules",
     "CIFAR100": "data.datamodules",
     "Digits": "data.datamodules",
     "ImageData": "data.image_data",
+    "Images": "data.readers",
+    "Batch": "data.sampling",
     "Preprocess": "data.preprocess",
     "UserError": "errors",
     "ResNet": "models.networks",
     "SmallResNet": "models.networks",
     "WhitenedNet": "models.networks",
+    "ConfidencePenalty": "optim.function_penalties",
+    "FunctionPenalty": "optim.function_penalties",
+    "GradientPenalty": "optim.function_penalties",
+    "JacobianPenalty": "optim.function_penalties",
+    "LogitPenalty": "optim.function_penalties",
+    "ZLoss": "optim.function_penalties",
+    "MuonAdamW": "optim.muon",
     "ElasticNet": "optim.penalties",
     "GroupLasso": "optim.penalties",
     "L1": "optim.penalties",

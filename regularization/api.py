@@ -22,7 +22,7 @@ from regularization.training.command import run_fit
 from regularization.training.configs import to_text
 
 if TYPE_CHECKING:
-    from regularization.study.analysis.conclusion import Conclusion
+    from regularization.study.report.answer import StudyAnswer
 
 # A config is the name of a file, or the options themselves.
 Config = str | Path | Mapping[str, Any]
@@ -57,7 +57,7 @@ def fit(config: Configs = (), **options: Any) -> Result:
     return result
 
 
-def sweep(config: Configs | Mapping[str, Any] = (), **options: Any) -> "Conclusion":
+def sweep(config: Configs | Mapping[str, Any] = (), **options: Any) -> "StudyAnswer":
     """Runs a study, or continues it, as ``python -m regularization sweep`` does.
 
     Args:
@@ -66,8 +66,8 @@ def sweep(config: Configs | Mapping[str, Any] = (), **options: Any) -> "Conclusi
         options: As for ``fit``; ``workers=2`` and the like are options of the command itself.
 
     Returns:
-        The conclusion, with its ``sentence``, the ``chosen`` arm, and the ``arms`` with ``name``, ``mean`` and
-        ``accuracies``.
+        The conclusion: its ``sentence``, the ``arms`` with ``name``, ``mean`` and ``accuracies``, and the ``chosen``
+        arm; the study's ``folder`` and ``report``; ``frame()``, all trials as a pandas table; ``plot()``, a figure.
 
     Raises:
         UserError: Where the command would print an error and exit with code 2.

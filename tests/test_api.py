@@ -97,6 +97,7 @@ def test_a_sweep_from_a_script_without_a_main_guard() -> None:
         "from regularization import sweep\n"
         f'answer = sweep({str(STUDY)!r}, workers=2, seeds=1, until="seeds", trainer__max_epochs=1)\n'
         "open('ran', 'a').write('x')\n"
+        "assert answer.report.is_file() and repr(answer).startswith('<StudyAnswer of 5 arms in runs/quickstart')\n"
         "print([arm.name for arm in answer.arms], answer.chosen.mean)\n"
     )
     process = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=True)

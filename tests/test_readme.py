@@ -29,6 +29,10 @@ SHORTER_CALLS = {
 }
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+# Their blocks belong together in files: tests/test_extend.py runs them.
+each_page_of_single_blocks = pytest.mark.parametrize(
+    "page", [path for path in PAGES if path.stem != "extend"], ids=lambda path: path.stem
+)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -74,7 +78,7 @@ def test_the_architecture_page_names_what_is_there() -> None:
 
 
 @pytest.mark.slow
-@each_page
+@each_page_of_single_blocks
 def test_its_commands(page: Path) -> None:
     draw(Path("PICTURES"), {"cat": 10, "dog": 10})
     torch.save(torchvision.models.resnet18().state_dict(), "resnet18.pth")
@@ -94,7 +98,7 @@ def test_its_commands(page: Path) -> None:
 
 
 @pytest.mark.slow
-@each_page
+@each_page_of_single_blocks
 def test_its_python(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "agg")
     for block in blocks(page, "python"):
@@ -102,10 +106,10 @@ def test_its_python(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert call in block
             block = block.replace(call, shorter)
         exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
-        assert Path("answer.png").is_file()
+        assert Path("answer.pdf").is_file()
 
 
-@each_page
+@each_page_of_single_blocks
 def test_its_configs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks(page, "yaml"):
         Path("block.yaml").write_text(block)

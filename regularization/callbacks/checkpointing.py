@@ -16,6 +16,7 @@ from regularization.internals.lightning import (
     take_sigterm,
     validates_next,
 )
+from regularization.models.objective import ACCURACY, Objective
 from regularization.runs.checkpoint_io import BEST, LAST
 from regularization.runs.distributed import RankConsensus
 
@@ -39,18 +40,19 @@ class RunInterrupted(Exception):  # noqa: N818 - requested by the user, not an e
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Writes ``best.ckpt`` after each epoch with the highest ``val_accuracy`` so far.
+    """Writes ``best.ckpt`` after each epoch with the best value of the objective so far.
 
     Args:
         folder: The folder that the file is written to. A resumed run may have moved to another one.
+        objective: The validation metric that is compared.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, objective: Objective = ACCURACY) -> None:
         super().__init__(
             folder,
             filename=Path(BEST).stem,
-            monitor="val_accuracy",
-            mode="max",
+            monitor=objective.metric,
+            mode=objective.mode,
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from regularization.callbacks.history import History, Row
 from regularization.errors import UserError
+from regularization.models.objective import ACCURACY, best_row
 from regularization.runs.directory import CURVES, atomic_write
 
 COLORS = {"train": "#2a78b5", "val": "#d1603d"}
@@ -85,9 +86,7 @@ def _plot(axes: Axes, rows: list[Row], stage: str, quantity: str) -> None:
 
 
 def _mark_best(axes: Axes, rows: list[Row]) -> None:
-    validated = [row for row in rows if "val_accuracy" in row]
-    if validated:
-        best = max(validated, key=lambda row: row["val_accuracy"])
+    if best := best_row(rows, ACCURACY):
         label = f"best {best['val_accuracy']:.2%}"
         axes.plot(
             best["epoch"] + 1, best["val_accuracy"], "o", markersize=9, fillstyle="none", color="black", label=label

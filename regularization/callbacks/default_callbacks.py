@@ -16,6 +16,7 @@ from regularization.callbacks.parameter_report import ParameterReport
 from regularization.callbacks.running_metrics import RunningMetrics
 from regularization.callbacks.val_logits import ValidationLogits
 from regularization.internals.lightning import skip_empty_hooks
+from regularization.models.objective import ACCURACY, Objective
 from regularization.runs import checkpoint_io, directory
 from regularization.runs.distributed import RankConsensus
 
@@ -40,6 +41,7 @@ class FitCallbacks:
 def default_callbacks(
     run: Path,
     config: str,
+    objective: Objective = ACCURACY,
     minutes: float | None = None,
     steps: int | None = None,
     configured: Sequence[Callback] = (),
@@ -50,13 +52,14 @@ def default_callbacks(
     Args:
         run: The run folder.
         config: The whole config as YAML, for ``config.yaml``.
+        objective: The metric of which the best epoch is kept.
         minutes: Minutes between two checkpoints within an epoch; see ``LastCheckpoint``.
         steps: Optimizer steps between two checkpoints within an epoch.
         configured: The callbacks of the config, and the progress bar.
         last: Callbacks that are called after all others.
     """
     checkpoints = run / directory.CHECKPOINTS
-    parameter_report, history, consensus = ParameterReport(), History(run), RankConsensus()
+    parameter_report, history, consensus = ParameterReport(), History(run, objective), RankConsensus()
     monitor = Monitor(parameter_report, history)
     ordered = [
         parameter_report,
@@ -71,7 +74,7 @@ def default_callbacks(
         ValidationLogits(run),
         # Lightning moves these behind the others. The checkpoints contain the history.
         history,
-        BestCheckpoint(checkpoints),
+        BestCheckpoint(checkpoints, objective),
         LastCheckpoint(checkpoints, consensus, minutes, steps),
         *last,
     ]
@@ -109,10 +112,11 @@ def summary(history: History) -> str:
     """The best epoch and the run folder, in two lines."""
     if not history.rows:
         return f"no epoch was completed in {history.folder}"
-    best = history.best()
-    if "val_accuracy" not in best:
+    best, objective = history.best(), history.objective
+    if objective.metric not in best:
         return f"trained without validation\n{history.folder}"
-    return f"best validation accuracy {best['val_accuracy']:.2%} in epoch {best['epoch'] + 1:.0f}\n{history.folder}"
+    value = objective.format(best[objective.metric])
+    return f"best {objective.name} {value} in epoch {best['epoch'] + 1:.0f}\n{history.folder}"
 
 
 def last_checkpoint(run: Path) -> Path | None:

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from regularization.internals.lightning import restore_callback_metrics, training_length
 from regularization.models.classifier import ImageClassifier
+from regularization.models.objective import ACCURACY, Objective, best_row
 from regularization.runs.directory import METRICS, RESULT, add_result, write_csv
 
 Row = dict[str, float]
@@ -31,14 +32,16 @@ class History(Checkpoint):
 
     Args:
         folder: The run folder, for ``metrics.csv`` and ``result.json``.
+        objective: The metric of which the best epoch is kept.
 
     Attributes:
         rows: The metrics per epoch.
         started: Whether training has started.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, objective: Objective = ACCURACY) -> None:
         self.folder = folder
+        self.objective = objective
         self.rows: list[Row] = []
         self.started = False
         self._validated = False
@@ -124,9 +127,8 @@ class History(Checkpoint):
         add_result(self.folder, {"best": best, "last": last, **strength})
 
     def best(self) -> Row:
-        """The first row with the highest validation accuracy; the last row if no epoch was validated."""
-        validated = [row for row in self.rows if "val_accuracy" in row]
-        return max(validated, key=lambda row: row["val_accuracy"]) if validated else self.rows[-1]
+        """The first row with the best value of the objective; the last row if no epoch was validated."""
+        return best_row(self.rows, self.objective) or self.rows[-1]
 
     def _epoch_seconds(self) -> float:
         return round(time.perf_counter() - self._epoch_start, 3)

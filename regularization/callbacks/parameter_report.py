@@ -162,7 +162,7 @@ def _describe_penalty(name: str, classifier: ImageClassifier) -> str:
     penalty = classifier.regularizer.penalties[name]
     if isinstance(penalty, MaxNorm):
         return f"{name} ≤ {penalty.limit:g}"
-    mode = "proximal" if penalty.proximal else "gradient"
+    mode = "proximal" if penalty.proximal else "loss" if name in classifier.regularizer.functions else "gradient"
     if penalty.proximal and not isinstance(classifier.trainer.optimizers[0], SGD):
         mode += ", decoupled"
     return f"{name} {penalty.strength:g} ({mode})"

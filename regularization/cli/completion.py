@@ -29,6 +29,7 @@ _NESTED = (
 _FOLDER_OPTIONS = ("data.root", "folder", "folders", "trainer.default_root_dir")
 # Values of options whose type names none, or hundreds of classes.
 _VALUES = {
+    "model.decay": ["all", "weights"],  # or a list, so that the parser knows no choices
     "model.network": ["SmallResNet", "ResNet", "torchvision.models.resnet18", "timm.create_model"],
     "model.mixing": ["torchvision.transforms.v2.MixUp", "torchvision.transforms.v2.CutMix"],
     "trainer.accelerator": ["auto", "cpu", "gpu", "mps"],

@@ -13,7 +13,7 @@ from regularization.training.help import actions_of
 from regularization.training.parser import Parser
 
 if TYPE_CHECKING:
-    from regularization.study.analysis.conclusion import Conclusion
+    from regularization.study.report.answer import StudyAnswer
 
 
 _OPTIONS: tuple[tuple[str, Any, Any, str, str], ...] = (
@@ -34,7 +34,7 @@ _SWITCHES = (
 )
 
 
-def sweep(args: list[str]) -> "Conclusion | None":
+def sweep(args: list[str]) -> "StudyAnswer | None":
     """Runs a study from its config to its report, or continues one; its conclusion, None after a dry run."""
     study, options, common, config = _parse(args)
     from regularization.runs import distributed

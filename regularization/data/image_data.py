@@ -17,7 +17,7 @@ from regularization.data.image_files import ImageFiles
 from regularization.data.label_noise import with_wrong_labels
 from regularization.data.preprocess import Preprocess
 from regularization.data.readers import Images, stratified_split
-from regularization.data.sampling import Batch, EpochSampler, make_loader
+from regularization.data.sampling import Batch, EpochSampler, make_loader, stratified_subset
 from regularization.errors import UserError
 from regularization.internals import lightning as internals
 
@@ -47,6 +47,7 @@ class ImageData(LightningDataModule, ABC):
         cutout: Side in pixels of a square that is set to black in each training image; 0 for none.
         augmentations: Augmentation policies and random erasing, each under a name you choose; null removes one.
         label_noise: Fraction of the training labels that are replaced by another class, drawn with ``split_seed``.
+        subset: Number or fraction of the training images to use, of all classes alike; the fewer are among the more.
         on_device: Keep the images on the device that trains, so that the CPU has no work with them.
         seed: Seed of the order and the augmentation; null takes the one of ``seed_everything``.
     """
@@ -71,6 +72,7 @@ class ImageData(LightningDataModule, ABC):
         cutout: int = 0,
         augmentations: dict[str, Augmentation | None] = {},  # noqa: B006 - never changed
         label_noise: float = 0.0,
+        subset: int | float | None = None,
         on_device: bool = False,
         seed: int | None = None,
     ) -> None:
@@ -84,7 +86,7 @@ class ImageData(LightningDataModule, ABC):
         mean, std = mean or (0.5, 0.5, 0.5), std or (0.5, 0.5, 0.5)
         _check(min(std) > 0, f"--data.std must be positive, not {std}")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.val_size, self.split_seed, self.image_size = val_size, split_seed, image_size
+        self.val_size, self.split_seed, self.subset, self.image_size = val_size, split_seed, subset, image_size
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = Augment(flip, crop_padding, cutout, self.seed, None, padding_mode, augmentations)
         self.preprocess = self.train_preprocess = Preprocess(image_size, mean, std)
@@ -119,6 +121,7 @@ class ImageData(LightningDataModule, ABC):
             self.test_set = images, torch.arange(len(images))
         if stage in ("fit", "validate") and self.train_set is None:
             (images, subset), self.val_set = self._split(self.read(train=True))
+            subset = stratified_subset(images.labels, subset, self.subset, self.split_seed)
             self.train_set = with_wrong_labels(images, self.label_noise, self.split_seed), subset
 
     def train_dataloader(self) -> DataLoader[Any]:

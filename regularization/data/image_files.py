@@ -51,7 +51,7 @@ def read(path: Path, side: int) -> Tensor | DecodeError:
     """
     try:
         with Image.open(path, formats=formats()) as image, _limit_memory(image):
-            pixels = np.asarray(on_white(_square(to_upright_rgb(image), side)))
+            pixels = np.asarray(on_white(square(to_upright_rgb(image), side)))
     except UnidentifiedImageError:
         return DecodeError(path, unreadable(path.suffix.lower()) or "not an image, or of an unsupported format")
     except Image.DecompressionBombError:
@@ -82,7 +82,12 @@ def _limit_memory(image: Image.Image) -> AbstractContextManager[Any]:
     return _LARGE_IMAGE_LOCK if image.width * image.height > _LARGE_IMAGE_PIXELS else nullcontext()
 
 
-def _square(image: Image.Image, side: int) -> Image.Image:
+def square(image: Image.Image, side: int) -> Image.Image:
+    """Resizes the short side of an image to ``side`` pixels and crops the central square.
+
+    Raises:
+        ValueError: When the image is so long that it would become too large.
+    """
     width, height = image.size
     short = min(width, height)
     size = (side * width // short, side * height // short)

@@ -78,7 +78,7 @@ def download_cifar(source: type[CIFAR10], root: Path) -> None:
     root_existed = root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _download_lock(root), progress_bars_on_terminals():
+        with download_lock(root), progress_bars_on_terminals():
             if not is_complete():
                 download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
     except (OSError, RuntimeError) as error:
@@ -92,7 +92,7 @@ def download_cifar(source: type[CIFAR10], root: Path) -> None:
 
 
 @contextmanager
-def _download_lock(root: Path) -> Iterator[None]:
+def download_lock(root: Path) -> Iterator[None]:
     """Waits while another process downloads into ``root``; the lock file is removed at the end."""
     with ExitStack() as stack:
         stack.callback(_remove, root / LOCK)

@@ -175,6 +175,43 @@ def make_loader(
     )
 
 
+def stratified_subset(labels: Tensor, indices: Tensor, size: int | float | None, seed: int) -> Tensor:
+    """Chooses ``size`` of the images at ``indices`` so that each class keeps its share of them.
+
+    Subsets are nested: with the same ``indices`` and ``seed`` a smaller one is part of a larger one.
+
+    Args:
+        labels: Labels of the whole set, int64 ``(N,)``.
+        indices: The images to choose from, int64 ``(M,)``.
+        size: How many, or which fraction of them; None takes all.
+        seed: Seed of the choice.
+
+    Returns:
+        Sorted indices, int64.
+
+    Raises:
+        UserError: When there are not so many.
+    """
+    if size is None:
+        return indices
+    count = round(size * len(indices)) if isinstance(size, float) else size
+    if not 1 <= count <= len(indices) or size > count:
+        raise UserError(
+            f"--data.subset must be a number from 1 to {len(indices)}, as many as there are training images, or a "
+            f"fraction of them, not {size}"
+        )
+    order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))
+    shuffled = labels[indices[order]]
+    counts = torch.bincount(shuffled)
+    # The rank of each image among those of its class.
+    by_class = shuffled.argsort(stable=True)
+    rank = torch.empty_like(by_class)
+    rank[by_class] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[shuffled[by_class]]
+    # An image comes in once the share that is taken of its class has reached its place there.
+    place = (rank + 0.5).double() / counts[shuffled]
+    return indices[order[place.argsort(stable=True)[:count]]].sort().values
+
+
 def ignore_sigint(worker_id: int) -> None:
     """Ignores Ctrl-C in a worker process: the main process handles it and ends its workers after saving its state."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -12,14 +12,13 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from regularization.data.augmentation.augment import mix
-from regularization.data.image_data import ImageData
 from regularization.data.sampling import Batch, as_batch
 from regularization.errors import UserError
 from regularization.models.checkpoint_arguments import arguments_in
 from regularization.models.compilation import MemoryFormat, check_compiler, memory_layout
 from regularization.models.losses import Losses, criterion, with_auxiliary
 from regularization.models.metrics import EpochMetrics
-from regularization.models.network_check import check_network
+from regularization.models.network_check import check_sizes
 from regularization.models.outputs import split_output
 from regularization.models.pretrained import load_weights
 from regularization.models.regularized_module import RegularizedModule
@@ -43,10 +42,10 @@ class ImageClassifier(RegularizedModule):
         lr_scheduler: Makes the learning-rate scheduler from the optimizer. If its ``total_steps`` or ``T_max`` is null
             or -1, the number of optimizer steps is filled in, and it steps once per optimizer step; otherwise it steps
             once per epoch.
-        penalties: Penalties that are added to the loss, each under a name you choose. The penalties of several configs
-            are combined; null removes one.
-        decay: Parameters that the optimizer's weight decay acts on: ``all``, or ``weights``, which excludes biases and
-            the scales of norm layers.
+        penalties: Penalties that are added to the loss, under names you choose. Those of several configs are combined;
+            null removes one.
+        decay: What weight decay acts on: ``all``; ``weights``, without biases and norm layers' scales; or a list of
+            names such as ``["*.weight", "!*norm*"]``.
         decay_schedule: Schedule of λ for the optimizer's weight decay; null keeps λ constant.
         timescale_epochs: The timescale τ: the number of epochs after which weights have decayed to 1/e. Sets λ.
         label_smoothing: Fraction of each training target that is spread evenly over all classes (arXiv:1512.00567).
@@ -94,6 +93,7 @@ class ImageClassifier(RegularizedModule):
         self._num_classes: int | None = None  # where the data tell it
         self.config: dict[str, Any] = {}  # the config of the run, for its checkpoints
         self.train_metrics = EpochMetrics()
+        self.penalty_metrics = {name: EpochMetrics() for name in self.regularizer.functions}  # λ·R as their loss
         self.val_metrics = EpochMetrics(calibration=True)
         self.test_metrics = EpochMetrics(calibration=True)
 
@@ -154,8 +154,7 @@ class ImageClassifier(RegularizedModule):
         data = self.image_data()
         self._num_classes = getattr(data, "num_classes", None)
         if data is not None:
-            for size in _input_sizes(data, stage):
-                check_network(self.network, size, data.num_classes, training=stage == "fit")
+            check_sizes(self.network, data, training=stage == "fit")
         init_from_data = getattr(self.network, "init_from_data", None)
         if stage == "fit" and self.loaded_weights is None and callable(init_from_data) and data is not None:
             init_from_data(data.calibration_sample())
@@ -163,6 +162,8 @@ class ImageClassifier(RegularizedModule):
             raise UserError("--model.sharpness cannot be combined with precision 16-mixed: use bf16-mixed")
         if self._compiled:
             check_compiler(self.trainer)
+            if self.regularizer.input_gradients:
+                raise UserError("a penalty on gradients by the images cannot be compiled: add --model.compile false")
             # In place, which keeps the names in checkpoints. Shapes are few: each one gets its own compiled code.
             self.network.compile(dynamic=False)
 
@@ -179,7 +180,7 @@ class ImageClassifier(RegularizedModule):
             manual_seed(mix(int(seed), self.current_epoch, batch_idx, 1, *rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of the batch, a scalar, with label smoothing and mixing if the config has them.
+        """Mean cross-entropy of the batch, a scalar, with label smoothing, mixing and penalties if the config has them.
 
         With several processes, each has a part of the batch, and the mean of their results is that of the batch.
         """
@@ -188,13 +189,16 @@ class ImageClassifier(RegularizedModule):
         if self._mixing is not None:
             images, targets = self._mixing(batch.images, labels)
             batch = batch._replace(images=images, labels=targets)
+        if self.regularizer.input_gradients:
+            batch = batch._replace(images=batch.images.detach().requires_grad_())
         devices = [self.device] if self.device.type == "cuda" else []
         # The second pass of sharpness-aware training has the random numbers of the first one.
         with torch.random.fork_rng(devices, enabled=self._sharpness is not None):
             losses = self._losses(batch)
-        self.train_metrics.update(
-            losses.criterion.detach(), losses.logits.detach()[: batch.counted], labels[: batch.counted]
-        )
+        counted = losses.logits.detach()[: batch.counted], labels[: batch.counted]
+        self.train_metrics.update(losses.criterion.detach(), *counted)
+        for name, penalty in losses.penalties.items():
+            self.penalty_metrics[name].update(penalty.detach(), *counted)
         loss = losses.total
         if self._sharpness is not None:
             mean = partial(self._mean, batch.weight)
@@ -228,7 +232,9 @@ class ImageClassifier(RegularizedModule):
     def on_train_epoch_end(self) -> None:
         """Logs the training metrics, taken while the weights were changing; steps a plateau scheduler."""
         self._log_epoch("train", self.train_metrics)
-        self.log_dict({f"penalty/{name}": value for name, value in self.regularizer.values(*self.progress()).items()})
+        penalties = self.regularizer.values(*self.progress())
+        penalties |= {name: metrics.compute(self.trainer)["loss"] for name, metrics in self.penalty_metrics.items()}
+        self.log_dict({f"penalty/{name}": value for name, value in penalties.items()})
         self.step_plateau_schedulers()
 
     def on_validation_epoch_end(self) -> None:
@@ -247,18 +253,28 @@ class ImageClassifier(RegularizedModule):
         if (data := self.image_data()) is not None:
             checkpoint["serving"] = data.inference_config()
         checkpoint["train_scores"] = self.train_metrics.state_dict(self.trainer)
+        if self.penalty_metrics:
+            states = {name: metrics.state_dict(self.trainer) for name, metrics in self.penalty_metrics.items()}
+            checkpoint["penalty_scores"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the metrics of the current epoch."""
         super().on_load_checkpoint(checkpoint)
         if "parts" in (metrics := checkpoint["train_scores"]):  # early checkpoints of version 0.1.0 have none
             self.train_metrics.load_state_dict(metrics, self.trainer)
+        for name, state in checkpoint.get("penalty_scores", {}).items():
+            if name in self.penalty_metrics:
+                self.penalty_metrics[name].load_state_dict(state, self.trainer)
 
     def _losses(self, batch: Batch) -> Losses:
         logits, auxiliary = self.logits(batch.images)
         class_weights = None if (data := self.image_data()) is None else data.loss_weights
         loss = criterion(logits, batch.labels, self._label_smoothing, class_weights)
-        return Losses(logits, loss, with_auxiliary(loss, auxiliary, batch.labels))
+        penalties = {}
+        if self.regularizer.functions:
+            penalties = self.regularizer.losses(batch, logits, self.network, self.progress())
+        total = sum(penalties.values(), with_auxiliary(loss, auxiliary, batch.labels))
+        return Losses(logits, loss, penalties, total)
 
     def _mean(self, weight: float, gradient: Tensor) -> Tensor:
         """The gradient of the whole batch from those that the processes have of their parts, each with its weight."""
@@ -275,11 +291,3 @@ def _random_choice(mixing: nn.Module | dict[str, nn.Module | None] | None) -> nn
         return mixing
     chosen = [module for module in mixing.values() if module is not None]
     return v2.RandomChoice(chosen) if len(chosen) > 1 else next(iter(chosen), None)
-
-
-def _input_sizes(data: ImageData, stage: str) -> set[tuple[int, int]]:
-    """Height and width of the images that the network gets in ``stage``."""
-    part = data.train_set or data.test_set
-    assert part is not None, "setup() comes first"
-    modules = [data.preprocess, data.early_preprocess if stage == "fit" else None]
-    return {(module.size, module.size) if module.size else part[0].shape for module in modules if module}

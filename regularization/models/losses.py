@@ -14,6 +14,7 @@ class Losses(NamedTuple):
 
     logits: Tensor  # (B, num_classes)
     criterion: Tensor  # the cross-entropy alone, which is logged as train_loss
+    penalties: dict[str, Tensor]  # λ·R of each penalty on the function of the network
     total: Tensor  # what is minimized
 
 

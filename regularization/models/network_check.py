@@ -7,11 +7,21 @@ import torch
 from jsonargparse import Namespace
 from torch import nn
 
+from regularization.data.image_data import ImageData
 from regularization.errors import UserError, did_you_mean
 from regularization.models.outputs import split_output
 
 # Sides of images, in pixels, that published networks were made for, and some others.
 USUAL_SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
+
+
+def check_sizes(network: nn.Module, data: ImageData, training: bool) -> None:
+    """Checks ``network`` with each size of the images that ``data`` gives it, see ``check_network``."""
+    part = data.train_set or data.test_set
+    assert part is not None, "setup() comes first"
+    modules = [data.preprocess, data.early_preprocess if training else None]
+    for size in {(module.size, module.size) if module.size else part[0].shape for module in modules if module}:
+        check_network(network, size, data.num_classes, training)
 
 
 def check_network(network: nn.Module, size: tuple[int, int], num_classes: int, training: bool) -> None:

@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from regularization.errors import UserError, did_you_mean
+from regularization.data.sampling import Batch
+from regularization.errors import UserError
+from regularization.optim.function_penalties import FunctionPenalty
 from regularization.optim.penalties import L2SP, Penalty, Selection
+from regularization.optim.selection import match_patterns
 from regularization.optim.weight_decay import momentum_gain, parameter_kind
 
 NamedParameters = dict[str, nn.Parameter]
@@ -29,6 +31,8 @@ class Regularizer:
     Attributes:
         penalties: The penalties by name, without those that are None.
         selected: The parameters of each penalty, by the name of the penalty and of the parameter.
+        functions: Those of the penalties that are part of the loss.
+        input_gradients: Whether one of these differentiates by the images.
 
     Raises:
         UserError: If a name could not be typed on the command line, or a pattern matches no parameter.
@@ -42,6 +46,8 @@ class Regularizer:
         self.selected = {
             name: select_parameters(network, penalty.parameters, name) for name, penalty in self.penalties.items()
         }
+        self.functions = {name: it for name, it in self.penalties.items() if isinstance(it, FunctionPenalty)}
+        self.input_gradients = any(penalty.input_gradients for penalty in self.functions.values())
 
     def start(self) -> None:
         """To be called once the network has the weights that training starts from, or a checkpoint was restored."""
@@ -60,12 +66,30 @@ class Regularizer:
         penalty = self.penalties[name]
         return penalty.strength * (penalty.schedule.factor(time, lr_ratio) if penalty.schedule else 1.0)
 
+    def losses(
+        self, batch: Batch, logits: Tensor, network: nn.Module, progress: tuple[float, float]
+    ) -> dict[str, Tensor]:
+        """λ·R of each penalty in ``functions`` for a batch, to be added to its loss; 0 where λ is 0.
+
+        Args:
+            batch: The images that the network has got, and their labels, see ``FunctionPenalty.loss``.
+            logits: What it has computed for them, ``(B, num_classes)``.
+            network: The network.
+            progress: ``(time, lr_ratio)``, see ``strength``.
+        """
+        strengths = {name: self.strength(name, *progress) for name in self.functions}
+        zero = torch.zeros((), device=logits.device)
+        return {
+            name: strengths[name] * penalty.loss(batch, logits, network) if strengths[name] else zero
+            for name, penalty in self.functions.items()
+        }
+
     @torch.no_grad()
     def add_gradients(self, time: float, lr_ratio: float) -> None:
         """Adds λ·∂R/∂w to the gradients; parameters without a gradient, such as frozen ones, are skipped."""
         for name, penalty in self.penalties.items():
             strength = self.strength(name, time, lr_ratio)
-            if penalty.proximal or not strength:
+            if penalty.proximal or name in self.functions or not strength:
                 continue
             weights = self._weights(name)
             penalty_gradients = penalty.gradients(_full_precision(weights))
@@ -93,10 +117,11 @@ class Regularizer:
 
     @torch.no_grad()
     def values(self, time: float, lr_ratio: float) -> dict[str, Tensor]:
-        """λ·R of each penalty, by its name."""
+        """λ·R of each penalty on weights, by its name."""
         return {
             name: self.strength(name, time, lr_ratio) * penalty.value(_full_precision(self._weights(name)))
             for name, penalty in self.penalties.items()
+            if name not in self.functions
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,18 +152,15 @@ def select_parameters(network: nn.Module, selection: Selection, penalty_name: st
         UserError: If a pattern or kind matches no parameter; the message suggests names that exist.
     """
     trainable = {name: w for name, w in network.named_parameters() if w.requires_grad}
-    is_kind = isinstance(selection, str)
-    selected: NamedParameters = {}
-    for pattern in [selection] if isinstance(selection, str) else selection:
-        matches = {name: w for name, w in trainable.items() if _matches(name, w, pattern, is_kind)}
-        if not matches:
-            hint = did_you_mean(pattern, trainable) or f", for instance {', '.join(list(trainable)[:3])}"
-            raise UserError(
-                f"model.penalties.{penalty_name}: {pattern!r} matches none of the {len(trainable)} parameters{hint}"
-            )
-        selected |= matches
+    option = f"model.penalties.{penalty_name}"
+    if not isinstance(selection, str):
+        return match_patterns(trainable, selection, option, empty="parameters is empty")
+    selected = {name: w for name, w in trainable.items() if selection in ("all", parameter_kind(name, w))}
     if not selected:
-        raise UserError(f"model.penalties.{penalty_name}: parameters is empty")
+        examples = ", ".join(list(trainable)[:3])
+        raise UserError(
+            f"{option}: {selection!r} matches none of the {len(trainable)} parameters, for instance {examples}"
+        )
     return selected
 
 
@@ -150,12 +172,6 @@ def step_size(optimizer: Optimizer, group: dict[str, Any]) -> float:
     """
     lr = float(group["lr"])
     return lr * momentum_gain(group) if isinstance(optimizer, SGD) else lr
-
-
-def _matches(name: str, w: Tensor, pattern: str, is_kind: bool) -> bool:
-    if is_kind:
-        return pattern in ("all", parameter_kind(name, w))
-    return fnmatchcase(name, pattern)
 
 
 def _full_precision(weights: list[Tensor]) -> list[Tensor]:

@@ -16,7 +16,8 @@ class SAM:
 
     Foret et al. 2020 (arXiv:2010.01412). A step has two forward and two backward passes, and takes about twice the
     time. Both have the same random numbers, and the second one does not change the statistics of batch norm. With
-    gradient accumulation, each batch has an ε of its own. Weight decay and penalties are those at w.
+    gradient accumulation, each batch has an ε of its own. Weight decay and penalties on weights are those at w;
+    penalties on the network's function are part of the loss.
 
     Args:
         rho: ρ, the length of ε; 0 switches it off.

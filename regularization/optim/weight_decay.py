@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-Decay = Literal["all", "weights"]
+from regularization.optim.selection import match_patterns
+
+Decay = Literal["all", "weights"] | list[str]
 # What is_decoupled has measured.
 _decoupled: WeakKeyDictionary[Optimizer, bool] = WeakKeyDictionary()
 
@@ -31,7 +33,13 @@ class SGDW(SGD):
         weight_decay: Weight decay λ.
         nesterov: Whether to use Nesterov's momentum.
         foreach: Whether to update all tensors at once; null chooses by device.
+        cautious: Whether to decay only the elements that the step does not push away from 0: those whose update is 0
+            or has the sign of w (Chen et al. 2025, arXiv:2510.12402). τ and accumulated_decay remain those of full
+            decay. A step needs one more copy of the weights.
     """
+
+    # Also on the class: a copy of an optimizer, as is_decoupled makes, has no attributes of its own.
+    _cautious = False
 
     def __init__(
         self,
@@ -43,8 +51,10 @@ class SGDW(SGD):
         nesterov: bool = False,
         *,
         foreach: bool | None = None,
+        cautious: bool = False,
     ) -> None:
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, foreach=foreach)
+        self._cautious = cautious
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -54,18 +64,30 @@ class SGDW(SGD):
             with torch.enable_grad():
                 loss = closure()
         strengths = [group["weight_decay"] for group in self.param_groups]
+        cautious: list[tuple[list[Tensor], list[Tensor], float]] = []  # the weights, their copies, ηλ
         try:
             for group in self.param_groups:
                 weights = [w for w in group["params"] if w.grad is not None]
-                if group["weight_decay"] and weights:
-                    torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                product = group["lr"] * group["weight_decay"]
+                if product and weights and self._cautious:
+                    cautious.append((weights, [w.clone() for w in weights], product))
+                elif group["weight_decay"] and weights:
+                    torch._foreach_mul_(weights, 1 - product)
                 group["weight_decay"] = 0.0
             # SGD's own step, without the wrapper that would call the hooks of the step a second time.
             inspect.unwrap(SGD.step)(self)
         finally:
             for group, strength in zip(self.param_groups, strengths, strict=True):
                 group["weight_decay"] = strength
+        for weights, before, product in cautious:
+            _decay_where_updates_agree(weights, before, product)
         return loss
+
+
+def _decay_where_updates_agree(weights: list[Tensor], before: list[Tensor], product: float) -> None:
+    """w ← w − ηλ·w₀ for the elements where the update w₀ − w is 0 or has the sign of w₀, the weight before it."""
+    for w, w0 in zip(weights, before, strict=True):
+        w.sub_(w0 * ((w0 - w) * w0 >= 0), alpha=product)
 
 
 def parameter_groups(network: nn.Module, decay: Decay) -> list[dict[str, Any]]:
@@ -74,16 +96,24 @@ def parameter_groups(network: nn.Module, decay: Decay) -> list[dict[str, Any]]:
     Args:
         network: The network to optimize.
         decay: ``all`` makes one group, as in the seed. ``weights`` adds a second group without weight decay, for biases
-            and the scales of norm layers, that is for every parameter with fewer than two dimensions.
+            and the scales of norm layers, that is for every parameter with fewer than two dimensions. With a list of
+            name patterns, all but the selected parameters are in the second group, see ``match_patterns``.
 
     Returns:
         The groups that are not empty. Only the second one sets ``weight_decay``, to 0.
+
+    Raises:
+        UserError: If a pattern matches no parameter.
     """
-    trainable = [w for w in network.parameters() if w.requires_grad]
+    trainable = {name: w for name, w in network.named_parameters() if w.requires_grad}
     if decay == "all":
-        return [{"params": trainable}]
-    weights = [w for w in trainable if w.ndim > 1]
-    others = [w for w in trainable if w.ndim <= 1]
+        return [{"params": list(trainable.values())}]
+    if decay == "weights":
+        selected = {name for name, w in trainable.items() if w.ndim > 1}
+    else:
+        selected = set(match_patterns(trainable, decay, "--model.decay", empty="the patterns select no parameter"))
+    weights = [w for name, w in trainable.items() if name in selected]
+    others = [w for name, w in trainable.items() if name not in selected]
     groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from jsonargparse import Namespace, get_loader
 from torch import nn
+from torchvision.datasets import VisionDataset
 from yaml import YAMLError
 
 from regularization.errors import UserError, printable
 from regularization.runs import safe_loading
 
 # Keys of the config; those of one start of a command are not among them.
-SECTIONS = ("seed_everything", "model", "data", "callbacks", "checkpoint", "trainer")
+SECTIONS = ("seed_everything", "model", "data", "callbacks", "checkpoint", "objective", "trainer")
 # Options of the Trainer that say how to train. The others say where, or name files: they are this machine's.
 _TRAINER_OPTIONS = {
     "accelerator",
@@ -42,6 +43,8 @@ _TRAINER_OPTIONS = {
     *(f"{bound}_{unit}" for bound in ("max", "min") for unit in ("epochs", "steps")),
     "max_time",
 }
+# Options of the network and the data that are this machine's.
+_PLACES = ("model.weights", "model.compile", "data.init_args.root", "data.init_args.arrays")
 # Arguments by which functions of torchvision and timm find weights, and their values for none. A checkpoint brings its
 # weights.
 _LOADING = {
@@ -100,7 +103,11 @@ def without_places(config: Namespace, local: Namespace) -> list[str]:
         The names of the removed options that have other values here.
     """
     names = [f"trainer.{name}" for name in vars(config.trainer) if name not in _TRAINER_OPTIONS]
-    names += [name for name in ("model.weights", "model.compile", "data.init_args.root") if name in config]
+    names += [
+        name
+        for name in ("model.weights", "model.compile", "data.init_args.root", "data.init_args.arrays")
+        if name in config
+    ]
     removed = {name: config.pop(name) for name in names}
     changed = [name for name, value in removed.items() if value and value != local.get(name)]
     return [name.replace("init_args.", "") for name in changed]
@@ -150,8 +157,8 @@ def _check(config: Any, named_by_user: Set[str]) -> None:
     elif isinstance(config, list | tuple):
         for value in config:
             _check(value, named_by_user)
-    elif callable(config) and not named_by_user & set(_paths_of(config)) and not _is_trusted_layer(config):
-        raise _refusal(f"names {_path_of(config)}, which is not the class of a layer")
+    elif callable(config) and not named_by_user & set(_paths_of(config)) and not _is_trusted_argument(config):
+        raise _refusal(f"names {_path_of(config)}, which is not the class of a layer or a data set of torchvision")
 
 
 def _check_class(values: dict[str, Any]) -> None:
@@ -165,6 +172,7 @@ def _check_class(values: dict[str, Any]) -> None:
         _check_function(path, made_by, arguments)
     if path.partition(".")[0] != "regularization":
         _check_words(path, arguments)
+    _check_words(path, [part.get("options") for part in arguments])  # which go to a data set of torchvision
 
 
 def _as_dict(path: str, arguments: Any) -> dict[str, Any]:
@@ -241,8 +249,12 @@ def _is_trusted(item: Any) -> bool:
     return safe_loading.is_trusted(_path_of(item))
 
 
-def _is_trusted_layer(item: Any) -> bool:
-    return inspect.isclass(item) and issubclass(item, nn.Module) and _is_trusted(item)
+def _is_trusted_argument(item: Any) -> bool:
+    if not inspect.isclass(item):
+        return False
+    if issubclass(item, VisionDataset):
+        return _path_of(item).startswith(f"{safe_loading.DATA_SETS}.")
+    return issubclass(item, nn.Module) and _is_trusted(item)
 
 
 def _path_of(item: Any) -> str:

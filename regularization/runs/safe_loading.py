@@ -21,10 +21,9 @@ _ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
 }
 
-# The public names that configs use. Not among them: load, for instance, would read another checkpoint.
-_CONFIGURABLE = {
-    name: module for name, module in _MODULES.items() if module not in ("api", "inference.trained_model", "errors")
-}
+# Modules of public names that no config uses: load, for instance, would read another checkpoint.
+_NOT_IN_CONFIGS = ("api", "inference.trained_model", "errors", "data.readers", "data.sampling")
+_CONFIGURABLE = {name: module for name, module in _MODULES.items() if module not in _NOT_IN_CONFIGS}
 # Lightning's callbacks that write no files. ModelCheckpoint would delete some in any folder, and so would CSVLogger.
 _CALLBACKS = {
     "device_stats_monitor": "DeviceStatsMonitor",
@@ -51,6 +50,8 @@ TRUSTED = [
     "lightning.pytorch.loggers.TensorBoardLogger",
     "lightning.pytorch.loggers.tensorboard.TensorBoardLogger",
 ]
+# Classes that the option ``data.dataset`` may name; they are no layers, so they are not among the others.
+DATA_SETS = "torchvision.datasets"
 # Modules of version 0.1 that class paths may name, and where their classes are now.
 MOVED = {
     "regularization.classifier": "regularization.models.classifier",
@@ -102,7 +103,7 @@ def restrict_imports(named_by_user: Iterable[str]) -> Iterator[None]:
         sys.path[:] = [entry for entry in sys.path if not _is_working_directory(entry)]
         set_parsing_settings(
             import_path_denylist=["*"],
-            import_path_allowlist=[*TRUSTED, *filter(_is_path, named_by_user)],
+            import_path_allowlist=[*TRUSTED, DATA_SETS, *filter(_is_path, named_by_user)],
             config_read_mode_fsspec_enabled=False,
         )
         yield

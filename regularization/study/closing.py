@@ -19,6 +19,7 @@ from regularization.study.config import FAILED, TRIAL, Arm, Study, Trial
 from regularization.study.config import STUDY as STUDY
 from regularization.study.extension import study_record
 from regularization.study.found_runs import Failure
+from regularization.study.report.answer import StudyAnswer
 from regularization.study.report.page import write_report
 from regularization.study.report.tables import write_table
 from regularization.study.results import Result
@@ -59,15 +60,15 @@ def choose_finalists(plan: "Plan", arms: list[Arm], folder: Path) -> list[Arm]:
 
 
 def _search_score(plan: "Plan", arm: Arm, folder: Path) -> float | None:
-    """Mean validation accuracy of an arm in the search; None when it failed or was pruned."""
+    """Mean score of an arm in the search; None when it failed or was pruned."""
     runs = [results.read(trial.folder, plan.study.score) for trial in plan.trials("search", [arm], folder)]
-    scores = [run.accuracy for run in runs if run is not None and not run.pruned]
+    scores = [run.score(plan.study) for run in runs if run is not None and not run.pruned]
     return sum(scores) / len(scores) if len(scores) == len(runs) else None
 
 
 def close_study(
     plan: "Plan", arms: list[Arm], trials: list[Trial], folder: Path, command: str, train: Callable[[Trial], None]
-) -> Conclusion:
+) -> StudyAnswer:
     """Chooses an arm, scores the test images and reports; what was done before is not done again.
 
     Args:
@@ -96,7 +97,7 @@ def close_study(
     write_answer(final, everything, plan.study, folder, command)
     if plan.refit:
         _refit(plan, next(arm for arm in arms if arm.name == first.chosen.name), folder, train)
-    return final
+    return StudyAnswer(**vars(final), study=plan.study, folder=folder)
 
 
 def conclude(
@@ -179,7 +180,7 @@ def _missing(folder: Path, study: Study, compared: Collection[str]) -> int:
 
 def write_answer(conclusion: Conclusion, runs: Sequence[Result], study: Study, folder: Path, command: str) -> None:
     """Writes table, report and picture, and prints the sentence."""
-    write_table(runs, folder / "results.csv")
+    write_table(runs, folder / results.TABLE)
     page = write_report(conclusion, runs, study, folder, command)
     for remark in conclusion.remarks:
         print(remark)
@@ -201,7 +202,7 @@ def _baseline(plan: "Plan", arms: list[Arm], runs: Sequence[Result]) -> str | No
     """The baseline's name; with two axes the best of the arms without regularization, whatever else they differ in."""
     if plan.study.baseline is None and len(plan.study.vary) == 2:
         by_arm = {name: own for name, own in results.by_arm(runs).items() if own[0].unregularized}
-        means = {name: sum(run.accuracy for run in own) / len(own) for name, own in by_arm.items()}
+        means = {name: sum(run.score(plan.study) for run in own) / len(own) for name, own in by_arm.items()}
         return max(means, key=lambda name: means[name], default=None)
     return plan.baseline.name if plan.baseline is not None and plan.baseline in arms else None
 

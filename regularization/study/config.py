@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from regularization.errors import UserError
+from regularization.models.objective import DEFAULT, ObjectiveName
 from regularization.runs import directory
 from regularization.training.configs import find_config
 
@@ -46,7 +47,8 @@ class Study:
             until an arm helps, none helps by more than the resolution, or ``max_seeds`` are reached.
         max_seeds: The largest number of seeds per arm with ``until: decided``.
         refine: With ``until: decided`` and one option in ``vary``, also try a value between the two best ones.
-        resolution: The smallest difference that matters, in percentage points of validation accuracy.
+        objective: The validation metric by which arms are compared, and the best epoch of a trial is chosen.
+        resolution: The smallest difference that matters, in percentage points; in hundredths for ``val_loss``.
         search: ``grid`` tries all values; ``halving`` stops the worse arms early; ``tpe`` has Optuna propose
             ``proposals`` values between the smallest and the largest value that ``vary`` lists. After an adaptive
             search, the finalists and the baseline are trained again with new seeds.
@@ -56,7 +58,7 @@ class Study:
             arms are compared: λ also acts through the effective learning rate, so that a gain may only say that the
             learning rate was too small.
         finalists: The number of arms that are compared after an adaptive search.
-        score: The epoch whose validation accuracy counts: ``last`` or ``best``.
+        score: The epoch whose metrics count: ``last`` or ``best``.
         paired: Whether to compare arms within seeds. Switch it off if the arms are trained on different data.
         resample_split: Whether each seed also draws another validation set; by default with more than two seeds.
     """
@@ -71,6 +73,7 @@ class Study:
     until: Literal["seeds", "decided"] = "seeds"
     max_seeds: int = 20
     refine: bool = False
+    objective: ObjectiveName = DEFAULT
     resolution: float = 0.5
     search: Literal["grid", "halving", "tpe"] = "grid"
     search_seeds: int = 1

@@ -6,7 +6,6 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 
 from regularization.runs import directory
-from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.closing import STUDY, choose_finalists, close_study
 from regularization.study.config import FAILED, Arm
 from regularization.study.execution.coordinator import Coordinator
@@ -14,6 +13,7 @@ from regularization.study.execution.executor import Executor
 from regularization.study.execution.queue import TrialQueue
 from regularization.study.extension import study_record
 from regularization.study.plan import Plan
+from regularization.study.report.answer import StudyAnswer
 from regularization.study.report.live_table import LiveTable
 from regularization.study.samplers import DecidingQueue, Limits, ProposalQueue, halving
 
@@ -41,7 +41,7 @@ class Pipeline:
         self._failed: dict[str, str] = {}
         self._limits = Limits(plan.options.trials, plan.options.hours)
 
-    def run(self, command: str) -> Conclusion:
+    def run(self, command: str) -> StudyAnswer:
         """Runs the study to its end; returns the answer.
 
         Args:

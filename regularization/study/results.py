@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regularization.models.objective import Objective
 from regularization.runs import directory
-from regularization.study.config import PRUNED, TRIAL, unregularized
+from regularization.study.config import PRUNED, TRIAL, Study, unregularized
 from regularization.training.configs import read_config
 
 Row = dict[str, float]
+# All finished trials of a study.
+TABLE = "results.csv"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Result:
         seed: Its seed.
         stage: ``search`` or ``final``.
         folder: Its run folder.
-        accuracy: Its score, the validation accuracy of the epoch that counts; NaN where it was not validated.
+        accuracy: The validation accuracy in the epoch that counts; NaN where it was not validated.
         row: All metrics of that epoch.
         rows: Metrics of all epochs.
         weight_decay: The optimizer's λ.
@@ -57,7 +60,7 @@ class Result:
 
     @property
     def checkpoint(self) -> Path:
-        """The epoch with the best validation accuracy, for ``load``; the last one where it was not validated."""
+        """The best epoch, for ``load``; the last one where it was not validated."""
         which = "last" if math.isnan(self.accuracy) else "best"
         return self.folder / directory.CHECKPOINTS / f"{which}.ckpt"
 
@@ -79,6 +82,11 @@ class Result:
     def metric(self, name: str) -> float:
         """A metric in the epoch that counts, ``weight_norm`` among them; NaN where it was not measured."""
         return self.weight_norm if name == "weight_norm" else self.row.get(name, math.nan)
+
+    def score(self, study: Study) -> float:
+        """The study's objective, with a sign so that higher is better."""
+        objective = Objective(study.objective)
+        return objective.sign * self.metric(objective.metric)
 
     @property
     def weight_norm(self) -> float:

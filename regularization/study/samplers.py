@@ -12,12 +12,13 @@ from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import TPESampler
 
 from regularization.errors import UserError
+from regularization.models.objective import Objective
 from regularization.runs import directory
 from regularization.study import results
 from regularization.study.account import add_look, read_looks
 from regularization.study.analysis.allocation import next_trial
-from regularization.study.analysis.arms import sample_of
-from regularization.study.analysis.comparison import Sample, compare
+from regularization.study.analysis.arms import compare_objective, sample_of
+from regularization.study.analysis.comparison import Sample
 from regularization.study.analysis.looks import next_look, scheduled_alpha
 from regularization.study.analysis.verdicts import Answer, judge_study
 from regularization.study.config import FAILED, Arm, Study, Trial, arm_from_values
@@ -164,7 +165,7 @@ class DecidingQueue(TrialQueue):
         names = list(self.arms)
         if self._baseline not in {result.arm for result in finished}:
             return False
-        comparisons = compare(self._sample(finished), names.index(self._baseline), alpha)
+        comparisons = compare_objective(self._sample(finished), names.index(self._baseline), alpha, self._study)
         # An arm of which every trial failed is not waited for.
         failed = {trial.arm.name for trial in self.planned.values() if (trial.folder / FAILED).is_file()}
         missing = set(names) - {result.arm for result in finished} - failed
@@ -223,7 +224,8 @@ class DecidingQueue(TrialQueue):
         return self.arms.setdefault(arm.name, arm)
 
     def _sample(self, finished: Sequence[Result]) -> Sample:
-        return sample_of([result for result in finished if result.arm == name] for name in self.arms)
+        by_arm = ([result for result in finished if result.arm == name] for name in self.arms)
+        return sample_of(by_arm, Objective(self._study.objective))
 
     def _finished(self) -> list[Result]:
         for key, trial in self.planned.items():

@@ -10,9 +10,9 @@ import optuna
 
 from regularization.callbacks.checkpointing import RunInterrupted
 from regularization.errors import UserError
+from regularization.models.objective import DEFAULT
 from regularization.runs import directory
 from regularization.study import config as study_config
-from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.checks import check_options, check_study
 from regularization.study.closing import STUDY
 from regularization.study.config import Study
@@ -21,12 +21,13 @@ from regularization.study.execution.storage import JOURNAL, open_database, open_
 from regularization.study.extension import check_extends, study_record
 from regularization.study.pipeline import Pipeline
 from regularization.study.plan import Plan
+from regularization.study.report.answer import StudyAnswer
 from regularization.training.configs import find_config
 
 
 def run_sweep(
     study: Study, options: Any, common: Sequence[str], config: Path, args: Sequence[str]
-) -> Conclusion | None:
+) -> StudyAnswer | None:
     """Runs what is missing of a study.
 
     Args:
@@ -49,7 +50,8 @@ def run_sweep(
         check_options(study, arms, common)
         bases = [study.base] if isinstance(study.base, str) else study.base
         configs = [word for name in bases for word in ("--config", str(find_config(name, config)))]
-        shared = [*configs, *study_config.to_cli_args(study.options), *common]
+        objective = [] if study.objective == DEFAULT else [f"--objective={study.objective}"]
+        shared = [*configs, *study_config.to_cli_args(study.options), *common, *objective]
         plan = Plan(study, arms, study_config.find_baseline(study, arms), shared, options)
         plan.check()
         if options.dry_run:
@@ -62,7 +64,7 @@ def run_sweep(
         return _run(plan, directory.run_name([config]), command)
 
 
-def _run(plan: Plan, name: str, command: str) -> Conclusion:
+def _run(plan: Plan, name: str, command: str) -> StudyAnswer:
     database = open_database(plan.options.storage) if plan.options.storage else None
     executor = plan.executor()
     try:

@@ -14,16 +14,21 @@ from regularization.callbacks import averaging
 from regularization.data import image_folder
 from regularization.data.augmentation import policies
 from regularization.data.datamodules import CIFAR10
+from regularization.data.datasets import arrays, torchvision_data
 from regularization.data.image_data import ImageData
 from regularization.internals.jsonargparse import try_integers_first
 from regularization.models import networks
 from regularization.models.classifier import ImageClassifier
-from regularization.optim import penalties, schedules, sharpness, weight_decay
+from regularization.models.objective import DEFAULT, ObjectiveName
+from regularization.optim import function_penalties, muon, penalties, schedules, sharpness, weight_decay
 from regularization.runs import safe_loading
 from regularization.training.parser import Parser
 
 # Classes of modules that are imported can be named without the module's path.
-SHORT_NAMES = (averaging, image_folder, networks, penalties, policies, schedules, sharpness, weight_decay)
+SHORT_NAMES = (
+    *(arrays, averaging, function_penalties, image_folder, muon, networks),
+    *(penalties, policies, schedules, sharpness, torchvision_data, weight_decay),
+)
 
 DESCRIPTIONS = {
     "fit": "Trains a network by its config, or continues a run.",
@@ -43,10 +48,13 @@ TRAINER_DEFAULTS = {
 
 # Title and description of each group of options.
 _CLASSES = "A class has options of its own, such as --model.optimizer.lr: --model.optimizer.help SGD lists them."
-_DATA_OPTIONS = ", ".join(f"--data.{name}" for name in inspect.signature(ImageData).parameters)
+_DATA_OPTIONS = ", ".join(inspect.signature(ImageData).parameters)
 _GROUPS = {
     "model": ("model", f"The network and how it is trained. {_CLASSES}"),
-    "data": ("data", f"--data.help Digits lists its own options and those of every data set: {_DATA_OPTIONS}."),
+    "data": (
+        "data",
+        f"--data.help Digits lists its own options and those of every data set, --data.NAME: {_DATA_OPTIONS}.",
+    ),
     "trainer": (
         "Lightning's options",
         "The options of Lightning's Trainer. max_epochs, accelerator and precision matter most.",
@@ -112,6 +120,8 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
     callbacks = "Callbacks by names that you choose, such as EMA or EarlyStopping; several configs' are combined."
     group = parser.add_argument_group("callbacks")
     group.add_argument("--callbacks", type=dict[str, Callback | None], default={}, help=callbacks)
+    objective = "The validation metric of which the best epoch is kept as best.ckpt."
+    parser.add_argument("--objective", type=ObjectiveName, default=DEFAULT, metavar="METRIC", help=objective)
     group = parser.add_argument_group("checkpoint")
     for name, type_, default_value in (("minutes", PositiveFloat, 10.0), ("steps", PositiveInt, None)):
         interval: Any = {"type": type_ | None, "default": default_value}

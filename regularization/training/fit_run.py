@@ -22,6 +22,7 @@ from regularization.callbacks.tensorboard import TensorBoard
 from regularization.data.sampling import smallest_valid_batch
 from regularization.errors import UserError
 from regularization.internals.lightning import raised_by_lightning
+from regularization.models.objective import Objective
 from regularization.runs import directory, distributed
 from regularization.training import regularizers
 from regularization.training.configs import load_yaml
@@ -110,7 +111,9 @@ class FitRun:
         bar = [] if config.trainer.enable_progress_bar is False else [ProgressBar()]
         configured = [callback for callback in config.callbacks.values() if callback is not None]
         intervals = (config.checkpoint.minutes, config.checkpoint.steps)
-        return default_callbacks(self.run_dir, resolved, *intervals, configured=[*bar, *configured], last=last)
+        objective = Objective(config.objective)
+        configured = [*bar, *configured]
+        return default_callbacks(self.run_dir, resolved, objective, *intervals, configured=configured, last=last)
 
     def _log_start(self) -> None:
         network, data, processes = self.cli.model.network, self.cli.datamodule, self.trainer.world_size

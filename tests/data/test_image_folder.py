@@ -327,7 +327,7 @@ def test_class_weights_give_each_class_the_same_share_of_the_loss() -> None:
     model.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     targets = torch.arange(12) % 3
     batch = as_batch((torch.randn(12, 3, 8, 8), targets))
-    logits, plain, _ = model._losses(batch)
+    logits, plain, *_ = model._losses(batch)
     assert torch.equal(plain, cross_entropy(logits, targets, label_smoothing=0.1))
     model.trainer.datamodule = data  # type: ignore[attr-defined]
     weighted = model._losses(batch).criterion

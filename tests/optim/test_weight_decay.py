@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from regularization import L2, SGDW, Digits, ImageClassifier, SmallResNet
-from regularization.optim.applied import Regularizer, step_size
+from regularization import L2, SGDW, Digits, ImageClassifier, LikeLearningRate, MuonAdamW, SmallResNet, WarmupDecay
+from regularization.errors import UserError
+from regularization.optim.applied import Regularizer, select_parameters, step_size
 from regularization.optim.weight_decay import decay_per_step, is_decoupled, parameter_groups, strength_for
 from tests.models.test_classifier import trainer
 
@@ -165,6 +166,8 @@ def check_timescale(make: Any) -> None:
         torch.optim.Adafactor,
         partial(torch.optim.RAdam, decoupled_weight_decay=True),
         partial(SGDW, momentum=0.9),
+        partial(SGDW, momentum=0.9, cautious=True),
+        MuonAdamW,
     ],
 )
 def test_decoupled_optimizers_decay_as_their_timescale_says(make: Any) -> None:
@@ -237,6 +240,85 @@ def test_parameter_groups() -> None:
     assert others["weight_decay"] == 0
     assert {w.ndim for w in others["params"]} == {1}
     assert len(weights["params"]) + len(others["params"]) == 25
+
+
+def test_parameter_groups_by_patterns() -> None:
+    network = SmallResNet(width=4)
+    named = dict(network.named_parameters())
+
+    def decaying(*patterns: str) -> set[str]:
+        groups = parameter_groups(network, list(patterns))
+        assert sum(len(group["params"]) for group in groups) == 25
+        assert all(group["weight_decay"] == 0 for group in groups[1:])
+        return {name for name, w in named.items() if any(w is it for it in groups[0]["params"])}
+
+    assert decaying("*.weight", "!*norm*") == {n for n in named if n.endswith(".weight") and n != "norm.weight"}
+    assert decaying("!head.*") == {n for n in named if not n.startswith("head")}
+    assert decaying("*") == set(named)
+    assert set(select_parameters(network, ["head.*", "!*.bias"], "l2")) == {"head.weight"}
+    for patterns, message in (
+        (["heat.weight"], r"--model.decay: 'heat.weight' matches none of the 25 parameters \(did you mean head.weight"),
+        (["*", "!*nrm*"], r"--model.decay: '\*nrm\*' matches none"),
+        (["head.*", "!head*"], "--model.decay: the patterns select no parameter"),
+        ([], "--model.decay: the patterns select no parameter"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ImageClassifier(network, decay=patterns)
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0, False), (0.9, True)])
+def test_cautious_decay_follows_its_recursion(momentum: float, nesterov: bool) -> None:
+    lr, decay, start = 0.1, 0.5, [-2.0, 1.0, 2.9, 5.0, 3.0]
+    w = torch.tensor(start, dtype=torch.double, requires_grad=True)
+    optimizer = SGDW([w], lr, momentum, weight_decay=decay, nesterov=nesterov, cautious=True)
+    path = []
+    optimizer.register_step_post_hook(lambda *_: path.append(w.tolist()))
+    x, buffer, expected, masks = np.array(start), np.zeros(5), [], []
+    for _ in range(25):
+        optimizer.zero_grad()
+        (0.5 * (w - 3).square().sum()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        buffer = momentum * buffer + x - 3
+        update = x - 3 + momentum * buffer if nesterov else buffer
+        masks.append(update * x >= 0)
+        x = x - lr * (update + decay * masks[-1] * x)
+        expected.append(x)
+    np.testing.assert_allclose(path, expected, rtol=1e-12)
+    assert 0 < np.mean(masks) < 1
+
+
+def test_cautious_decay_keeps_the_minimum_that_plain_decay_moves() -> None:
+    ends = []
+    for cautious in (False, True):
+        w = torch.full((1,), 0.5, dtype=torch.double, requires_grad=True)
+        ends.append(quadratic(SGDW([w], 0.1, weight_decay=1.0, cautious=cautious), w, 200, closure=False)[-1])
+    assert ends == pytest.approx([1.5, 3.0], abs=0.05)  # argmin of ½(w − 3)² + ½w², and of ½(w − 3)²
+
+
+def test_decay_like_the_learning_rate_is_the_corrected_one() -> None:
+    """w ← (1 − η·λ·η/η_max)·w − η·update (arXiv:2506.02285), from the learning rates of the schedule alone."""
+    path: list[tuple[float, float]] = []
+    make = partial(SGDW, lr=0.2, weight_decay=0.5)
+    schedule = partial(WarmupDecay, warmup=0.3)
+    classifier = ImageClassifier(SmallResNet(width=4), make, schedule, decay_schedule=LikeLearningRate())
+    head = dict(classifier.network.named_parameters())["head.bias"]
+    clip = ImageClassifier.configure_gradient_clipping
+
+    def recorded(self: ImageClassifier, optimizer: Any, **options: Any) -> None:
+        clip(self, optimizer, **options)
+        head.grad = torch.zeros_like(head)
+        lr, before = optimizer.param_groups[0]["lr"], head.detach().clone()
+        optimizer.register_step_post_hook(lambda *_: path.append((lr, (head.detach() / before)[0].item())))
+
+    torch.nn.init.ones_(head)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageClassifier, "configure_gradient_clipping", recorded)
+        trainer(1, limit_train_batches=5, limit_val_batches=0).fit(classifier, Digits())
+    rates = list(dict(path))
+    first = dict(reversed(path))  # hooks of earlier steps are called again
+    assert len(rates) == 5
+    for lr, factor in first.items():
+        assert factor == pytest.approx(1 - lr * 0.5 * lr / max(rates), rel=1e-5)
 
 
 @pytest.mark.parametrize(("momentum", "nesterov", "accumulate"), itertools.product([0.0, 0.9], [False, True], [1, 3]))

@@ -1,6 +1,7 @@
 """Several real processes train one network: the same numbers as with one, and a clean end when one is lost."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -176,6 +177,21 @@ def test_slurm_must_start_the_processes(monkeypatch: pytest.MonkeyPatch, refused
         in refused(*args)
     )
     assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_penalties_on_the_function_are_those_of_the_whole_batch() -> None:
+    chosen = {"gradient": ("GradientPenalty", 0.3), "confidence": ("ConfidencePenalty", 0.3)}
+    penalties = {n: {"class_path": path, "init_args": {"strength": value}} for n, (path, value) in chosen.items()}
+    args = ["fit", *QUICK, *EXACT, "--trainer.max_epochs=1", f"--model.penalties={json.dumps(penalties)}"]
+    done(by_torchrun(1, *args, "--trainer.default_root_dir=one"))
+    done(by_torchrun(2, *args, "--trainer.default_root_dir=two"))
+    for name, value in weights(run_of("two")).items():
+        torch.testing.assert_close(value, weights(run_of("one"))[name], rtol=0, atol=1e-10)
+    (alone,), (together,) = rows_of(run_of("one")), rows_of(run_of("two"))
+    for name in ("penalty/gradient", "penalty/confidence"):
+        assert together[name] == pytest.approx(alone[name], rel=1e-6)
+        assert alone[name] > 0
 
 
 @pytest.mark.slow

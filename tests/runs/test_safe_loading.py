@@ -122,6 +122,29 @@ def test_a_malicious_class_path_does_not_run(
     assert "evil" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"dataset": "evil.Net"}, "evil.Net"),
+        ({"dataset": "torchvision.datasets.folder.default_loader"}, "default_loader"),
+        ({"dataset": "torchvision.datasets.LSUN"}, "LSUN is not supported"),
+        ({"dataset": "FakeData", "options": {"size": "/etc/passwd"}}, "the text '/etc/passwd'"),
+        ({"dataset": "FakeData", "options": {"size": {"class_path": "evil.Net"}}}, "evil.Net"),
+    ],
+)
+def test_data_sets_that_a_checkpoint_may_not_describe(
+    trained: Path, options: dict[str, Any], reason: str, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("evil.py").write_text(EVIL)
+    monkeypatch.syspath_prepend(os.getcwd())
+    shutil.copytree(trained, "runs")
+    content = torch.load(LAST, weights_only=True)
+    content["config"]["data"] = {"class_path": "regularization.TorchvisionData", "init_args": options}
+    torch.save(content, LAST)
+    assert reason in refused("test", "--ckpt_path", str(LAST))
+    assert not Path("attacked").exists()
+
+
 def test_the_name_of_a_file_is_no_class_of_the_user(
     trained: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,11 +426,15 @@ def test_trusted_modules_of_the_program() -> None:
         "regularization.data.augmentation.augment",
         "regularization.data.augmentation.policies",
         "regularization.data.datamodules",
+        "regularization.data.datasets.arrays",
+        "regularization.data.datasets.torchvision_data",
         "regularization.data.image_data",
         "regularization.data.image_folder",
         "regularization.data.preprocess",
         "regularization.models.classifier",
         "regularization.models.networks",
+        "regularization.optim.function_penalties",
+        "regularization.optim.muon",
         "regularization.optim.penalties",
         "regularization.optim.schedules",
         "regularization.optim.sharpness",

@@ -214,7 +214,7 @@ def test_the_whole_baseline_failed(capsys: pytest.CaptureFixture[str]) -> None:
     sentence, remarks = report(capsys, str(STUDY))
     assert sentence == (
         "With 3 trials still missing: Nothing can be compared with the baseline none: none of its trials has finished. "
-        "wd=1 has the highest accuracy: 82.05% validation accuracy."
+        "wd=1 has the highest validation accuracy: 82.05%."
     )
     for seed in range(3):
         write_trial(STUDY, "none", seed, None, reason="diverged")

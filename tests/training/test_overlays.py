@@ -3,17 +3,29 @@
 import itertools
 import math
 import signal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision.transforms.v2
+from sklearn.datasets import load_digits
 from torch import Tensor
 
-from regularization import ImageClassifier, SmallResNet
+from regularization import (
+    ConfidencePenalty,
+    FunctionPenalty,
+    GradientPenalty,
+    ImageClassifier,
+    JacobianPenalty,
+    LogitPenalty,
+    SmallResNet,
+    ZLoss,
+)
 from regularization.cli.main import main
 from regularization.data.augmentation.augment import Augment, Draws
+from regularization.data.sampling import Batch
 from regularization.optim.penalties import filters
 from regularization.study.analysis.regularizers import others_in
 from regularization.training.configs import read_config
@@ -158,6 +170,39 @@ def test_decay_weights() -> None:
     assert [len(group["params"]) for group in groups] == [10, 15]
 
 
+def test_decay_patterns() -> None:
+    groups = run("decay_patterns")[0]["optimizer_states"][0]["param_groups"]
+    assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(5e-4, 15), (0, 10)]
+
+
+def test_cautious_decay() -> None:
+    checkpoint, _ = run("cautious_decay", "--model.optimizer.weight_decay", "0.5")
+    cautious, full = (
+        square(network(it)) for it in (checkpoint, run("sgdw", "--model.optimizer.weight_decay", "0.5")[0])
+    )
+    assert 1.1 * full < cautious < 0.9 * square(plain())
+
+
+def test_corrected_decay() -> None:
+    (group,) = run("corrected_decay")[0]["optimizer_states"][0]["param_groups"]
+    last_lr = 0.1 * 0.5 * (1 - math.cos(math.pi * (1 - 36 / 37) / 0.8))  # of 36 steps, the peak being 0.1 to within one
+    assert group["weight_decay"] == pytest.approx(5e-3 * last_lr / 0.1, rel=0.02)
+
+
+def test_muon() -> None:
+    checkpoint, rows = run("muon", "--model.optimizer.weight_decay", "0.5", "--model.optimizer.lr", "0.02")
+    assert checkpoint["settings"]["optimizer"] == "MuonAdamW"
+    assert rows[-1]["val_accuracy"] > 0.8
+    decay = [0.5 * 0.02 * factor for factor in learning_rates(36)]
+    assert rows[-1]["accumulated_decay"] == pytest.approx(math.fsum(decay), rel=1e-6)
+
+
+def learning_rates(steps: int) -> list[float]:
+    """The factors of WarmupDecay with the warm-up of the tests' config."""
+    times = [(step + 1) / (steps + 1) for step in range(steps)]
+    return [t / 0.2 if t < 0.2 else 0.5 - 0.5 * math.cos(math.pi * (1 - t) / 0.8) for t in times]
+
+
 def test_timescale() -> None:
     checkpoint, _ = run("timescale")
     # 18 steps an epoch: λ = (1 − 0.9) / (0.1 · 5 · 18), the highest learning rate being 0.1 to within a step.
@@ -183,6 +228,42 @@ def test_two_passes_differ_in_training_only(overlay: str) -> None:
     for module in trained.modules():
         module.training = not isinstance(module, torch.nn.BatchNorm2d)
     assert not torch.equal(trained(images), trained(images))
+
+
+@cache
+def plain_state() -> Weights:
+    main(list(DIGITS))
+    state: Weights = torch.load("runs/quickstart/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def penalized(penalty: FunctionPenalty, state: Weights) -> float:
+    """R on 100 images, in evaluation mode."""
+    trained = SmallResNet(width=16).eval()
+    trained.load_state_dict({name.removeprefix("network."): w for name, w in state.items()})
+    digits = load_digits()
+    grey = torch.from_numpy(digits.images[:100]).float()[:, None] / 8 - 1
+    images, labels = grey.repeat(1, 3, 1, 1).requires_grad_(), torch.from_numpy(digits.target[:100])
+    torch.manual_seed(0)
+    return penalty.loss(Batch(images, labels, labels, 1.0), trained(images), trained).item()
+
+
+@pytest.mark.parametrize(
+    ("overlay", "strength", "penalty"),
+    [
+        ("gradient_penalty", 3.0, GradientPenalty(1.0)),
+        ("jacobian", 0.1, JacobianPenalty(1.0, projections=20)),
+        ("confidence_penalty", 1.0, ConfidencePenalty(1.0)),
+        ("logit_penalty", 0.02, LogitPenalty(1.0)),
+        ("z_loss", 0.1, ZLoss(1.0)),
+    ],
+)
+def test_penalties_on_the_function(overlay: str, strength: float, penalty: FunctionPenalty) -> None:
+    checkpoint, rows = run(overlay, f"--model.penalties.{overlay}.strength", str(strength))
+    value = penalized(penalty, checkpoint["state_dict"])
+    assert value < 0.5 * penalized(penalty, plain_state())
+    assert rows[-1][f"penalty/{overlay}"] > 0
+    assert rows[-1]["val_accuracy"] > 0.8
 
 
 def test_label_smoothing() -> None:

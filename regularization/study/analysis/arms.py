@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from regularization.models.objective import Objective
 from regularization.study.analysis import statistics
-from regularization.study.analysis.comparison import Comparison, Sample, compare
+from regularization.study.analysis.comparison import COLLAPSE, Comparison, Sample, compare
 from regularization.study.analysis.verdicts import Verdict, judge_arm
 from regularization.study.config import Study
 from regularization.study.results import Result
 
-ACCURACY = "val_accuracy"
-# Metrics that are compared like the accuracy, each with simultaneous intervals of its own.
-EFFECTS = ("val_loss", "val_calibration_error", "clean_accuracy", "gap_accuracy", "weight_norm")
+# Metrics that are compared like the objective, each with simultaneous intervals of its own.
+EFFECTS = ("val_accuracy", "val_loss", "val_calibration_error", "clean_accuracy", "gap_accuracy", "weight_norm")
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,12 @@ class ArmSummary:
     Attributes:
         name: Name of the arm.
         results: Its finished runs, one per seed.
-        mean: Mean validation accuracy.
+        mean: Mean of the objective, by default the validation accuracy.
         low, high: Ends of the mean's 95% interval over seeds; NaN for one seed.
         comparison: Comparison with the baseline; None for the baseline itself, or without one.
         verdict: What the comparison shows; None without one.
         effects: By metric, the comparison with the baseline.
+        objective: The metric by which arms are compared.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ArmSummary:
     comparison: Comparison | None
     verdict: Verdict | None
     effects: dict[str, Comparison] = field(default_factory=dict)
+    objective: Objective = field(default_factory=Objective)
 
     @property
     def accuracies(self) -> list[float]:
@@ -46,8 +48,18 @@ class ArmSummary:
         return [result.accuracy for result in self.results]
 
     @property
+    def values(self) -> list[float]:
+        """The objective of each seed."""
+        return [result.metric(self.objective.metric) for result in self.results]
+
+    @property
+    def score(self) -> float:
+        """The mean of the objective, with a sign so that higher is better."""
+        return self.objective.sign * self.mean
+
+    @property
     def difference(self) -> float:
-        """Gain over the baseline; 0 for the baseline."""
+        """Gain over the baseline, positive if the objective improves; 0 for the baseline."""
         return 0.0 if self.comparison is None else self.comparison.difference
 
     @property
@@ -82,24 +94,38 @@ def summarize_arms(
         baseline: Name of the arm to compare with, or None.
         alpha: The simultaneous intervals have the level 1 − ``alpha``.
     """
-    names = list(results)
+    objective, own = Objective(study.objective), list(results.values())
+    gains: dict[int, Comparison] = {}
     effects: dict[str, dict[int, Comparison]] = {}
     if baseline in results:
-        for metric in (ACCURACY, *EFFECTS):
-            effects[metric] = _compare(list(results.values()), names.index(baseline), metric, study, alpha)
+        reference = list(results).index(baseline)
+        gains = compare_objective(sample_of(own, objective), reference, alpha, study)
+        others = [metric for metric in EFFECTS if metric != objective.metric]
+        effects = {metric: _compare(own, reference, metric, study, alpha) for metric in others}
     arms = []
     for index, (name, runs) in enumerate(results.items()):
-        accuracies = [run.accuracy for run in runs]
-        comparison = effects.get(ACCURACY, {}).get(index)
-        verdict = judge_arm(comparison, study.resolution / 100) if comparison else None
-        others = {metric: by_arm[index] for metric, by_arm in effects.items() if metric in EFFECTS and index in by_arm}
-        mean, interval = float(np.mean(accuracies)), statistics.mean_interval(accuracies)
-        arms.append(ArmSummary(name, runs, mean, *interval, comparison, verdict, others))
+        values = [run.metric(objective.metric) for run in runs]
+        verdict = judge_arm(gains[index], study.resolution / 100) if index in gains else None
+        by_metric = {metric: by_arm[index] for metric, by_arm in effects.items() if index in by_arm}
+        mean, interval = float(np.mean(values)), statistics.mean_interval(values, objective.is_fraction)
+        arms.append(ArmSummary(name, runs, mean, *interval, gains.get(index), verdict, by_metric, objective))
     return arms
 
 
-def sample_of(results: Iterable[Sequence[Result]], metric: str = ACCURACY) -> Sample:
-    """The values of a metric in all trials that have it, from the results of each arm; arms by their position."""
+def compare_objective(sample: Sample, baseline: int, alpha: float, study: Study) -> dict[int, Comparison]:
+    """Compares each arm with the baseline by the objective; see ``compare``."""
+    # How large a loss, or a calibration error, is that of a collapsed arm is not known.
+    collapse = COLLAPSE if Objective(study.objective).mode == "max" else math.inf
+    return compare(sample, baseline, alpha, study.paired, collapse)
+
+
+def sample_of(results: Iterable[Sequence[Result]], objective: Objective) -> Sample:
+    """The objective in all trials that have it, with a sign so that higher is better; arms by their position."""
+    sample = _sample_of(results, objective.metric)
+    return replace(sample, values=objective.sign * sample.values)
+
+
+def _sample_of(results: Iterable[Sequence[Result]], metric: str) -> Sample:
     rows = [
         (value, arm, result.seed)
         for arm, own in enumerate(results)
@@ -114,9 +140,7 @@ def _compare(
     results: Sequence[list[Result]], baseline: int, metric: str, study: Study, alpha: float
 ) -> dict[int, Comparison]:
     """The comparison of each arm that has the metric; none if the baseline has not."""
-    sample = sample_of(results, metric)
+    sample = _sample_of(results, metric)
     if baseline not in sample.arms:
         return {}
-    if metric == ACCURACY:
-        return compare(sample, baseline, alpha, study.paired)
     return compare(sample, baseline, alpha, study.paired, collapse=math.inf)

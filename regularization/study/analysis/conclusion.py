@@ -15,6 +15,9 @@ from regularization.study.analysis.verdicts import Answer, Verdict, judge_study
 from regularization.study.config import Study
 from regularization.study.results import Result, by_arm
 
+# What the resolution counts as where the objective is not a fraction.
+CURVE_RESOLUTION = 0.005
+
 
 @dataclass(frozen=True)
 class Context:
@@ -56,7 +59,7 @@ class Conclusion:
         gain: The gain of the chosen arm on seeds that did not choose it; NaN without one.
         seeds_needed: While undecided, the number of seeds per arm that would decide with a probability of 80%;
             None if 1,000 are not enough.
-        curve: Accuracy as a smooth function of λ, or None.
+        curve: The objective as a smooth function of λ, or None.
         sentence: The conclusion in words.
         remarks: Further remarks, one sentence each.
     """
@@ -109,7 +112,7 @@ def _answer(arms: list[ArmSummary], study: Study) -> Answer:
 def _choose(arms: list[ArmSummary], baseline: ArmSummary | None, answer: Answer | None) -> ArmSummary:
     """The arm of the highest lower end if one helps, the baseline if none does, else the one that looks best."""
     if baseline is None or answer is None:
-        return max(arms, key=lambda arm: arm.mean)
+        return max(arms, key=lambda arm: arm.score)
     if answer == Answer.NONE_HELPS:
         return baseline
     compared = [arm for arm in arms if arm.comparison is not None]
@@ -122,7 +125,7 @@ def _choose(arms: list[ArmSummary], baseline: ArmSummary | None, answer: Answer 
 def _held_out_gain(candidates: list[ArmSummary], baseline: ArmSummary) -> float:
     """The gain on held-out seeds; only an arm that may be recommended is chosen there."""
     compared = [baseline, *(arm for arm in candidates if arm is not baseline)]
-    return held_out_gain(sample_of(arm.results for arm in compared), baseline=0)
+    return held_out_gain(sample_of((arm.results for arm in compared), baseline.objective), baseline=0)
 
 
 def _seeds_needed(arms: list[ArmSummary], baseline: ArmSummary | None, study: Study, alpha: float) -> int | None:
@@ -149,7 +152,11 @@ def _curve(arms: list[ArmSummary], study: Study) -> Curve | None:
     trials = [result for arm in arms for result in arm.results]
     values = np.array([[float(result.values[option]) for option in study.vary] for result in trials])
     seeds = np.array([result.seed for result in trials])
-    accuracies = np.array([result.accuracy for result in trials])
-    return fit_curve(
-        values.squeeze(axis=1) if len(study.vary) == 1 else values, seeds, accuracies, study.resolution / 100
+    objective = arms[0].objective
+    # The curve is made for accuracies: a loss, which has another scale, is measured in multiples of the resolution.
+    unit = objective.sign * (1.0 if objective.is_fraction else study.resolution / 100 / CURVE_RESOLUTION)
+    scores = np.array([result.metric(objective.metric) for result in trials]) / unit
+    curve = fit_curve(
+        values.squeeze(axis=1) if len(study.vary) == 1 else values, seeds, scores, study.resolution / 100 / abs(unit)
     )
+    return None if curve is None else curve.scaled(unit)

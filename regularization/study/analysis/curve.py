@@ -19,7 +19,7 @@ transformed back. So a steep fall at strong λ does not make f rough everywhere.
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -81,6 +81,11 @@ class Curve:
     best_high: Location
     probability: float
     collapsed: Floats
+
+    def scaled(self, unit: float) -> "Curve":
+        """The curve of unit × accuracy; the gain keeps its sign. For a negative unit, the ends of bands are swapped."""
+        curve, zero = (_scaled(band, unit) for band in (Band(self.mean, self.low, self.high), self.zero))
+        return replace(self, **curve._asdict(), gain=_scaled(self.gain, abs(unit)), zero=zero)
 
 
 @dataclass(frozen=True)
@@ -261,6 +266,11 @@ def _band(samples: Floats) -> Band:
     """Mean and ends of the interval of draws ``(draws, ...)``."""
     low, high = np.quantile(samples, INTERVAL, axis=0)
     return Band(samples.mean(axis=0), low, high)
+
+
+def _scaled(band: Band, unit: float) -> Band:
+    low, high = (band.low, band.high) if unit > 0 else (band.high, band.low)
+    return Band(unit * band.mean, unit * low, unit * high)
 
 
 def _location(value: Floats) -> Location:

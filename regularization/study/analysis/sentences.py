@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from regularization.callbacks.history import format_duration
+from regularization.models.objective import ACCURACY, Objective
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.comparison import ALPHA, COLLAPSE, Comparison
 from regularization.study.analysis.regularizers import kind_of, others_in
@@ -52,7 +53,9 @@ def _answer(conclusion: "Conclusion", study: Study, context: "Context") -> str:
 
 def _recommended(conclusion: "Conclusion", context: "Context") -> str:
     chosen, baseline = conclusion.chosen, context.baseline
-    highest = f"{_name(chosen)} has the highest accuracy: {format_percent(chosen.mean)} validation accuracy"
+    objective = chosen.objective
+    extreme = "highest" if objective.mode == "max" else "lowest"
+    highest = f"{_name(chosen)} has the {extreme} {objective.name}: {objective.format(chosen.mean)}"
     if baseline is None:
         return f"{highest}. Name a baseline to compare the arms."
     state = "all of its trials failed" if baseline in context.without_result else "none of its trials has finished"
@@ -66,18 +69,26 @@ def _helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
     attributed = baseline.unregularized and not chosen.unregularized
     opening = f"{kind_of(chosen, study)} helps: use {_name(chosen)}" if attributed else f"{_name(chosen)} helps"
     opening += ", with the learning rate chosen for each arm" if study.learning_rates else ""
-    low = f"at least {100 * chosen.comparison.low:.2f} points of validation accuracy"
-    gain = conclusion.gain
-    estimate = "" if math.isnan(gain) else f"; {format_points(gain)} points on seeds that did not choose it"
-    return f"{opening}. It gains {low} over {baseline.name} ({_interval(chosen.comparison)}{estimate})."
+    objective, gain = chosen.objective, conclusion.gain
+    least = objective.with_unit(objective.format_difference(chosen.comparison.low).removeprefix("+"))
+    if objective.mode == "max":
+        gains = f"It gains at least {least} of {objective.name} over {baseline.name}"
+    else:
+        gains = f"It lowers the {objective.name} by at least {least} compared with {baseline.name}"
+    text = objective.with_unit(objective.format_difference(gain))
+    estimate = "" if math.isnan(gain) else f"; {text} on seeds that did not choose it"
+    return f"{opening}. {gains} ({_interval(chosen)}{estimate})."
 
 
 def _none_helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
     compared = [arm for arm in conclusion.arms if arm.comparison is not None]
     highest = max(compared, key=lambda arm: arm.interval[1])
     what = "No λ that was tried" if study.vary else "No arm"
-    bound = f"the intervals end at {format_points(highest.interval[1])} points or lower ({highest.name})"
-    sentence = f"{what} helps by more than {study.resolution:g} points compared with {baseline.name}: {bound}."
+    objective = baseline.objective
+    end = objective.with_unit(objective.format_difference(highest.interval[1]))
+    bound = f"the intervals end at {end} or lower ({highest.name})"
+    least = objective.format_resolution(study.resolution) + ("" if objective == ACCURACY else f" in {objective.name}")
+    sentence = f"{what} helps by more than {least} compared with {baseline.name}: {bound}."
     return f"{sentence} {_harm(conclusion.arms, study)}".rstrip()
 
 
@@ -87,9 +98,11 @@ def _harm(arms: Sequence[ArmSummary], study: Study) -> str:
     if not hurting:
         return ""
     if study.axis and hurting == list(arms[-len(hurting) :]):
+        objective = hurting[0].objective
+        loss = objective.with_unit(objective.format_difference(hurting[0].difference))
         comparison = hurting[0].comparison
         assert comparison is not None
-        loss = f"{format_points(comparison.difference)} points, {format_interval(comparison)}"
+        loss += f", {format_interval(comparison, objective)}"
         return f"From {hurting[0].name} on, it hurts ({loss})."
     return f"It hurts: {', '.join(arm.name for arm in hurting)}."
 
@@ -99,11 +112,13 @@ def _undecided(conclusion: "Conclusion", baseline: ArmSummary, study: Study, con
     if chosen.comparison is None:
         reason = ": all others have failed trials" if len(conclusion.arms) > 1 else ""
         return f"Undecided so far: there is no arm yet that can be compared with {baseline.name}{reason}."
-    reference = f"{baseline.name} {format_percent(baseline.mean)}"
-    reached = f"{_name(chosen)} reaches {format_percent(chosen.mean)} validation accuracy and {reference}"
+    objective = chosen.objective
+    reference = f"{baseline.name} {objective.format(baseline.mean)}"
+    reached = f"{_name(chosen)} reaches {objective.format(chosen.mean)} {objective.name} and {reference}"
     if math.isnan(chosen.comparison.low):
         return f"Undecided so far: {reached}; {_why_not_compared(chosen, baseline)}."
-    gain = f"a gain of {format_points(chosen.comparison.difference)} points ({_interval(chosen.comparison)})"
+    difference = objective.with_unit(objective.format_difference(chosen.difference))
+    gain = f"a gain of {difference} ({_interval(chosen)})"
     return f"Undecided so far: {reached}, {gain}. {_what_decides(conclusion, study, context)}".rstrip()
 
 
@@ -145,7 +160,7 @@ def remarks(conclusion: "Conclusion", study: Study, context: "Context") -> list[
     if conclusion.baseline is None:
         return lines
     # With few seeds, the interval of a collapsed arm is very wide, although its loss is obvious.
-    collapsed = [arm for arm in conclusion.arms if arm.verdict == Verdict.UNDECIDED and arm.difference < -COLLAPSE]
+    collapsed = [arm for arm in conclusion.arms if arm.verdict == Verdict.UNDECIDED and _collapsed(arm)]
     lines += [f"{arm.name} collapses: {arm.mean:.0%} against {conclusion.baseline.mean:.0%}" for arm in collapsed]
     for verdict in Verdict:
         if names := [arm.name for arm in conclusion.arms if arm.verdict == verdict and arm not in collapsed]:
@@ -181,7 +196,7 @@ def _change(conclusion: "Conclusion", arm: ArmSummary, metric: str) -> tuple[flo
     baseline, effect = conclusion.baseline, arm.effects.get(metric)
     if baseline is None or effect is None or not effect.p < ALPHA:
         return None
-    if arm.verdict == Verdict.HURTS or arm.difference < -COLLAPSE:
+    if arm.verdict == Verdict.HURTS or _collapsed(arm):
         return None
     ratio = arm.average(metric) / baseline.average(metric) if baseline.average(metric) > 0 else math.nan
     if not ratio > 0 or max(ratio, 1 / ratio) < NOTABLE_RATIO:
@@ -203,20 +218,26 @@ def _curve(conclusion: "Conclusion", study: Study) -> str:
     text = f"smooth {'curve' if study.axis else 'surface'}: best {optimum}"
     if math.isnan(curve.probability):
         return text
-    return f"{text}; it gains more than {study.resolution:g} points with probability {curve.probability:.0%}"
+    least = conclusion.chosen.objective.format_resolution(study.resolution)
+    return f"{text}; it gains more than {least} with probability {curve.probability:.0%}"
 
 
 def _name(arm: ArmSummary) -> str:
     return f"{arm.name} (τ = {arm.timescale:.3g} epochs)" if arm.timescale else arm.name
 
 
-def _interval(comparison: Comparison) -> str:
-    return f"95% interval {format_interval(comparison)}, {format_p(comparison.p)}"
+def _collapsed(arm: ArmSummary) -> bool:
+    return arm.objective.mode == "max" and arm.difference < -COLLAPSE
 
 
-def format_interval(comparison: Comparison) -> str:
-    """Formats both ends of an interval in percentage points."""
-    return f"{format_points(comparison.low)} to {format_points(comparison.high)}"
+def _interval(arm: ArmSummary) -> str:
+    assert arm.comparison is not None
+    return f"95% interval {format_interval(arm.comparison, arm.objective)}, {format_p(arm.comparison.p)}"
+
+
+def format_interval(comparison: Comparison, objective: Objective = ACCURACY) -> str:
+    """Formats both ends of an interval, in percentage points or in those of the objective."""
+    return f"{objective.format_difference(comparison.low)} to {objective.format_difference(comparison.high)}"
 
 
 def format_p(p: float) -> str:

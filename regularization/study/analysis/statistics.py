@@ -15,16 +15,18 @@ Floats = Sequence[float] | NDArray[np.floating]
 _CHUNK = 100
 
 
-def mean_interval(accuracies: Floats) -> tuple[float, float]:
-    """The 95% t-interval of a mean accuracy, computed on the logit scale so that it lies inside 0 to 1.
+def mean_interval(values: Floats, is_fraction: bool = True) -> tuple[float, float]:
+    """The 95% t-interval of a mean; NaN for a single value.
 
-    NaN for a single value. An accuracy of 0 or 1 counts as half an image among 10,000.
+    That of fractions is computed on the logit scale, so that it lies inside 0 to 1. An accuracy of 0 or 1 counts as
+    half an image among 10,000.
     """
-    if len(accuracies) < 2:
+    if len(values) < 2:
         return math.nan, math.nan
-    values = logit(np.clip(accuracies, 0.5e-4, 1 - 0.5e-4))
-    margin = stats.t.isf(ALPHA / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return float(expit(values.mean() - margin)), float(expit(values.mean() + margin))
+    scaled = logit(np.clip(values, 0.5e-4, 1 - 0.5e-4)) if is_fraction else np.asarray(values, dtype=np.float64)
+    margin = stats.t.isf(ALPHA / 2, len(scaled) - 1) * np.std(scaled, ddof=1) / math.sqrt(len(scaled))
+    low, high = scaled.mean() - margin, scaled.mean() + margin
+    return (float(expit(low)), float(expit(high))) if is_fraction else (float(low), float(high))
 
 
 def image_share(accuracies: Floats, images: int) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from regularization.models.objective import ACCURACY
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.comparison import COLLAPSE
 from regularization.study.analysis.conclusion import Conclusion
@@ -29,15 +30,22 @@ _NAMES = {
 ARM_LENGTH, OPTION_LENGTH = 24, 40
 
 
-def accuracy_range(conclusion: Conclusion) -> tuple[float, float]:
-    """The range of accuracies around the curve; arms far below the best are named at its lower edge."""
-    best = max(arm.mean for arm in conclusion.arms)
-    near = [arm for arm in conclusion.arms if arm.mean > best - COLLAPSE]
-    shown = [
-        value for arm in near for value in (*arm.accuracies, arm.average("clean_accuracy")) if math.isfinite(value)
-    ]
+def value_range(conclusion: Conclusion) -> tuple[float, float]:
+    """The range of the objective around the curve; arms far below the best are named at its lower edge."""
+    objective = conclusion.chosen.objective
+    best = max(arm.score for arm in conclusion.arms)
+    near = [arm for arm in conclusion.arms if objective.mode == "min" or arm.score > best - COLLAPSE]
+    values = [value for arm in near for value in arm.values]
+    clean = [arm.average("clean_accuracy") for arm in near] if objective == ACCURACY else []
+    shown = [value for value in (*values, *clean) if math.isfinite(value)]
     margin = 0.15 * (max(shown) - min(shown)) or 0.01
-    return max(0.0, min(shown) - margin), min(1.0, max(shown) + margin)
+    return max(0.0, min(shown) - margin), min(1.0 if objective.is_fraction else math.inf, max(shown) + margin)
+
+
+def value_axis(conclusion: Conclusion) -> tuple[str, str]:
+    """The name of the axis of the objective, and Plotly's format of its numbers."""
+    objective = conclusion.chosen.objective
+    return objective.name, ".1~%" if objective.is_fraction else ".3~f"
 
 
 def axis_name(option: str) -> str:

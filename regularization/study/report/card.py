@@ -8,7 +8,7 @@ from regularization.callbacks.history import format_duration
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.analysis.regularizers import kind_of
-from regularization.study.analysis.sentences import format_interval, format_percent, format_points
+from regularization.study.analysis.sentences import format_interval, format_percent
 from regularization.study.analysis.verdicts import Answer, Verdict
 from regularization.study.config import Study
 from regularization.study.report.axes import axis_name
@@ -48,7 +48,7 @@ def answer_card(conclusion: Conclusion, results: Sequence[Result], study: Study)
         study: The study's config.
     """
     verdict, kind = _verdict(conclusion, study)
-    facts = [_gain(conclusion, study), _recommended(conclusion, study), *_accuracies(conclusion), _cost(results)]
+    facts = [_gain(conclusion), _recommended(conclusion, study), *_accuracies(conclusion), _cost(results)]
     return AnswerCard(verdict, kind, [fact for fact in facts if fact is not None])
 
 
@@ -70,18 +70,20 @@ def _verdict(conclusion: Conclusion, study: Study) -> tuple[str, str]:
     return f"{subject} does not help" if study.axis else "No arm helps", "none"
 
 
-def _gain(conclusion: Conclusion, study: Study) -> Fact | None:
+def _gain(conclusion: Conclusion) -> Fact | None:
+    objective = conclusion.chosen.objective
     compared = [arm for arm in conclusion.arms if arm.comparison is not None]
     if not compared or conclusion.baseline is None:
         return None
     if conclusion.answer == Answer.NONE_HELPS:
-        highest = max(arm.interval[1] for arm in compared)
-        return Fact("gain in validation accuracy", f"≤ {format_points(highest)} points", "upper end of all intervals")
+        end = objective.with_unit(objective.format_difference(max(arm.interval[1] for arm in compared)))
+        return Fact(f"gain in {objective.name}", f"≤ {end}", "upper end of all intervals")
     comparison = conclusion.chosen.comparison
     if comparison is None:
         return None
-    interval = "" if math.isnan(comparison.low) else f"95% interval {format_interval(comparison)}"
-    return Fact(f"gain over {conclusion.baseline.name}", f"{format_points(comparison.difference)} points", interval)
+    interval = "" if math.isnan(comparison.low) else f"95% interval {format_interval(comparison, objective)}"
+    gain = objective.with_unit(objective.format_difference(comparison.difference))
+    return Fact(f"gain over {conclusion.baseline.name}", gain, interval)
 
 
 def _recommended(conclusion: Conclusion, study: Study) -> Fact:
@@ -95,15 +97,19 @@ def _recommended(conclusion: Conclusion, study: Study) -> Fact:
 
 
 def _accuracies(conclusion: Conclusion) -> list[Fact]:
-    """Validation and test accuracy of the chosen arm, beside those of the baseline."""
+    """The objective and the test accuracy of the chosen arm, beside those of the baseline."""
     chosen, baseline = conclusion.chosen, conclusion.baseline
     facts = []
-    for label, accuracy in (("validation accuracy", lambda arm: arm.mean), ("test accuracy", mean_test_accuracy)):
-        if (own := accuracy(chosen)) is None:
+    objective = chosen.objective
+    for label, measure, show in (
+        (objective.name, lambda arm: arm.mean, objective.format),
+        ("test accuracy", mean_test_accuracy, format_percent),
+    ):
+        if (own := measure(chosen)) is None:
             continue
-        other = None if baseline is None or baseline is chosen else accuracy(baseline)
-        note = "" if other is None or baseline is None else f"{baseline.name}: {format_percent(other)}"
-        facts.append(Fact(label, format_percent(own), note))
+        other = None if baseline is None or baseline is chosen else measure(baseline)
+        note = "" if other is None or baseline is None else f"{baseline.name}: {show(other)}"
+        facts.append(Fact(label, show(own), note))
     return facts
 
 

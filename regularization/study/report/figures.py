@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from regularization.models.objective import ACCURACY
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.analysis.curve import Curve
@@ -14,12 +15,13 @@ from regularization.study.config import Study
 from regularization.study.report.axes import (
     MIN_DISTANCE,
     OPTION_LENGTH,
-    accuracy_range,
     arm_positions,
     axis_name,
     error_bars,
     fold,
     labelled,
+    value_axis,
+    value_range,
 )
 from regularization.study.report.colors import BAND, CLEAN, NEUTRAL, RECOMMENDED, VALIDATION, line_styles
 from regularization.study.results import Result, Row
@@ -32,11 +34,14 @@ def main_figure(conclusion: Conclusion, study: Study) -> go.Figure:
     """The λ curve for one axis, the heat map for two axes, or the forest plot for named arms."""
     if study.axis:
         return lambda_curve(conclusion, study.axis)
-    return heat_map(conclusion, list(study.vary)) if len(study.vary) == 2 else forest_plot(conclusion)
+    if len(study.vary) == 2:
+        objective = conclusion.chosen.objective
+        return heat_map(conclusion, list(study.vary), objective.metric, value_axis(conclusion)[1])
+    return forest_plot(conclusion)
 
 
 def lambda_curve(conclusion: Conclusion, option: str) -> go.Figure:
-    """Validation accuracy against λ (each seed, mean and 95% interval), and clean training accuracy.
+    """The objective against λ (each seed, mean and 95% interval); with validation accuracy, the clean training one.
 
     λ has a logarithmic axis, with 0 at its left end. The smooth curve is drawn with its 95% band.
     """
@@ -44,13 +49,14 @@ def lambda_curve(conclusion: Conclusion, option: str) -> go.Figure:
     figure = go.Figure()
     if conclusion.curve is not None:
         _add_band(figure, conclusion.curve)
-    clean = [arm.average("clean_accuracy") for arm in arms]
-    figure.add_scatter(x=x, y=clean, name="clean training", mode="lines+markers", line={"color": CLEAN, "dash": "dot"})
+    if conclusion.chosen.objective == ACCURACY:
+        clean, line = [arm.average("clean_accuracy") for arm in arms], {"color": CLEAN, "dash": "dot"}
+        figure.add_scatter(x=x, y=clean, name="clean training", mode="lines+markers", line=line)
     figure.add_trace(_mean_trace(arms, x))
     figure.add_trace(_seed_trace(arms, x, "x", "y"))
     figure.add_vline(x[arms.index(conclusion.chosen)], line_dash="dash", line_color=RECOMMENDED)
     label_axis(figure, conclusion, option)
-    _limit_accuracies(figure, conclusion, option)
+    _limit_values(figure, conclusion, option)
     return with_layout(figure)
 
 
@@ -68,10 +74,12 @@ def label_axis(figure: go.Figure, conclusion: Conclusion, option: str, min_dista
     figure.update_xaxes(type="log", title=title, tickvals=ticks, ticktext=labels)
 
 
-def _limit_accuracies(figure: go.Figure, conclusion: Conclusion, option: str) -> None:
+def _limit_values(figure: go.Figure, conclusion: Conclusion, option: str) -> None:
     """Sets the range of the axis, and marks the arms below it."""
-    bottom, top = accuracy_range(conclusion)
-    figure.update_yaxes(title="accuracy", tickformat=".1~%", range=[bottom, top])
+    bottom, top = value_range(conclusion)
+    title, spec = value_axis(conclusion)
+    title = "accuracy" if conclusion.chosen.objective == ACCURACY else title
+    figure.update_yaxes(title=title, tickformat=spec, range=[bottom, top])
     for position, arm in zip(arm_positions(conclusion, option), conclusion.arms, strict=True):
         if arm.mean < bottom:
             text = f"{arm.mean:.0%}<br>↓" if arm in labelled(conclusion, option) else "↓"
@@ -130,6 +138,7 @@ def forest_plot(conclusion: Conclusion) -> go.Figure:
     """One row per arm (each seed, mean and 95% interval), with a line at the baseline's mean."""
     arms = conclusion.arms[::-1]
     names = [fold(arm.name, "<br>") for arm in arms]
+    title, spec = value_axis(conclusion)
     figure = go.Figure(_seed_trace(arms, names, "y", "x"))
     figure.add_scatter(
         x=[arm.mean for arm in arms],
@@ -138,12 +147,12 @@ def forest_plot(conclusion: Conclusion) -> go.Figure:
         name="mean, 95% interval",
         mode="markers",
         marker={"color": VALIDATION, "size": 11, "symbol": "diamond"},
-        hovertemplate="%{y}: %{x:.2%}<extra></extra>",
+        hovertemplate=f"%{{y}}: %{{x:{_precise(arms)}}}<extra></extra>",
     )
     if (baseline := conclusion.baseline) is not None:
         figure.add_vline(baseline.mean, line_dash="dash", line_color=NEUTRAL, annotation_text="baseline")
-    low, high = _limits([value for arm in arms for value in (arm.low, arm.high, *arm.accuracies)])
-    figure.update_xaxes(title="validation accuracy", tickformat=".1~%", range=[low, high])
+    shown = [value for arm in arms for value in (arm.low, arm.high, *arm.values)]
+    figure.update_xaxes(title=title, tickformat=spec, range=_limits(shown, conclusion.chosen.objective.is_fraction))
     return with_layout(figure, rows_height(names, 34))
 
 
@@ -153,11 +162,11 @@ def rows_height(names: Sequence[str], row: int) -> int:
     return max(320, len(names) * max(row, 17 * lines + 6) + 160)
 
 
-def _limits(accuracies: Sequence[float]) -> tuple[float, float]:
-    """A range of accuracies with some space at both ends, not beyond 0 and 100%."""
-    shown = [value for value in accuracies if math.isfinite(value)]
+def _limits(values: Sequence[float], is_fraction: bool = True) -> tuple[float, float]:
+    """A range of values with some space at both ends, not below 0, and for fractions not beyond 100%."""
+    shown = [value for value in values if math.isfinite(value)]
     margin = 0.05 * (max(shown) - min(shown)) or 0.01
-    return max(0.0, min(shown) - margin), min(1.0, max(shown) + margin)
+    return max(0.0, min(shown) - margin), min(1.0 if is_fraction else math.inf, max(shown) + margin)
 
 
 def epoch_curves(conclusion: Conclusion, metric: str, title: str, percent: bool = True) -> go.Figure:
@@ -198,24 +207,35 @@ def _mean_trace(arms: Sequence[ArmSummary], x: list[float]) -> go.Scatter:
         name="validation, 95% interval",
         mode="markers",
         marker={"color": VALIDATION, "size": 9, "symbol": "diamond"},
-        hovertemplate="%{customdata[0]}<br>τ = %{customdata[1]} epochs<br>mean %{y:.2%}<extra></extra>",
+        hovertemplate="%{customdata[0]}<br>τ = %{customdata[1]} epochs<br>mean %{y:"
+        + _precise(arms)
+        + "}<extra></extra>",
     )
 
 
 def _seed_trace(
-    arms: Sequence[ArmSummary], positions: Sequence[float | str], arm_axis: str, accuracy_axis: str
+    arms: Sequence[ArmSummary], positions: Sequence[float | str], arm_axis: str, objective_axis: str
 ) -> go.Scatter:
-    """One dot per seed, with the arms' positions on ``arm_axis`` and the accuracies on ``accuracy_axis``."""
+    """One dot per seed, with the arms' positions on ``arm_axis`` and the objective on ``objective_axis``."""
+    metric, value = arms[0].objective.metric, f"%{{{objective_axis}:{_precise(arms)}}}"
     dots = [(position, result) for position, arm in zip(positions, arms, strict=True) for result in arm.results]
-    coordinates = {arm_axis: [position for position, _ in dots], accuracy_axis: [dot.accuracy for _, dot in dots]}
+    coordinates = {
+        arm_axis: [position for position, _ in dots],
+        objective_axis: [dot.metric(metric) for _, dot in dots],
+    }
     return go.Scatter(
         coordinates,
         customdata=[[result.arm, result.seed] for _, result in dots],
         name="one seed",
         mode="markers",
         marker={"color": VALIDATION, "size": 6, "opacity": 0.55},
-        hovertemplate=f"%{{customdata[0]}}<br>seed %{{customdata[1]}}: %{{{accuracy_axis}:.2%}}<extra></extra>",
+        hovertemplate=f"%{{customdata[0]}}<br>seed %{{customdata[1]}}: {value}<extra></extra>",
     )
+
+
+def _precise(arms: Sequence[ArmSummary]) -> str:
+    """Plotly's format of the objective of a single point."""
+    return ".2%" if arms[0].objective.is_fraction else ".4f"
 
 
 def _plotly_error_bars(arms: Sequence[ArmSummary]) -> dict[str, Any]:

@@ -119,7 +119,8 @@ def _pair_with_baseline(conclusion: Conclusion) -> dict[str, PairedImages | None
 
 
 def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
-    title = f"Validation accuracy against {axis_name(study.axis)}" if study.axis else "Validation accuracy"
+    name = conclusion.chosen.objective.name.capitalize()
+    title = f"{name} against {axis_name(study.axis)}" if study.axis else name
     line = "recommended value. The value 0 is at the left end" if study.axis else "baseline"
     note = f"Each dot is one seed; bars are 95% intervals over seeds. The dashed line marks the {line}."
     if conclusion.curve is not None and study.axis:
@@ -173,11 +174,11 @@ def _method(study: Study, conclusion: Conclusion) -> str:
             "These runs were not planned as one study. The intervals assume that the runs of an arm differ by chance "
             "alone, and that runs with the same seed share what the seed decides."
         )
-    how = "within seeds" if study.paired else "between seeds"
+    how, objective = "within seeds" if study.paired else "between seeds", conclusion.chosen.objective
     sentences = [
-        f"Arms are compared {how} by the validation accuracy of the {study.score} epoch, as fixed in advance, with "
+        f"Arms are compared {how} by the {objective.name} of the {study.score} epoch, as fixed in advance, with "
         "simultaneous 95% intervals (Dunnett's) of a model with effects of arms and seeds. Differences below "
-        f"{study.resolution:g} points are taken not to matter."
+        f"{objective.format_resolution(study.resolution)} are taken not to matter."
     ]
     if study.until == "decided":
         sentences.append(

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from regularization.models.objective import ACCURACY, Objective
 from regularization.runs import directory
 from regularization.study.analysis import statistics
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.comparison import ALPHA, Comparison
 from regularization.study.analysis.conclusion import Conclusion
-from regularization.study.analysis.sentences import format_interval, format_percent, format_points
+from regularization.study.analysis.sentences import format_interval, format_percent
 from regularization.study.report.image_pairs import PairedImages
 from regularization.study.results import Result
 
@@ -92,10 +93,11 @@ def _accuracy_cells(arm: ArmSummary) -> dict[str, Cell]:
     difference, p = MISSING, None
     tests = [result.test_accuracy for result in arm.results if result.test_accuracy is not None]
     if arm.comparison is not None:
-        difference, p = _difference(arm.comparison), arm.comparison.p
+        difference, p = _difference(arm.comparison, arm.objective), arm.comparison.p
     return {
         "arm": _text(arm.name),
-        "validation accuracy": _mean(arm.mean, arm.low, arm.high),
+        arm.objective.name: _objective(arm),
+        **({} if arm.objective == ACCURACY else {"validation accuracy": _effect(arm, "val_accuracy", ".2%")}),
         "test accuracy": _mean(_average(tests), *statistics.mean_interval(tests)) if tests else MISSING,
         "difference from baseline": difference,
         "p": _number(p, ".2g"),
@@ -167,9 +169,16 @@ def _effect(arm: ArmSummary, metric: str, spec: str) -> Cell:
     return Cell(format(value, spec) + (" *" if effect is not None and effect.p < ALPHA else ""), value)
 
 
-def _difference(comparison: Comparison) -> Cell:
-    interval = "" if math.isnan(comparison.low) else f" ({format_interval(comparison)})"
-    text = format_points(comparison.difference) + interval
+def _objective(arm: ArmSummary) -> Cell:
+    if arm.objective.is_fraction:
+        return _mean(arm.mean, arm.low, arm.high)
+    interval = "" if math.isnan(arm.low) else f" ({arm.low:.4f} to {arm.high:.4f})"
+    return Cell(arm.objective.format(arm.mean) + interval, arm.mean)
+
+
+def _difference(comparison: Comparison, objective: Objective = ACCURACY) -> Cell:
+    interval = "" if math.isnan(comparison.low) else f" ({format_interval(comparison, objective)})"
+    text = objective.format_difference(comparison.difference) + interval
     return Cell(text, comparison.difference)
 
 

@@ -1,6 +1,7 @@
 """Axes, colors and effects in the figures of a report."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -9,6 +10,8 @@ import pytest
 from regularization.study.analysis.conclusion import Conclusion, Context, draw_conclusion
 from regularization.study.config import Study
 from regularization.study.report import colors, effects, figures
+from regularization.study.report.card import answer_card
+from regularization.study.report.page import write_report
 from regularization.study.report.tables import HIDDEN, arm_rows
 from regularization.study.results import Result
 from tests.study.analysis.synthetic import make_results, results_on_axis
@@ -115,3 +118,26 @@ def test_columns_that_are_hidden_at_first_exist_and_test_scores_stand_beside_val
     columns = list(arm_rows(conclusion, results, {})[0].cells)
     assert set(HIDDEN) < set(columns)
     assert columns[1:3] == ["validation accuracy", "test accuracy"]
+
+
+def test_a_study_of_the_loss_is_reported_by_the_loss(tmp_path: Path) -> None:
+    results, study = results_on_axis([0, 0.5, 1, 0.5])
+    study = replace(study, objective="val_loss")
+    results = with_metrics(results)
+    conclusion = draw_conclusion(results, study, Context("λ=0"))
+    figure = figures.main_figure(conclusion, study)
+    traces = {trace.name: trace for trace in figure.data}
+    assert "clean training" not in traces
+    losses = [arm.average("val_loss") for arm in conclusion.arms]
+    assert list(traces["validation, 95% interval"].y) == pytest.approx(losses)
+    assert figure.layout.yaxis.title.text == "validation loss"
+    assert "%" not in figure.layout.yaxis.tickformat
+    columns = arm_rows(conclusion, results, {})[0].cells
+    assert columns["validation loss"].text.startswith("0.5100 (")
+    assert columns["validation accuracy"].text == f"{conclusion.arms[0].average('val_accuracy'):.2%}"
+    labels = {fact.label: fact.value for fact in answer_card(conclusion, results, study).facts}
+    assert labels["validation loss"] == f"{conclusion.chosen.mean:.4f}"
+    page = write_report(conclusion, results, study, tmp_path, "").read_text()
+    assert "Validation loss against weight decay λ" in page
+    assert "by the validation loss of the last epoch" in page
+    assert "Differences below 0.005 are taken not to matter" in page

@@ -1,0 +1,4 @@
+"""Data sets of other libraries, and one's own: torchvision's classes and those like them, and arrays.
+
+It may import ``internals``, ``errors`` and the rest of ``data``.
+"""

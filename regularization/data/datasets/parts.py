@@ -1,0 +1,124 @@
+"""PartsData: data sets that bring training images and, perhaps, validation and test images of their own."""
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from regularization.data.image_data import ImageData, Part
+from regularization.data.image_files import ImageFiles
+from regularization.data.preprocess import Preprocess
+from regularization.data.readers import Images, stratified_split
+from regularization.errors import UserError
+
+PartName = Literal["train", "val", "test"]
+
+
+class PartsData(ImageData):
+    """Base class of data sets that come with training images and, perhaps, validation and test images.
+
+    Without validation or test images, those are held out of the others, the same share of every class. Sizes are
+    handled as by ``ImageFolder``: with ``image_size``, the short side is resized to ``resize`` pixels, training takes a
+    random square of ``image_size`` pixels from the central square, evaluation the central one.
+
+    Args:
+        image_size: Height and width of the network's input, in pixels; null if all images have the same size already.
+        resize: Length in pixels that the short side is resized to; null for 8/7 of ``image_size``.
+        test_size: Share of each class that is held out for the test if the data set has no test images.
+    """
+
+    def __init__(
+        self, image_size: int | None = None, resize: int | None = None, test_size: float = 0.2, **kwargs: Any
+    ) -> None:
+        super().__init__(image_size=image_size, **kwargs)
+        self.side = side_of(image_size, resize)
+        if not 0 < test_size < 1:
+            raise UserError(f"--data.test_size must be between 0 and 1, not {test_size}")
+        self.test_size = test_size
+        if image_size is not None:
+            # In training the random crop gives the size, so that no resize follows.
+            self.augment.crop = image_size
+            self.preprocess = Preprocess(**self.train_preprocess.settings(None) | {"resize": self.side})
+
+    @abstractmethod
+    def has(self, part: PartName) -> bool:
+        """Whether the data set brings these images."""
+
+    @abstractmethod
+    def load(self, part: PartName) -> Images:
+        """The images that it brings."""
+
+    def read(self, train: bool) -> Images:
+        """The training or the test images."""
+        if not train and self.has("test"):
+            return self._with_classes(self.load("test"))
+        images = self.load("train")
+        if not self.has("test"):
+            kept, held_out = stratified_split(images.labels, self.test_size, seed=0)
+            indices = kept if train else held_out
+            images = Images(images.pixels[indices], images.labels[indices], images.classes)
+        if train and not self.val_size and self.has("val"):
+            # Nothing is to be held out, as in the refit of a sweep: the validation images are trained on.
+            val = self._with_classes(self.load("val"))
+            _check_same_size(images, val)
+            labels = torch.cat([images.labels, val.labels])
+            images = Images(torch.cat([images.pixels, val.pixels]), labels, images.classes)
+        return images
+
+    def _split(self, images: Images | ImageFiles) -> tuple[Part, Part | None]:
+        if not self.val_size or not self.has("val"):
+            return super()._split(images)
+        val = self._with_classes(self.load("val"))
+        return (images, torch.arange(len(images))), (val, torch.arange(len(val)))
+
+    def _with_classes(self, images: Images) -> Images:
+        """Validation or test images with the classes of the training images."""
+        classes = self.load("train").classes
+        if (highest := int(images.labels.max())) >= len(classes):
+            raise UserError(
+                f"there is an image of class {highest}, and the training images have {len(classes)} classes"
+            )
+        return dataclasses.replace(images, classes=classes)
+
+
+def side_of(image_size: int | None, resize: int | None) -> int | None:
+    """Length in pixels that the short side of images is resized to, None if it is kept."""
+    if image_size is None and resize is not None:
+        raise UserError("--data.resize needs --data.image_size")
+    side = image_size and (resize or round(image_size * 8 / 7))
+    if side and image_size and side < image_size:
+        raise UserError(f"--data.resize must be at least --data.image_size, {image_size}, not {resize}")
+    return side
+
+
+def _check_same_size(one: Images, other: Images) -> None:
+    if one.shape != other.shape:
+        raise UserError("the training and validation images have different sizes: give --data.image_size, such as 64")
+
+
+def class_names(names: Any, labels: Tensor, where: str) -> tuple[str, ...]:
+    """The names of the classes, from a list or from a dict by number; numbers if there are no names.
+
+    Raises:
+        UserError: When the labels, int64 ``(N,)``, do not fit the names; it begins with ``where``.
+    """
+    if not len(labels):
+        raise UserError(f"{where}: there are no training images")
+    lowest, highest = int(labels.min()), int(labels.max())
+    values = range(highest + 1) if names is None else names.values() if isinstance(names, Mapping) else names
+    # A class of ImageNet has several names.
+    classes = tuple(", ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in values)
+    if lowest < 0 or highest >= len(classes) or len(classes) < 2:
+        raise UserError(
+            f"{where}: the labels must be below the number of classes and at least 0; they are from {lowest} to "
+            f"{highest}, and there are {len(classes)} classes"
+        )
+    return classes
+
+
+def one_line(text: object) -> str:
+    """The beginning of a text, without line breaks."""
+    return " ".join(str(text).split())[:200]
