@@ -1,5 +1,6 @@
 """What the README and the pages in docs/ tell people to type is typed here, shortened."""
 
+import dataclasses
 import os
 import re
 import shlex
@@ -11,7 +12,10 @@ import pytest
 import torch
 import torchvision
 
+from regularization.cli import completion
 from regularization.cli.main import main
+from regularization.study.config import Study
+from regularization.training.help import actions_of
 from tests.conftest import CONFIGS
 from tests.data.test_image_folder import draw
 
@@ -24,9 +28,17 @@ SHORTER = {
     "test": ["--trainer.limit_test_batches", "2"],
 }
 SHORTER_CALLS = {
-    'fit("quickstart", ': 'fit("quickstart", trainer__max_epochs=5, ',
-    "workers=2)": 'workers=2, seeds=2, until="seeds", trainer__max_epochs=5)',
+    "README": {
+        'fit("quickstart", ': 'fit("quickstart", trainer__max_epochs=5, ',
+        "workers=2)": 'workers=2, seeds=2, until="seeds", trainer__max_epochs=5)',
+    },
+    "studies": {"trainer__max_epochs=20": "trainer__max_epochs=2"},
 }
+
+# Of SLURM, and of our benchmarks.
+OF_OTHERS = {"--signal", "--quick", "--whole", "--compare"}
+# Dicts by names that users choose, and classes with options of their own.
+INSIDE = ("--model.penalties.", "--model.mixing.", "--callbacks.", "--data.augmentations.", "--data.")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 # Their blocks belong together in files: tests/test_extend.py runs them.
@@ -51,9 +63,30 @@ def test_what_a_page_names_is_there(page: Path) -> None:
         assert link.startswith("https://") or (page.parent / link).exists(), link
     for config in re.findall(r"configs/[\w/]+\.yaml", text):
         assert (ROOT / config).is_file(), config
+    for module in re.findall(r"python -m tests\.([\w.]+)", text):
+        path = ROOT / "tests" / module.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").is_file(), module
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for extra in re.findall(r"pip install (?:-e )?'[\w.]+\[(\w+)\]'", text):
         assert extra in extras
+
+
+@each_page
+def test_options_that_a_page_names_exist(page: Path, known_options: set[str]) -> None:
+    """In inline code and in commands of this program; options inside of dicts and classes by their first part."""
+    text = page.read_text()
+    commands = re.findall(r"^(?:srun )?python -m regularization .*", text, re.MULTILINE)
+    words = [word for line in commands for word in shlex.split(line, comments=True) if word.startswith("--")]
+    words += re.findall(r"`(--[a-z][\w.-]*)", text)
+    for word in words:
+        option = word.partition("=")[0]
+        assert option in known_options or option in OF_OTHERS or option.startswith(INSIDE), option
+
+
+@pytest.fixture(scope="module")
+def known_options() -> set[str]:
+    parsers = [parser for own in completion._parsers().values() for parser in own]
+    return {option for parser in parsers for action in actions_of(parser) for option in action.option_strings}
 
 
 def test_the_readme_is_short() -> None:
@@ -75,6 +108,12 @@ def test_the_architecture_page_names_what_is_there() -> None:
     folders = "|".join(path.name for path in package.iterdir() if path.is_dir())
     for module in re.findall(rf"\b((?:{folders})/\w+)(?:\.py)?\b", text):
         assert (package / f"{module}.py").is_file() or (package / module).is_dir(), module
+
+
+def test_the_page_on_studies_lists_every_option_of_a_study() -> None:
+    text = (ROOT / "docs" / "studies.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert {field.name for field in dataclasses.fields(Study)} <= set(listed)
 
 
 @pytest.mark.slow
@@ -102,10 +141,11 @@ def test_its_commands(page: Path) -> None:
 def test_its_python(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "agg")
     for block in blocks(page, "python"):
-        for call, shorter in SHORTER_CALLS.items():
+        for call, shorter in SHORTER_CALLS.get(page.stem, {}).items():
             assert call in block
             block = block.replace(call, shorter)
         exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
+    if page.stem == "README":
         assert Path("answer.pdf").is_file()
 
 

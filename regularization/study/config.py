@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from regularization.errors import UserError
 from regularization.models.objective import DEFAULT, ObjectiveName
 from regularization.runs import directory
@@ -39,7 +41,8 @@ class Study:
         options: Options of ``fit``, with their values, that apply to all arms.
         vary: One option with a list of values, or two options, of which all combinations are tried.
         arms: By name: a config, options with their values, or a list of these. An option with a list of values is
-            tuned: each value is tried with ``search_seeds`` seeds, and the arm's best value is compared.
+            tuned: each value is tried with ``search_seeds`` seeds, and the arm's best value is compared. For options
+            of any type it is ``{values: […]}``; ``{low: 1e-5, high: 1e-2, count: 4}`` is a logarithmic range.
         baseline: The arm that the others are compared with; by default the one without regularization.
         seeds: The number of seeds per arm, or a list of seeds. With ``until: decided``, the number that each arm
             starts with.
@@ -54,9 +57,8 @@ class Study:
             search, the finalists and the baseline are trained again with new seeds.
         search_seeds: The number of seeds per arm in the search.
         proposals: The number of arms that ``tpe`` proposes.
-        learning_rates: Gives every arm these learning rates to choose from, with ``search_seeds`` seeds each, before
-            arms are compared: λ also acts through the effective learning rate, so that a gain may only say that the
-            learning rate was too small.
+        learning_rates: Learning rates that every arm chooses from, with ``search_seeds`` seeds each, before arms are
+            compared: a gain of λ may only say that the learning rate was too small.
         finalists: The number of arms that are compared after an adaptive search.
         score: The epoch whose metrics count: ``last`` or ``best``.
         paired: Whether to compare arms within seeds. Switch it off if the arms are trained on different data.
@@ -198,9 +200,8 @@ def _with_learning_rates(arm: Arm, rates: Sequence[float]) -> list[Arm]:
     """The arm with each learning rate; the arm itself if none is given."""
     variants = []
     for rate in rates:
-        values = {**arm.values, LEARNING_RATE: rate}
-        args = (*arm.args, *to_cli_args({LEARNING_RATE: rate}))
-        variants.append(Arm(f"{arm.name},lr={rate:g}", arm.group, values, args))
+        own = {LEARNING_RATE: rate}
+        variants.append(Arm(f"{arm.name},lr={rate:g}", arm.group, arm.values | own, (*arm.args, *to_cli_args(own))))
     return variants or [arm]
 
 
@@ -226,7 +227,7 @@ def _arms_from_config(name: str, content: Any, path: Path) -> list[Arm]:
         elif part is not None:
             expected = "a config, options with their values, or a list of these"
             raise UserError(f"arms.{name}: must be {expected}, not {part!r}")
-    tuned = {option: value for option, value in values.items() if _is_tuned(option, value)}
+    tuned = {option: choices for option, value in values.items() if (choices := _choices(option, value))}
     if not tuned:
         return [Arm(name, name, values, (*configs, *to_cli_args(values)))]
     arms = []
@@ -239,12 +240,17 @@ def _arms_from_config(name: str, content: Any, path: Path) -> list[Arm]:
 
 def _has_tuned_option(content: Any) -> bool:
     parts = content if isinstance(content, list) else [content]
-    return any(_is_tuned(option, value) for part in parts if isinstance(part, dict) for option, value in part.items())
+    return any(_choices(option, value) for part in parts if isinstance(part, dict) for option, value in part.items())
 
 
-def _is_tuned(option: str, value: Any) -> bool:
-    """Whether the value is a list for an option that takes a number; betas, for instance, takes a list."""
-    return isinstance(value, list) and bool(STRENGTH.search(option) or _TUNABLE.search(option))
+def _choices(option: str, value: Any) -> list[Any]:
+    """The values of a tuned option: of ``{values: […]}``, of a range, or a list where the option takes a number."""
+    if isinstance(value, dict):
+        if value.keys() == {"low", "high", "count"}:
+            return [float(f"{number:.2g}") for number in np.geomspace(value["low"], value["high"], value["count"])]
+        return list(value["values"]) if value.keys() == {"values"} else []
+    # The option betas, for instance, takes a list.
+    return value if isinstance(value, list) and (STRENGTH.search(option) or _TUNABLE.search(option)) else []
 
 
 def to_cli_args(values: Values) -> tuple[str, ...]:

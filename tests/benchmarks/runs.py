@@ -5,7 +5,8 @@ Analyses and search strategies can then be judged without training anything. ``p
 
 ``correct`` holds a bit for each validation image in the order of their index in the training set, packed by
 ``numpy.packbits`` and encoded in base64; ``images`` is their number. ``unpack`` gives them back. Which images they are
-follows from ``val_size`` and ``split_seed`` by ``regularization.data.readers.stratified_split``.
+follows from ``val_size`` and ``split_seed`` by ``regularization.data.readers.stratified_split``. The mean of the bits
+differs from ``val_accuracy`` by up to 0.05 points: logits are kept in half precision, in which two may be equal.
 """
 
 import argparse
@@ -64,6 +65,12 @@ def packed(result: Result) -> dict[str, Any]:
     logits, labels, index = kept
     correct = (logits.argmax(axis=1) == labels)[np.argsort(index)]
     return {"images": len(correct), "correct": base64.b64encode(np.packbits(correct).tobytes()).decode()}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that ``write`` wrote."""
+    with gzip.open(path, "rt", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def unpack(correct: str, images: int) -> NDArray[np.bool_]:

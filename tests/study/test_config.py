@@ -72,6 +72,22 @@ def test_a_tuned_arm_has_a_value_for_each_try() -> None:
     assert study.seed_list() == [1, 2, 3], "fresh ones: seed 0 was used for tuning"
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "choices"),
+    [
+        ("callbacks.lawa.epochs", {"values": [2, 3]}, [2, 3]),
+        ("model.optimizer.betas", {"values": [[0.9, 0.99], [0.8, 0.9]]}, [[0.9, 0.99], [0.8, 0.9]]),
+        ("model.penalties.l1.strength", {"low": 1e-5, "high": 1e-2, "count": 4}, [1e-5, 1e-4, 1e-3, 1e-2]),
+        ("model.optimizer.betas", [0.9, 0.99], []),
+        ("model.network", {"class_path": "x"}, []),
+    ],
+)
+def test_options_of_any_type_are_tuned(option: str, value: Any, choices: list[Any]) -> None:
+    arms = build_arms(Study(base="x", arms={"x": {option: value}}), PLACE)
+    assert [arm.values[option] for arm in arms] == (choices or [value])
+    assert Study(base="x", arms={"x": {option: value}}).adaptive == bool(choices)
+
+
 def test_trials_have_every_arm_and_seed_once_and_a_folder_each() -> None:
     study = Study(base="x", vary={LAMBDA: [0, 1]}, seeds=3)
     trials = build_trials(study, build_arms(study, PLACE), study.seed_list(), "final", ["--config", "x"], Path("s"))

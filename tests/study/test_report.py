@@ -220,8 +220,8 @@ def test_the_whole_baseline_failed(capsys: pytest.CaptureFixture[str]) -> None:
         write_trial(STUDY, "none", seed, None, reason="diverged")
     sentence, remarks = report(capsys, str(STUDY))
     assert sentence == (
-        "Nothing can be compared with the baseline none: all of its trials failed. wd=1 has the highest accuracy: "
-        "82.05% validation accuracy."
+        "Nothing can be compared with the baseline none: all of its trials failed. wd=1 has the highest "
+        "validation accuracy: 82.05%."
     )
     assert remarks == ["all trials of none failed: diverged"]
 

@@ -18,7 +18,7 @@ from regularization.study.report.colors import NEUTRAL, RECOMMENDED, VALIDATION
 
 LAYER = "norm/"
 # Pixels: the height of a small figure, and of a row of one with many rows.
-HEIGHT, ROW = 320, 22
+HEIGHT, ROW = 340, 22
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def layer_norms(conclusion: Conclusion, option: str) -> go.Figure | None:
     figure = go.Figure(trace)
     figure.update_xaxes(type="category", title=axis_name(option))
     figure.update_yaxes(type="category", autorange="reversed")
-    return figures.with_layout(figure, figures.rows_height(labels, ROW), legend=False)
+    return figures.with_layout(figure, max(HEIGHT + 20, figures.rows_height(labels, ROW)), legend=False)
 
 
 def _bars(arms: Sequence[ArmSummary], metric: str) -> dict[str, object]:

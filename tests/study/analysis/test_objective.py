@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from regularization.models.objective import ObjectiveName
 from regularization.study.analysis.conclusion import Context, draw_conclusion
 from regularization.study.analysis.verdicts import Answer
 from regularization.study.results import Result
@@ -67,13 +68,17 @@ def test_the_scale_of_a_loss_does_not_matter() -> None:
     [
         ("val_loss", "It lowers the validation loss by at least 0.0", "Weight decay helps: use λ=0.1. "),
         ("val_calibration_error", "It lowers the validation calibration error by at least ", " points compared with"),
-        ("val_loss", "No λ that was tried helps by more than 0.005 in validation loss compared with λ=0", "end at -0.0"),
+        (
+            "val_loss",
+            "No λ that was tried helps by more than 0.005 in validation loss",
+            "end at -0.0",
+        ),
         ("val_loss", "λ=0.1 reaches 0.", " validation loss and λ=0 0."),
     ],
 )
-def test_sentences(metric: str, gains: str, sentence: str) -> None:
-    effects = {"It lo": [0, 2, 3], "No λ ": [0, -5, -6], "λ=0.0": [0, 0.1, 0.4]}[gains[:5]]
-    runs, study = results_on_axis(effects, seeds=2 if gains.startswith("λ") else 4)
+def test_sentences(metric: ObjectiveName, gains: str, sentence: str) -> None:
+    effects: dict[str, list[float]] = {"It": [0, 2, 3], "No": [0, -5, -6], "λ=": [0, 0.1, 0.4]}
+    runs, study = results_on_axis(effects[gains[:2]], seeds=2 if gains.startswith("λ") else 4)
     study = replace(study, objective=metric)
     conclusion = draw_conclusion(with_metric(runs, metric, 1.0), study, Context("λ=0"))
     assert gains in conclusion.sentence, conclusion.sentence
