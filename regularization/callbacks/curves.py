@@ -47,7 +47,10 @@ class Curves(Callback):
 
 
 def draw(rows: list[Row], title: str) -> Figure:
-    """Plots cross-entropy and accuracy over the epochs in two panels; a circle marks the best validation accuracy."""
+    """Plots cross-entropy and accuracy over the epochs in two panels; a circle marks the best validation accuracy.
+
+    Epochs are counted from 1, unlike in the rows.
+    """
     # A Figure without pyplot needs no display and leaves no global state behind.
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
@@ -75,7 +78,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _plot(axes: Axes, rows: list[Row], stage: str, quantity: str) -> None:
-    points = [(row["epoch"], row[f"{stage}_{quantity}"]) for row in rows if f"{stage}_{quantity}" in row]
+    points = [(row["epoch"] + 1, row[f"{stage}_{quantity}"]) for row in rows if f"{stage}_{quantity}" in row]
     if points:
         # A line through a single point is invisible without markers.
         epochs, values = zip(*points, strict=True)
@@ -85,4 +88,6 @@ def _plot(axes: Axes, rows: list[Row], stage: str, quantity: str) -> None:
 def _mark_best(axes: Axes, rows: list[Row]) -> None:
     if best := best_row(rows, ACCURACY):
         label = f"best {best['val_accuracy']:.2%}"
-        axes.plot(best["epoch"], best["val_accuracy"], "o", markersize=9, fillstyle="none", color="black", label=label)
+        axes.plot(
+            best["epoch"] + 1, best["val_accuracy"], "o", markersize=9, fillstyle="none", color="black", label=label
+        )

@@ -116,7 +116,7 @@ def summary(history: History) -> str:
     if objective.metric not in best:
         return f"trained without validation\n{history.folder}"
     value = objective.format(best[objective.metric])
-    return f"best {objective.name} {value} in epoch {best['epoch']}\n{history.folder}"
+    return f"best {objective.name} {value} in epoch {best['epoch'] + 1:.0f}\n{history.folder}"
 
 
 def last_checkpoint(run: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """The history of a run: one row of metrics per epoch, in the checkpoint, in ``metrics.csv`` and on the terminal."""
 
 import math
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from regularization.runs.directory import METRICS, RESULT, add_result, write_csv
 Row = dict[str, float]
 # Prefixes of the metrics that only exist after a validation.
 VALIDATION = ("val_", "clean_")
+# Columns of a terminal, which the line of an epoch fits into.
+MAX_WIDTH = 80
 FIRST_COLUMNS = ["epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"]
 
 
@@ -137,14 +140,16 @@ class History(Checkpoint):
         write_csv(self.folder / METRICS, columns, [[row.get(name, "") for name in columns] for row in self.rows])
 
     def _describe_epoch(self, trainer: Trainer) -> str:
-        row = self.rows[-1]
-        parts = [f"epoch {row['epoch']:3.0f}"]
-        for stage, label in (("train", "train"), ("val", "validation")):
+        row, left = self.rows[-1], self._seconds_left(trainer)
+        parts = [_describe_position(row, trainer)]
+        for stage, label in (("train", "train"), ("val", "val")):
             if f"{stage}_loss" in row:
-                parts.append(f"{label} loss {row[f'{stage}_loss']:.4f} accuracy {row[f'{stage}_accuracy']:.4f}")
-        parts.append(f"{row['seconds']:.1f} s")
-        left = self._seconds_left(trainer)
-        return "  ".join([*parts, f"{format_duration(left)} left"] if left else parts)
+                loss, accuracy = row[f"{stage}_loss"], row[f"{stage}_accuracy"]
+                parts.append(f"{label} loss {_format_loss(loss)} {accuracy:5.1%}")
+        times = [_format_seconds(row["seconds"]), *([f"{_format_seconds(left)} left"] if left else [])]
+        # Where the line is too long, the duration of the epoch is only in metrics.csv.
+        whole, short = ("  ".join([*parts, *shown]) for shown in (times, times[1:]))
+        return whole if len(whole) <= MAX_WIDTH else short
 
     def _seconds_left(self, trainer: Trainer) -> float:
         """An estimate from the epochs of this process so far; 0 if the end is unknown."""
@@ -157,6 +162,32 @@ class History(Checkpoint):
             # Not all epochs need have as many steps.
             epochs_left = max(0, trainer.max_epochs - epochs)
         return (time.perf_counter() - self._run_start) / (epochs - self._first_epoch) * epochs_left
+
+
+def _describe_position(row: Row, trainer: Trainer) -> str:
+    """The epoch, counted from 1, of how many, where only their number ends the run."""
+    number, total = int(row["epoch"]) + 1, trainer.max_epochs or -1
+    if total == -1 or trainer.max_steps != -1:
+        return f"epoch {number:3}"
+    return f"epoch {number:{len(str(total))}}/{total}"
+
+
+def _format_loss(loss: float) -> str:
+    return f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.1e}"
+
+
+def _format_seconds(seconds: float) -> str:
+    """A duration in its largest unit, with two digits: 0.4 s, 59 s, 1.5 min, 12 h."""
+    unit, size = ("s", 1) if seconds < 60 else ("min", 60) if seconds < 3600 else ("h", 3600)
+    number = seconds / size
+    return f"{number:.1f} {unit}" if number < 9.95 else f"{number:.0f} {unit}"
+
+
+def wrap(text: str) -> str:
+    """The text in lines that fit a terminal, which end after commas."""
+    # textwrap does not break lines at this space.
+    parts = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in text.split(", ")]
+    return textwrap.fill(", ".join(parts), MAX_WIDTH).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def format_duration(seconds: float) -> str:

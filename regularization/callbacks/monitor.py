@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from regularization.callbacks.history import History, Row
+from regularization.callbacks.history import History, Row, wrap
 from regularization.callbacks.parameter_report import ParameterReport
 from regularization.models.classifier import ImageClassifier
 from regularization.models.metrics import EpochMetrics
@@ -19,7 +19,7 @@ from regularization.optim.penalties import L2SP, filters
 from regularization.optim.weight_decay import decay_per_step, is_decoupled, momentum_gain
 
 INTERVAL = 100  # optimizer steps between two measurements of the gradients; there is at least one per epoch
-CAVEAT = "one run cannot tell whether regularization helps; the command sweep compares several λ with λ = 0"
+CAVEAT = "one run cannot tell whether regularization helps; the command sweep can"
 
 
 class Monitor(Callback):
@@ -93,7 +93,8 @@ class Monitor(Callback):
         classifier = trainer.lightning_module
         assert isinstance(classifier, ImageClassifier)
         tau = classifier.optimization.tau(trainer.optimizers[0], 0)
-        return f"{describe_run(self._history.rows[-1], tau, distances_from_start(classifier.regularizer))}\n{CAVEAT}"
+        description = describe_run(self._history.rows[-1], tau, distances_from_start(classifier.regularizer))
+        return f"{wrap(description)}\n{CAVEAT}"
 
     def _accumulate_decay(self, optimizer: Optimizer, *_: Any) -> None:
         self._accumulated += decay_per_step(optimizer, optimizer.param_groups[0]) or 0.0

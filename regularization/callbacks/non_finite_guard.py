@@ -98,7 +98,7 @@ def _diverged(problem: str, step: int, trainer: Trainer, pl_module: LightningMod
     strengths = {name: penalty.strength for name, penalty in pl_module.regularizer.penalties.items()}
     penalties = "".join(f", {name} {strength:g}" for name, strength in strengths.items())
     return UserError(
-        f"training diverged: {problem} at step {step} (epoch {trainer.current_epoch}), "
+        f"training diverged: {problem} at step {step} (epoch {trainer.current_epoch + 1}), "
         f"learning rate {group['lr']:.3g}, weight decay {group.get('weight_decay', 0):.3g}{penalties}.\n"
         "Try a tenth of --model.optimizer.lr, --trainer.gradient_clip_val 1, or a smaller λ."
     )

@@ -6,11 +6,13 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.optim import SGD
 
+from regularization.callbacks.history import MAX_WIDTH
 from regularization.data.sampling import Batch
 from regularization.models.classifier import ImageClassifier
 from regularization.models.outputs import split_output
@@ -65,7 +67,7 @@ class ParameterReport(Callback):
         self.invariant = _measure_invariance(trainer, pl_module)
         self.rows = report_rows(trainer, pl_module, self.invariant)
         if trainer.is_global_zero:
-            Console(width=110, highlight=False).print(table(self.rows, pl_module))
+            Console(width=MAX_WIDTH, highlight=False).print(table(self.rows, pl_module))
             for warning in misuse_warnings(self.rows, pl_module):
                 warnings.warn(warning, stacklevel=1)
 
@@ -98,16 +100,19 @@ def _fractions(members: dict[str, nn.Parameter], invariant: dict[str, Invariance
 
 def table(rows: list[ReportRow], classifier: ImageClassifier) -> Table:
     """The rows as a table for rich."""
-    result = Table("kind", title="regularization of the parameters", title_justify="left")
-    for column in ("tensors", "elements", "scale-invariant", "weight decay λ", "τ in epochs"):
-        result.add_column(column, justify="right")
-    result.add_column("penalties")
+    result = Table(title="what acts on the parameters", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    result.add_column("kind", no_wrap=True)
+    for column in ("tensors", "elements", "scale-\ninvariant", "weight\ndecay λ", "timescale\nτ, epochs"):
+        is_text = column.startswith("scale")
+        result.add_column(column, justify="right", min_width=9 if is_text else None, no_wrap=not is_text)
+    # Several penalties, and long names, take several lines: the table is no wider than a terminal.
+    result.add_column("penalties", overflow="fold")
     for row in rows:
         tau = "–" if row.tau is None or row.tau == float("inf") else f"{row.tau:.3g}"
-        penalties = ", ".join(_describe_penalty(name, classifier) for name in row.penalties) or "–"
+        penalties = "\n".join(_describe_penalty(name, classifier) for name in row.penalties) or "–"
         invariant = ", ".join(f"{fraction:.0%} {level}" for level, fraction in row.invariant.items())
         invariant = invariant or ("0%" if row.kind == "weights" else "–")
-        decay = f"{row.decay:g}" if row.decay else "–"
+        decay = f"{row.decay:.3g}" if row.decay else "–"
         result.add_row(row.kind, str(len(row.names)), f"{row.elements:,}", invariant, decay, tau, penalties)
     return result
 

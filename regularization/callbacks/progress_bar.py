@@ -3,13 +3,13 @@
 import sys
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 
 from regularization.callbacks.running_metrics import RunningMetrics
+from regularization.internals.lightning import ProgressBarFromOne
 
 
-class ProgressBar(RichProgressBar):
-    """Lightning's bar, which is removed after each epoch, so that the lines of the history remain.
+class ProgressBar(ProgressBarFromOne):
+    """The bar with epochs counted from 1. It is removed after each epoch, so that the lines of the history remain.
 
     If the output is not a terminal, it shows nothing.
     """

@@ -141,7 +141,8 @@ class ImageFolder(ImageData):
         """For users: the number of images and classes, where images are kept, class counts, and what is left out."""
         assert self.train_set is not None
         in_memory = isinstance(self.train_set[0], Images)
-        where = "in memory" if in_memory else f"decoded for every batch by {self.workers} workers"
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        where = "in memory" if in_memory else f"decoded for every batch by {workers}"
         first = f"{super().describe()}, {self.num_classes} classes, {where}"
         counts = sorted(zip(self._class_counts().tolist(), map(printable, self.classes), strict=True))
         shown = ", ".join(f"{name} {count:,}" for count, name in reversed(counts))

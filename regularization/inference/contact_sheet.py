@@ -12,7 +12,7 @@ PIXELATED = 64  # pixels: narrower images are shown without interpolation
 
 
 def contact_sheet(images: Sequence[Tensor], captions: Sequence[str], title: str = "") -> Figure:
-    """The ``images``, uint8 ``(3, H, W)`` each, with their captions of one or two lines below them.
+    """The ``images``, uint8 ``(3, H, W)`` each, with their captions of one to three lines below them.
 
     A row has six images, or five or four if that leaves fewer empty cells in the last row.
     """
@@ -21,7 +21,8 @@ def contact_sheet(images: Sequence[Tensor], captions: Sequence[str], title: str 
     columns = min(candidates, key=lambda width: -count % width) if count > MAX_COLUMNS else count
     rows = math.ceil(count / columns)
     width = max(columns * INCHES, len(title) * 0.09)  # a title can be wider than a short row
-    figure = Figure(figsize=(width, rows * (INCHES + 0.35) + (0.4 if title else 0)), layout="constrained")
+    below = 0.35 + 0.13 * max(0, max((caption.count("\n") for caption in captions), default=0) - 1)
+    figure = Figure(figsize=(width, rows * (INCHES + below) + (0.4 if title else 0)), layout="constrained")
     if title:
         figure.suptitle(title, fontsize=11)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()

@@ -141,9 +141,9 @@ class Evaluation:
         return self.images[self.index[[position]]][0][0]
 
     def caption(self, position: int) -> str:
-        """Two lines: the true class, and the predicted class with its probability."""
+        """Three lines: the true class, what it was read as, and the probability of that."""
         true, predicted = (self.images.classes[int(classes[position])] for classes in (self.labels, self.predictions))
-        return f"{shorten(true)}\n{shorten(predicted, MAX_NAME_LENGTH - 5)} {self.confidence[position]:.0%}"
+        return f"{shorten(true)}\nread as {shorten(predicted, MAX_NAME_LENGTH - 8)}\n{self.confidence[position]:.0%}"
 
     def page_section(self, part: str, folder: Path) -> PageSection:
         """What the page of the run shows, with the figures in ``folder``."""
@@ -213,8 +213,12 @@ def save_evaluation(evaluation: Evaluation, scores: dict[str, float], checkpoint
     print(f"table and plots: {printable(run_dir / directory.TEST)}; on one page: {printable(page)}", flush=True)
 
 
-def save_validation(data: ImageData, run_dir: Path) -> None:
-    """Writes tables and plots of the newest validation, and the page of the run; without validation the page alone."""
+def save_validation(data: ImageData, run_dir: Path) -> Path:
+    """Writes tables and plots of the newest validation, and the page of the run; without validation the page alone.
+
+    Returns:
+        The path of the page.
+    """
     section = None
     if data.val_set is not None and (run_dir / directory.LOGITS).is_file():
         with np.load(run_dir / directory.LOGITS) as arrays:
@@ -223,7 +227,7 @@ def save_validation(data: ImageData, run_dir: Path) -> None:
         error = calibration_error(evaluation.confidence, evaluation.predictions == evaluation.labels)
         write_files(evaluation, float(error), run_dir / directory.VALIDATION, "validation")
         section = evaluation.page_section("validation", run_dir / directory.VALIDATION)
-    write_page(run_dir, section)
+    return write_page(run_dir, section)
 
 
 def write_files(evaluation: Evaluation, calibration_error: float, folder: Path, part: str = "test") -> None:
@@ -252,7 +256,7 @@ def write_files(evaluation: Evaluation, calibration_error: float, folder: Path, 
 def _title(evaluation: Evaluation, shown: int) -> str:
     errors = len(evaluation.labels) - evaluation.correct
     which = f"the {shown} most confident of {errors:,} errors" if errors > shown else "all errors"
-    return f"{which}: true class, and below it the predicted class"
+    return f"{which}: the true class, and what it was read as"
 
 
 def _write_table(evaluation: Evaluation, path: Path) -> None:

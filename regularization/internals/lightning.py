@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
-from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, RichProgressBar
 from torch import Tensor
 
 # The hooks that Lightning calls on every callback in every step.
@@ -170,3 +170,16 @@ def training_length(trainer: Trainer) -> tuple[float, int]:
         return steps, math.ceil(batches / trainer.accumulate_grad_batches)
     total = sum(math.ceil(batches / schedule.get_accumulate_grad_batches(epoch)) for epoch in range(epochs))
     return float(total if trainer.max_steps == -1 else min(total, trainer.max_steps)), math.ceil(total / epochs)
+
+
+class ProgressBarFromOne(RichProgressBar):
+    """Lightning's progress bar with the epochs counted from 1, as they are in all that is printed.
+
+    No option sets its text.
+    """
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        total = self.trainer.max_epochs
+        text = f"Epoch {current_epoch + 1}" + (f"/{total}" if total is not None and total != -1 else "")
+        # As long as the text of a validation, so that the bars do not move.
+        return f"{text:{len(self.validation_description)}}"

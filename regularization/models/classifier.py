@@ -16,10 +16,9 @@ from regularization.data.sampling import Batch, as_batch
 from regularization.errors import UserError
 from regularization.models.checkpoint_arguments import arguments_in
 from regularization.models.compilation import MemoryFormat, check_compiler, memory_layout
-from regularization.models.losses import Losses, criterion, with_auxiliary
 from regularization.models.metrics import EpochMetrics
 from regularization.models.network_check import check_sizes
-from regularization.models.outputs import split_output
+from regularization.models.outputs import Losses, criterion, split_output, with_auxiliary
 from regularization.models.pretrained import load_weights
 from regularization.models.regularized_module import RegularizedModule
 from regularization.optim.penalties import Penalty

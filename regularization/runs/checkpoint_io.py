@@ -161,7 +161,7 @@ def find(name: str, newest_with: Callable[[str], Path], prefer_best: bool = Fals
         if name == "best" or not (folder / BEST).is_file():
             raise
         checkpoint = read(folder / BEST)
-        epoch = int(checkpoint["epoch"])
+        epoch = int(checkpoint["epoch"]) + 1
         warnings.warn(f"{error}; continuing from {folder / BEST}, written after epoch {epoch}", stacklevel=2)
         return folder / BEST, checkpoint
 

@@ -231,7 +231,7 @@ def _refit(plan: "Plan", arm: Arm, folder: Path, train: Callable[[Trial], None])
     if "test" not in directory.read_result(trial.folder):
         _score(trial, "last")
     accuracy = directory.read_result(trial.folder)["test"]["test_accuracy"]
-    print(f"refit on all training images: test accuracy {accuracy:.4f}\n{trial.folder}")
+    print(f"refit on all training images: test accuracy {accuracy:.2%}\n{trial.folder}")
 
 
 def _score(trial: Trial, checkpoint: str) -> None:

@@ -1,10 +1,11 @@
 """The commands ``fit``, ``validate`` and ``test``."""
 
+import shlex
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import zip_longest
+from itertools import starmap, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 
 from regularization.callbacks.checkpointing import RunInterrupted
 from regularization.callbacks.progress_bar import ProgressBar
-from regularization.callbacks.tensorboard import ignore_file_errors_in_threads
+from regularization.callbacks.tensorboard import TensorBoard, ignore_file_errors_in_threads
 from regularization.data.image_folder import ImageFolder
 from regularization.errors import UserError, printable
 from regularization.inference.evaluation import PredictionCollector, save_evaluation, save_validation
@@ -87,9 +88,19 @@ def _train(cli: TrainingCLI, callbacks: Sequence[Callback], is_trial: bool) -> P
     with lock, _restoring(cli, start, run), _as_user_error(run.trainer, run):
         folder = run.run()
     # Trials are shown on the page of their study.
-    if not is_trial and isinstance(cli.datamodule, ImageFolder) and run.trainer.is_global_zero:
-        save_validation(cli.datamodule, folder)
+    if not is_trial and not cli.is_debug_run and run.trainer.is_global_zero:
+        page = save_validation(cli.datamodule, folder) if isinstance(cli.datamodule, ImageFolder) else None
+        print("\n".join(_commands_to_show(run, folder, page)), flush=True)
     return folder
+
+
+def _commands_to_show(run: FitRun, folder: Path, page: Path | None) -> list[str]:
+    """Where to look at a run: TensorBoard's command, and the page of the run or the command that makes a report."""
+    lines = []
+    if isinstance(run.trainer.logger, TensorBoard):
+        lines.append(f"in TensorBoard: tensorboard --logdir {shlex.quote(str(folder))}")
+    compare = f"in a report: python -m regularization report {shlex.quote(str(folder.parent))}"
+    return [*lines, compare if page is None else f"on one page: {printable(page)}"]
 
 
 def run_scoring(command: str, args: Sequence[str], run_dir: Path | None = None) -> dict[str, float]:
@@ -129,11 +140,15 @@ def _score(cli: TrainingCLI) -> dict[str, float]:
     if not results or not results[0]:
         raise UserError("nothing was scored: the trainer's limit of batches is 0")
     scores = {name: float(value) for name, value in results[0].items()}
-    print(f"{printable(cli.checkpoint)}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    print(f"{printable(cli.checkpoint)}: " + "  ".join(starmap(_format_score, scores.items())))
     if cli.command == "test" and trainer.is_global_zero:
         assert cli.checkpoint is not None
         save_evaluation(collector.of(cli.datamodule), scores, cli.checkpoint, cli.run_dir)
     return scores
+
+
+def _format_score(name: str, value: float) -> str:
+    return f"{name} {value:.2%}" if name.endswith("accuracy") else f"{name} {value:.4f}"
 
 
 def _check_preprocessing(cli: TrainingCLI) -> None:

@@ -16,6 +16,7 @@ from regularization.callbacks.default_callbacks import (
     last_checkpoint,
     summary,
 )
+from regularization.callbacks.history import wrap
 from regularization.callbacks.progress_bar import ProgressBar
 from regularization.callbacks.tensorboard import TensorBoard
 from regularization.data.sampling import smallest_valid_batch
@@ -23,6 +24,7 @@ from regularization.errors import UserError
 from regularization.internals.lightning import raised_by_lightning
 from regularization.models.objective import Objective
 from regularization.runs import directory, distributed
+from regularization.training import regularizers
 from regularization.training.configs import load_yaml
 from regularization.training.training_cli import TrainingCLI
 
@@ -87,7 +89,7 @@ class FitRun:
             self.clean_up()
             raise mistake from error
         except RunInterrupted as interruption:
-            position = f"epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
+            position = f"epoch {self.trainer.current_epoch + 1}, step {self.trainer.global_step}"
             how = "" if self.cli.is_debug_run else "\ncontinue: --ckpt_path last"
             print(f"stopped by {interruption} in {position}; {self.summary()}{how}")
             # The first process alone exits with the code: Lightning would kill it when another one fails.
@@ -135,6 +137,8 @@ class FitRun:
         if not self.started:
             complete_run(history, self.trainer, self.cli.model)
         if history.rows and "clean_accuracy" in history.rows[-1]:
+            acted = regularizers.describe(self.cli.model.config) or "none"
+            print(wrap(f"regularization: {acted}"))
             print(self.callbacks.monitor.summary(self.trainer))
         print(self.summary())
         return self.run_dir

@@ -14,12 +14,12 @@ ROWS = [
 def test_the_rows_are_drawn() -> None:
     loss, accuracy = draw(ROWS, "title").axes
     training, validation = loss.get_lines()
-    assert np.array_equal(training.get_xydata(), [(0, 2), (1, 1), (2, 2 / 3)])
+    assert np.array_equal(training.get_xydata(), [(1, 2), (2, 1), (3, 2 / 3)])
     assert [line.get_label() for line in loss.get_lines()] == ["training", "validation"]
     assert validation.get_ydata().tolist() == [1, 1, 1]  # type: ignore[union-attr]
     assert np.array_equal(accuracy.get_lines()[1].get_ydata(), [0.3, 0.8, 0.6])
     best = accuracy.get_lines()[2]
-    assert (best.get_xydata().tolist(), best.get_label()) == ([[1, 0.8]], "best 80.00%")  # type: ignore[union-attr]
+    assert (best.get_xydata().tolist(), best.get_label()) == ([[2, 0.8]], "best 80.00%")  # type: ignore[union-attr]
     assert [axes.get_xlabel() for axes in (loss, accuracy)] == ["epoch", "epoch"]
     assert [axes.get_ylabel() for axes in (loss, accuracy)] == ["cross-entropy (nats)", "accuracy"]
 

@@ -73,11 +73,14 @@ def test_a_changing_accumulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     rows = history.History(tmp_path)
 
-    def note(left: float) -> str:
-        seconds.append(left)
-        return str(left)
+    measure = history.History._seconds_left
 
-    monkeypatch.setattr(history, "format_duration", note)
+    def noted(self: history.History, fitted: Any) -> float:
+        left = measure(self, fitted)
+        seconds.extend([left] if left else [])
+        return left
+
+    monkeypatch.setattr(history.History, "_seconds_left", noted)
     classifier = ImageClassifier(SmallResNet(width=4), lr_scheduler=WarmupDecay)
     changing = GradientAccumulationScheduler({1: 3, 2: 6})
     fitted = trainer(4, limit_train_batches=6, limit_val_batches=1, callbacks=[changing, Rates(), rows])

@@ -1,13 +1,16 @@
+import io
 import warnings
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 from regularization import L1, L2, SGDW, Digits, GroupLasso, ImageClassifier, MaxNorm, Penalty, SmallResNet
-from regularization.callbacks.parameter_report import ParameterReport
+from regularization.callbacks.history import MAX_WIDTH
+from regularization.callbacks.parameter_report import ParameterReport, ReportRow, table
 from regularization.cli.main import main
 from tests.models.test_classifier import trainer
 from tests.training.test_command import QUICK
@@ -45,9 +48,28 @@ def test_each_element_is_listed_once_with_its_regularization(capsys: pytest.Capt
     # 5 steps per epoch: τ = (1 − 0.9)/(0.1 · 0.01 · 5) epochs.
     assert head.tau == pytest.approx(0.1 / (0.1 * 0.01 * 5))
     assert by_kind["scales",].tau == float("inf")
-    assert "l1 0.001 (proximal)" in output
+    assert "l1 0.001 (proximal)" in " ".join(output.split())
     assert "cap ≤ 2" in output
     assert " 20 " in output
+
+
+def test_the_table_fits_a_terminal_whatever_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a_long_name_of_a_penalty_that_somebody_has_chosen_for_it"
+    _, output, _ = reported(capsys, penalties={"l1": L1(1e-3), name: MaxNorm(2.0)})
+    assert max(map(len, output.splitlines())) <= 80
+    classifier = ImageClassifier(SmallResNet(width=4), penalties={name: MaxNorm(2.0), "cap": MaxNorm(123456.0)})
+    invariant = {"filters": 0.33, "groups": 0.2, "layers": 0.1}
+    row = ReportRow("weights", ["w"] * 1000, 1_307_296_123, invariant, 1.2345678e-5, 123456.7, [name, "cap"])
+    console = Console(width=MAX_WIDTH, file=(text := io.StringIO()), highlight=False)
+    console.print(table([row], classifier))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    for word in ("kind", "tensors", "elements", "scale-", "weight", "timescale", "invariant", "decay λ", "penalties"):
+        assert word in text.getvalue()
+    # Nothing is cut off.
+    assert "…" not in text.getvalue()
+    for value in ("1,307,296,123", "33%", "20% groups", "10% layers", "1.23e-05", "1.23e+05", "123456", "1000"):
+        assert value in text.getvalue()
 
 
 @pytest.mark.parametrize(

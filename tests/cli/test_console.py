@@ -38,7 +38,7 @@ def test_a_terminal_gets_colors_unless_no_color_is_set() -> None:
     plain = output_on_a_terminal(NO_COLOR="1")
     assert not COLOR.search(plain)
     for text in (colored, plain):
-        assert "Epoch 0/0" in text, "the progress bar"
+        assert "Epoch 1/1" in text, "the progress bar"
         assert "best validation accuracy" in text
 
 

@@ -126,7 +126,8 @@ def test_most_confident_errors() -> None:
     predicted = predictions.images.classes[int(probabilities[first].argmax())]
     assert predictions.caption(first) == (
         f"{predictions.images.classes[int(predictions.labels[first])]}\n"
-        f"{predicted} {float(probabilities[first].max()):.0%}"
+        f"read as {predicted}\n"
+        f"{float(probabilities[first].max()):.0%}"
     )
 
 

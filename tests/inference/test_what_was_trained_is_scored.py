@@ -34,7 +34,7 @@ def test_an_option_that_disagrees_with_the_training_is_refused(
         message = refused("validate", *last, *normalized, mean)
         assert f"--data.{option}: [" in message
         assert "the network was trained with [0.5, 0.5, 0.5]" in message
-    accuracy = f"val_accuracy {rows_of(run)[0]['val_accuracy']:.4f}"
+    accuracy = f"val_accuracy {rows_of(run)[0]['val_accuracy']:.2%}"
     capsys.readouterr()
     for args in (last, [*sized, *last, "--data.image_size", "12"]):
         main(["validate", *args])

@@ -4,12 +4,13 @@ import ast
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, LambdaCallback
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, LambdaCallback, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -354,3 +355,13 @@ def test_the_length_of_a_training(
         # Lightning's own estimate is another in each epoch.
         assert set(lengths) == {(steps, per_epoch)}
     assert steps in (taken[0], float("inf"))
+
+
+@pytest.mark.parametrize(("epochs", "text"), [(12, "Epoch 3/12"), (-1, "Epoch 3   "), (None, "Epoch 3   ")])
+def test_the_progress_bar_counts_epochs_from_1(epochs: int | None, text: str) -> None:
+    # Lightning's own counts from 0 and up to the last one.
+    bar, original = internals.ProgressBarFromOne(), RichProgressBar()
+    for either in (bar, original):
+        either._trainer = SimpleNamespace(max_epochs=epochs)  # type: ignore[assignment]
+    assert bar._get_train_description(2) == text
+    assert original._get_train_description(2).startswith("Epoch 2")

@@ -152,7 +152,7 @@ def test_a_run_stopped_by_a_signal_continues_exactly(two_threads: None, capsys: 
                     main(["fit", *noisy])
             assert exit_.value.code == code
             out = capsys.readouterr().out
-            assert f"stopped by {signal.Signals(number).name} in epoch 2, step {10 if step == 9 else 12}" in out
+            assert f"stopped by {signal.Signals(number).name} in epoch 3, step {10 if step == 9 else 12}" in out
             assert (RUN / "curves.png").is_file()
             assert len(rows_of(RUN)) == 2, "there was an extra validation"
             main(["fit", *noisy, "--ckpt_path", "last"])
@@ -307,7 +307,7 @@ def test_the_newest_complete_checkpoint_is_used(capsys: pytest.CaptureFixture[st
         interrupt_at(13, patch)
         with pytest.raises(SystemExit):
             main(["fit", *SHORT])
-    best = int(checkpoint_io.read(BEST)["epoch"])
+    best = int(checkpoint_io.read(BEST)["epoch"]) + 1
     LAST.write_bytes(LAST.read_bytes()[:-50])
     capsys.readouterr()
     main(["fit", *SHORT, "--ckpt_path", "last"])
@@ -391,7 +391,7 @@ def test_divergence(
         "weights": ("the loss is not finite", 7),
         "validation": ("the validation loss is nan", 8),
     }[option]
-    assert f"training diverged: {reason} at step {at} (epoch 1), learning rate 0.0" in message
+    assert f"training diverged: {reason} at step {at} (epoch 2), learning rate 0.0" in message
     assert "weight decay 0.0005, l2 0.25" in message
     last = checkpoint_io.read(LAST)
     assert last["global_step"] == 4

@@ -239,7 +239,13 @@ def test_a_trial_of_every_arm_failed(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_report_is_written_to_a_new_folder(capsys: pytest.CaptureFixture[str], refused: Refused) -> None:
     write_whole_study(STUDY)
     report(capsys, str(STUDY), "--output", "reports/new")
-    assert sorted(path.name for path in Path("reports/new").iterdir()) == ["figure.png", "report.html", "results.csv"]
+    assert sorted(path.name for path in Path("reports/new").iterdir()) == [
+        "figure.pdf",
+        "figure.png",
+        "figure.svg",
+        "report.html",
+        "results.csv",
+    ]
     Path("file").touch()
     message = refused("report", str(STUDY), "--output", "file")
     assert message == "error: --output: cannot create the folder file: File exists\n"

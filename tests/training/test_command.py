@@ -66,13 +66,17 @@ def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str
     assert set(rows[0]) >= {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"}
     assert out[0].startswith("SmallResNet with ")
     assert out[1] == "Digits: 1,149 training images, 288 validation images"
-    assert out[3].startswith("regularization of the parameters")
-    assert sum(line.startswith("epoch   ") for line in out) == 2
-    assert out[-4].startswith("clean training accuracy ")
-    assert out[-3].startswith("one run cannot tell whether regularization helps")
+    assert out[3].startswith("what acts on the parameters")
+    assert [line[:11] for line in out if line.startswith("epoch ")] == ["epoch 1/2  ", "epoch 2/2  "]
+    acted = out.index("regularization: weight decay 0.0005")
+    assert out[acted + 1].startswith("clean training accuracy ")
+    assert out[-5] == "one run cannot tell whether regularization helps; the command sweep can"
     best = max(rows, key=lambda row: row["val_accuracy"])
-    assert out[-2] == f"best validation accuracy {best['val_accuracy']:.2%} in epoch {best['epoch']:.0f}"
-    assert out[-1] == str(RUN)
+    assert out[-4] == f"best validation accuracy {best['val_accuracy']:.2%} in epoch {best['epoch'] + 1:.0f}"
+    assert out[-3] == str(RUN)
+    assert out[-2] == "in TensorBoard: tensorboard --logdir runs/quickstart/version_0"
+    assert out[-1] == "in a report: python -m regularization report runs/quickstart"
+    assert max(map(len, out)) <= 80
     assert json.loads((RUN / "result.json").read_text())["best"]["val_accuracy"] == best["val_accuracy"]
 
 
@@ -97,7 +101,7 @@ def test_test_and_validate_need_only_the_checkpoint(capsys: pytest.CaptureFixtur
     checkpoint = str(RUN / "checkpoints" / "last.ckpt")
     main(["validate", "--ckpt_path", checkpoint])
     shown = capsys.readouterr().out
-    assert f"val_accuracy {row['val_accuracy']:.4f}" in shown
+    assert f"val_accuracy {row['val_accuracy']:.2%}" in shown
     assert f"val_loss {row['val_loss']:.4f}" in shown
     main(["test", "--ckpt_path", checkpoint])
     said = capsys.readouterr()
@@ -120,7 +124,7 @@ def test_ctrl_c_keeps_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     with pytest.raises(SystemExit) as exit_:
         main(["fit", *QUICK])
     assert exit_.value.code == 130
-    assert "stopped by SIGINT in epoch 1, step 26; best validation accuracy" in capsys.readouterr().out
+    assert "stopped by SIGINT in epoch 2, step 26; best validation accuracy" in capsys.readouterr().out
     assert (RUN / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert len(rows_of(RUN)) == 1
     assert (RUN / "checkpoints" / "last.ckpt").is_file()

@@ -7,26 +7,54 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from regularization.models.objective import ACCURACY
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.comparison import COLLAPSE
 from regularization.study.analysis.conclusion import Conclusion
 
-VALIDATION, CLEAN, RECOMMENDED = "#2a78b5", "#d1603d", "#3a9a5b"
 # Labels on a logarithmic axis are at least this share of its length apart.
 MIN_DISTANCE = 0.1
+# Options with their names and symbols in figures; others are named by their last word.
+_NAMES = {
+    "weight_decay": "weight decay λ",
+    "timescale_epochs": "timescale τ in epochs",
+    "lr": "learning rate η",
+    "momentum": "momentum μ",
+    "rho": "radius ρ",
+    "alpha": "mixing parameter α",
+    "drop_block": "DropBlock",
+    "max_epochs": "epochs",
+    "max_steps": "steps",
+}
 # Letters per line of the name of an arm, and of an option.
 ARM_LENGTH, OPTION_LENGTH = 24, 40
 
 
-def accuracy_range(conclusion: Conclusion) -> tuple[float, float]:
-    """The range of accuracies around the curve; arms far below the best are named at its lower edge."""
-    best = max(arm.mean for arm in conclusion.arms)
-    near = [arm for arm in conclusion.arms if arm.mean > best - COLLAPSE]
-    shown = [
-        value for arm in near for value in (*arm.accuracies, arm.average("clean_accuracy")) if math.isfinite(value)
-    ]
+def value_range(conclusion: Conclusion) -> tuple[float, float]:
+    """The range of the objective around the curve; arms far below the best are named at its lower edge."""
+    objective = conclusion.chosen.objective
+    best = max(arm.score for arm in conclusion.arms)
+    near = [arm for arm in conclusion.arms if objective.mode == "min" or arm.score > best - COLLAPSE]
+    values = [value for arm in near for value in arm.values]
+    clean = [arm.average("clean_accuracy") for arm in near] if objective == ACCURACY else []
+    shown = [value for value in (*values, *clean) if math.isfinite(value)]
     margin = 0.15 * (max(shown) - min(shown)) or 0.01
-    return min(shown) - margin, max(shown) + margin
+    return max(0.0, min(shown) - margin), min(1.0 if objective.is_fraction else math.inf, max(shown) + margin)
+
+
+def value_axis(conclusion: Conclusion) -> tuple[str, str]:
+    """The name of the axis of the objective, and Plotly's format of its numbers."""
+    objective = conclusion.chosen.objective
+    return objective.name, ".1~%" if objective.is_fraction else ".3~f"
+
+
+def axis_name(option: str) -> str:
+    """The name of an option in words, with its symbol: ``weight decay λ`` for ``model.optimizer.weight_decay``."""
+    parts = [part for part in option.split(".") if part != "init_args"]
+    name = _NAMES.get(parts[-1], parts[-1].replace("_", " "))
+    if parts[1:2] == ["penalties"] and len(parts) == 4:
+        return f"{'strength λ' if name == 'strength' else name} of {parts[2]}"
+    return f"{name} of {parts[2]}" if parts[1:2] == ["augmentations"] and len(parts) == 4 else name
 
 
 def log_positions(values: Sequence[float]) -> list[float]:
@@ -41,11 +69,11 @@ def arm_positions(conclusion: Conclusion, option: str) -> list[float]:
     return log_positions([arm.results[0].values[option] for arm in conclusion.arms])
 
 
-def labelled(conclusion: Conclusion, option: str) -> list[ArmSummary]:
+def labelled(conclusion: Conclusion, option: str, min_distance: float = MIN_DISTANCE) -> list[ArmSummary]:
     """The arms whose values of ``option`` are written at the axis: the chosen one, and others where there is space."""
     arms = [conclusion.chosen, *(arm for arm in conclusion.arms if arm is not conclusion.chosen)]
     positions = dict(zip((arm.name for arm in conclusion.arms), arm_positions(conclusion, option), strict=True))
-    distance = MIN_DISTANCE * (max(positions.values()) - min(positions.values()))
+    distance = min_distance * (max(positions.values()) - min(positions.values()))
     kept: list[ArmSummary] = []
     for arm in arms:
         if all(abs(positions[arm.name] - positions[other.name]) >= distance for other in kept):

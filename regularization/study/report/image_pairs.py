@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ class PairedImages:
         broken: Number of predictions that are wrong in the first arm and correct in the second.
         p: The p value of McNemar's test on these two numbers. It is valid for these trained networks only.
         gains_by_image: For each image with any difference, by its index: the mean over seeds of +1 (fixed), 0 or −1.
+        read_as: For each of these images, the class that was most often predicted by whichever arm was wrong.
     """
 
     gain: Comparison
@@ -38,6 +40,7 @@ class PairedImages:
     broken: int
     p: float
     gains_by_image: dict[int, float]
+    read_as: dict[int, int]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Thumbnail:
 
     Attributes:
         source: A PNG as a data URI.
-        caption: The image's class, and in which share of the seeds its prediction differs.
+        caption: The image's class, what it was read as, and in which share of the seeds.
     """
 
     source: str
@@ -55,11 +58,15 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class _SeedPair:
-    """For one seed, whether each arm classifies each image correctly, and the images' indices; ``(N,)`` each."""
+    """For one seed, whether each arm classifies each image correctly, the images' indices, and wrong predictions.
+
+    ``(N,)`` each; ``wrong`` is the prediction of the arm that is wrong where the other one is correct.
+    """
 
     first: NDArray[np.bool_]
     second: NDArray[np.bool_]
     index: NDArray[np.int64]
+    wrong: NDArray[np.int64]
 
 
 def compare_images(first: Sequence[Result], second: Sequence[Result]) -> PairedImages | None:
@@ -76,17 +83,21 @@ def compare_images(first: Sequence[Result], second: Sequence[Result]) -> PairedI
     gain = statistics.bootstrap(_gain_table(pairs))
     fixed = sum(int((pair.first & ~pair.second).sum()) for pair in pairs)
     broken = sum(int((pair.second & ~pair.first).sum()) for pair in pairs)
-    return PairedImages(gain, fixed, broken, statistics.mcnemar(fixed, broken), _gains_by_image(pairs))
+    p = statistics.mcnemar(fixed, broken)
+    return PairedImages(gain, fixed, broken, p, _gains_by_image(pairs), _read_as(pairs))
 
 
 def _pair(first: Result, second: Result) -> _SeedPair | None:
     first_logits, second_logits = first.logits(), second.logits()
     if first_logits is None or second_logits is None or not np.array_equal(first_logits[2], second_logits[2]):
         return None
-    first_correct, second_correct = (
-        logits.argmax(axis=1) == labels for logits, labels, _ in (first_logits, second_logits)
+    (first_class, second_class), labels = (
+        (it[0].argmax(axis=1) for it in (first_logits, second_logits)),
+        first_logits[1],
     )
-    return _SeedPair(first_correct, second_correct, first_logits[2])
+    first_correct, second_correct = first_class == labels, second_class == labels
+    wrong = np.where(first_correct, second_class, first_class)
+    return _SeedPair(first_correct, second_correct, first_logits[2], wrong)
 
 
 def _gain_table(pairs: list[_SeedPair]) -> NDArray[np.float32]:
@@ -106,6 +117,16 @@ def _gains_by_image(pairs: list[_SeedPair]) -> dict[int, float]:
     return {index: float(np.mean(values)) for index, values in gains.items() if any(values)}
 
 
+def _read_as(pairs: list[_SeedPair]) -> dict[int, int]:
+    """By image, the most frequent wrong prediction in the seeds in which exactly one of the arms is wrong."""
+    predictions: dict[int, list[int]] = {}
+    for pair in pairs:
+        differs = pair.first != pair.second
+        for index, wrong in zip(pair.index[differs].tolist(), pair.wrong[differs].tolist(), strict=True):
+            predictions.setdefault(index, []).append(wrong)
+    return {index: Counter(classes).most_common(1)[0][0] for index, classes in predictions.items()}
+
+
 def load_data(result: Result) -> ImageData | None:
     """Loads the data that a run was trained on, as its config describes it; None if they are no longer available."""
     from regularization.study.dry_run import DryRun
@@ -123,18 +144,19 @@ def contact_sheets(paired: PairedImages, data: ImageData) -> tuple[list[Thumbnai
     """The images that were fixed in the most seeds, and those that were broken in the most."""
     gains = paired.gains_by_image
     ranked = sorted(gains, key=lambda index: (-gains[index], index))
-    fixed = [_thumbnail(data, index, gains[index]) for index in ranked[:MAX_IMAGES] if gains[index] > 0]
-    broken = [_thumbnail(data, index, gains[index]) for index in ranked[::-1][:MAX_IMAGES] if gains[index] < 0]
+    fixed = [_thumbnail(data, paired, index) for index in ranked[:MAX_IMAGES] if gains[index] > 0]
+    broken = [_thumbnail(data, paired, index) for index in ranked[::-1][:MAX_IMAGES] if gains[index] < 0]
     return fixed, broken
 
 
-def _thumbnail(data: ImageData, index: int, gain: float) -> Thumbnail:
+def _thumbnail(data: ImageData, paired: PairedImages, index: int) -> Thumbnail:
     assert data.val_set is not None
     images, _ = data.val_set
     pixels = images[torch.tensor([index])][0][0].permute(1, 2, 0).numpy()
     file = io.BytesIO()
     size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
     Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(file, "PNG")
-    name = images.classes[int(images.labels[index])]
-    caption = name if abs(gain) == 1 else f"{name}, in {abs(gain):.0%} of the seeds"
+    share = abs(paired.gains_by_image[index])
+    caption = f"{images.classes[int(images.labels[index])]}, read as {images.classes[paired.read_as[index]]}"
+    caption += "" if share == 1 else f"; {share:.0%} of the seeds"
     return Thumbnail(f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", caption)

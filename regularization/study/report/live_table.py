@@ -66,7 +66,7 @@ class LiveTable:
         planned = self._queue.planned
         number = list(planned).index(trial.user_attrs[RUN]) + 1
         name = planned[trial.user_attrs[RUN]].name
-        outcome = f"failed: {reason}" if reason else f"validation accuracy {trial.value or 0:.4f}"
+        outcome = f"failed: {reason}" if reason else f"validation accuracy {trial.value or 0:.2%}"
         print(f"{number:3}/{len(planned)} {name}: {outcome}  {self._left(self.progress())}", flush=True)
 
     def progress(self) -> list[tuple[Trial, Progress]]:
@@ -87,7 +87,7 @@ class LiveTable:
             accuracies = [item.accuracy for item in own if item.accuracy is not None]
             failed = sum(item.state == "failed" for item in own)
             done = f"{sum(item.state == 'done' for item in own)}/{len(own)}" + (f" {failed} failed" if failed else "")
-            table.add_row(arm, done, ", ".join(running), f"{np.mean(accuracies):.4f}" if accuracies else "")
+            table.add_row(arm, done, ", ".join(running), f"{np.mean(accuracies):.2%}" if accuracies else "")
         return table
 
     def _current(self) -> Table:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jinja2
 import plotly.graph_objects as go
+from matplotlib import rc_context
 from plotly.offline import get_plotlyjs
 
 from regularization.callbacks.curves import save
@@ -16,12 +17,15 @@ from regularization.runs import directory
 from regularization.study.analysis import statistics
 from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.config import Study
-from regularization.study.report import figures, image_pairs, paper, tables
+from regularization.study.report import effects, figures, image_pairs, paper, tables
+from regularization.study.report.axes import axis_name
+from regularization.study.report.card import answer_card
 from regularization.study.report.image_pairs import PairedImages, Thumbnail
 from regularization.study.results import Result
 
 REPORT = "report.html"
-FIGURE = "figure.png"
+# The same figure as an image, and for papers as vectors.
+FIGURES = ("figure.png", "figure.pdf", "figure.svg")
 
 TABLE_NOTE = (
     "Accuracies are means over seeds with their 95% intervals. Differences are in percentage points, within seeds; "
@@ -34,13 +38,20 @@ TABLE_NOTE = (
 )
 
 
+NORMS_NOTE = (
+    "One row per layer, from the input to the output. Each number is the norm ‖w‖ of its weights, the mean over seeds; "
+    "the color is that norm as a share of the norm at the smallest value."
+)
+
+
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the page, with its heading and a note on how to read it."""
+    """A figure of the page, with its heading and a note on how to read it; small ones stand side by side."""
 
     figure: go.Figure
     title: str
     note: str = ""
+    small: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class ContactSheets:
 
 
 def write_report(conclusion: Conclusion, results: Sequence[Result], study: Study, folder: Path, command: str) -> Path:
-    """Writes ``report.html`` and ``figure.png``.
+    """Writes ``report.html``, and its main figure as ``figure.png``, ``figure.pdf`` and ``figure.svg``.
 
     Args:
         conclusion: The conclusion of the study.
@@ -66,7 +77,7 @@ def write_report(conclusion: Conclusion, results: Sequence[Result], study: Study
         The path of the page.
     """
     figures.add_weight_norm(results)
-    save(paper.paper_figure(conclusion, study), folder / FIGURE)
+    _save_figures(conclusion, study, folder)
     pairs = _pair_with_baseline(conclusion)
     plots = _plots(conclusion, study)
     loader = jinja2.PackageLoader("regularization.study.report", ".")
@@ -74,11 +85,13 @@ def write_report(conclusion: Conclusion, results: Sequence[Result], study: Study
     page = environment.get_template("report.html.j2").render(
         title=f"{folder.parent.name}/{folder.name}",
         conclusion=conclusion,
+        card=answer_card(conclusion, results, study),
         plots=plots,
         # A closing tag inside of a string must not close the script.
         figures=f"[{', '.join(plot.figure.to_json() for plot in plots)}]".replace("</", "<\\/"),
         plotly=get_plotlyjs(),
         arm_rows=tables.arm_rows(conclusion, results, pairs),
+        hidden_columns=tables.HIDDEN,
         table_note=TABLE_NOTE,
         sheets=_contact_sheets(conclusion, pairs),
         trial_rows=tables.trial_rows(results),
@@ -90,6 +103,13 @@ def write_report(conclusion: Conclusion, results: Sequence[Result], study: Study
     return folder / REPORT
 
 
+def _save_figures(conclusion: Conclusion, study: Study, folder: Path) -> None:
+    # Journals want fonts that are embedded as they are, not as drawings of their letters.
+    with rc_context({"pdf.fonttype": 42}):
+        for name in FIGURES:
+            save(paper.paper_figure(conclusion, study), folder / name)
+
+
 def _pair_with_baseline(conclusion: Conclusion) -> dict[str, PairedImages | None]:
     baseline = conclusion.baseline
     if baseline is None:
@@ -99,19 +119,29 @@ def _pair_with_baseline(conclusion: Conclusion) -> dict[str, PairedImages | None
 
 
 def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
-    title = f"Validation accuracy against {study.axis}" if study.axis else "Validation accuracy"
+    name = conclusion.chosen.objective.name.capitalize()
+    title = f"{name} against {axis_name(study.axis)}" if study.axis else name
     line = "recommended value. The value 0 is at the left end" if study.axis else "baseline"
     note = f"Each dot is one seed; bars are 95% intervals over seeds. The dashed line marks the {line}."
     if conclusion.curve is not None and study.axis:
         note += " The band is the 95% interval of a smooth curve through all trials, at the average of the seeds tried."
     plots = [Plot(figures.main_figure(conclusion, study), title, "" if len(study.vary) == 2 else note)]
+    side_by_side = len(study.vary) != 2
+    plots += [Plot(figure, title, small=side_by_side) for title, figure in effects.effect_figures(conclusion, study)]
+    if study.axis and (norms := effects.layer_norms(conclusion, study.axis)) is not None:
+        plots.append(Plot(norms, f"Norm of each layer by {axis_name(study.axis)}", NORMS_NOTE))
+    return plots + _epoch_plots(conclusion)
+
+
+def _epoch_plots(conclusion: Conclusion) -> list[Plot]:
+    """What was measured by epoch; metrics of a single epoch are in the table."""
+    plots = []
     for metric, title, axis, percent in (
         ("val_accuracy", "Validation accuracy by epoch", "validation accuracy", True),
-        ("gap_accuracy", "Gap between clean training and validation accuracy", "gap", True),
-        ("weight_norm", "Norm of all weights", "norm", False),
+        ("gap_accuracy", "Clean training accuracy minus validation accuracy by epoch", "gap", True),
+        ("weight_norm", "Norm of all weights by epoch", "‖w‖", False),
     ):
         figure = figures.epoch_curves(conclusion, metric, axis, percent)
-        # Metrics of a single epoch are in the table.
         if any(len(trace.x) > 1 for trace in figure.data):
             note = "Means over seeds. Click an arm in the legend to hide it; double-click it to hide all others."
             plots.append(Plot(figure, title, note))
@@ -128,7 +158,9 @@ def _contact_sheets(conclusion: Conclusion, pairs: Mapping[str, PairedImages | N
         return None
     note = (
         f"Validation images that {conclusion.chosen.name} classifies correctly and {conclusion.baseline.name} does "
-        f"not, ordered by the share of seeds in which they differ. Over all seeds, {paired.fixed:,} predictions were "
+        f"not, ordered by the share of seeds in which they differ, with what "
+        f"{conclusion.baseline.name} read them as most often. "
+        f"Over all seeds, {paired.fixed:,} predictions were "
         f"fixed and {paired.broken:,} broken (McNemar's test: p = {paired.p:.2g}, valid for these trained networks "
         "only)."
     )
@@ -142,11 +174,11 @@ def _method(study: Study, conclusion: Conclusion) -> str:
             "These runs were not planned as one study. The intervals assume that the runs of an arm differ by chance "
             "alone, and that runs with the same seed share what the seed decides."
         )
-    how = "within seeds" if study.paired else "between seeds"
+    how, objective = "within seeds" if study.paired else "between seeds", conclusion.chosen.objective
     sentences = [
-        f"Arms are compared {how} by the validation accuracy of the {study.score} epoch, as fixed in advance, with "
+        f"Arms are compared {how} by the {objective.name} of the {study.score} epoch, as fixed in advance, with "
         "simultaneous 95% intervals (Dunnett's) of a model with effects of arms and seeds. Differences below "
-        f"{study.resolution:g} points are taken not to matter."
+        f"{objective.format_resolution(study.resolution)} are taken not to matter."
     ]
     if study.until == "decided":
         sentences.append(

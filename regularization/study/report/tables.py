@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from regularization.models.objective import ACCURACY, Objective
 from regularization.runs import directory
 from regularization.study.analysis import statistics
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.comparison import ALPHA, Comparison
 from regularization.study.analysis.conclusion import Conclusion
-from regularization.study.analysis.sentences import format_interval, format_percent, format_points
+from regularization.study.analysis.sentences import format_interval, format_percent
 from regularization.study.report.image_pairs import PairedImages
 from regularization.study.results import Result
 
@@ -32,6 +33,8 @@ class TableRow:
 
 
 MISSING = Cell("–", "")
+# Columns that are only shown when the reader chooses them: with the others, the table fits a page of 1200 pixels.
+HIDDEN = ("p", "difference by image", "fixed", "broken", "run length / τ", "trials", "steps")
 
 
 def arm_rows(
@@ -88,11 +91,14 @@ def write_table(results: Sequence[Result], path: Path) -> None:
 
 def _accuracy_cells(arm: ArmSummary) -> dict[str, Cell]:
     difference, p = MISSING, None
+    tests = [result.test_accuracy for result in arm.results if result.test_accuracy is not None]
     if arm.comparison is not None:
-        difference, p = _difference(arm.comparison), arm.comparison.p
+        difference, p = _difference(arm.comparison, arm.objective), arm.comparison.p
     return {
         "arm": _text(arm.name),
-        "validation accuracy": _mean(arm.mean, arm.low, arm.high),
+        arm.objective.name: _objective(arm),
+        **({} if arm.objective == ACCURACY else {"validation accuracy": _effect(arm, "val_accuracy", ".2%")}),
+        "test accuracy": _mean(_average(tests), *statistics.mean_interval(tests)) if tests else MISSING,
         "difference from baseline": difference,
         "p": _number(p, ".2g"),
         "verdict": _text(arm.verdict) if arm.verdict else MISSING,
@@ -108,7 +114,6 @@ def _image_cells(pairs: PairedImages | None) -> dict[str, Cell]:
 
 
 def _training_cells(arm: ArmSummary) -> dict[str, Cell]:
-    tests = [result.test_accuracy for result in arm.results if result.test_accuracy is not None]
     return {
         "clean training accuracy": _effect(arm, "clean_accuracy", ".2%"),
         "NLL": _effect(arm, "val_loss", ".4f"),
@@ -116,7 +121,6 @@ def _training_cells(arm: ArmSummary) -> dict[str, Cell]:
         "norm of the weights": _effect(arm, "weight_norm", ".3g"),
         "τ (epochs)": _number(arm.timescale or None, ".3g"),
         "run length / τ": _number(arm.results[0].run_length, ".2g"),
-        "test accuracy": _mean(_average(tests), *statistics.mean_interval(tests)) if tests else MISSING,
     }
 
 
@@ -165,9 +169,16 @@ def _effect(arm: ArmSummary, metric: str, spec: str) -> Cell:
     return Cell(format(value, spec) + (" *" if effect is not None and effect.p < ALPHA else ""), value)
 
 
-def _difference(comparison: Comparison) -> Cell:
-    interval = "" if math.isnan(comparison.low) else f" ({format_interval(comparison)})"
-    text = format_points(comparison.difference) + interval
+def _objective(arm: ArmSummary) -> Cell:
+    if arm.objective.is_fraction:
+        return _mean(arm.mean, arm.low, arm.high)
+    interval = "" if math.isnan(arm.low) else f" ({arm.low:.4f} to {arm.high:.4f})"
+    return Cell(arm.objective.format(arm.mean) + interval, arm.mean)
+
+
+def _difference(comparison: Comparison, objective: Objective = ACCURACY) -> Cell:
+    interval = "" if math.isnan(comparison.low) else f" ({format_interval(comparison, objective)})"
+    text = objective.format_difference(comparison.difference) + interval
     return Cell(text, comparison.difference)
 
 

@@ -49,7 +49,7 @@ def test_a_notebook_shows_a_table(answer: StudyAnswer) -> None:
 @pytest.mark.parametrize(("suffix", "beginning"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")])
 def test_the_figure_is_written_in_any_format(answer: StudyAnswer, suffix: str, beginning: bytes) -> None:
     figure = answer.plot()
-    assert figure.axes[0].get_xlabel() == "model.optimizer.weight_decay"
+    assert figure.axes[0].get_xlabel() == "weight decay λ"
     figure.savefig(f"answer.{suffix}")
     assert Path(f"answer.{suffix}").read_bytes().startswith(beginning)
 

@@ -14,6 +14,7 @@ from regularization.study.config import Study
 from regularization.study.report.page import write_report
 from regularization.study.results import Result
 from tests.conftest import CONFIGS
+from tests.study.report.test_figures import with_metrics
 from tests.study.report.test_page import many, many_lambdas
 
 pytestmark = pytest.mark.slow
@@ -44,11 +45,13 @@ def test_the_quickstart_report_works(browser: Any, capsys: pytest.CaptureFixture
 
     browser.get(page.as_uri())
     assert browser.find_element("id", "answer").text in " ".join(out)
-    for number in (1, 2, 3, 4):
+    # The λ curve, three effects, and three figures by epoch after the heat map of the layers' norms.
+    for number in (1, 2, 3, 4, 6, 7, 8):
         traces = browser.find_elements("css selector", f"#plot{number} .scatterlayer .trace")
         assert traces, f"figure {number} is not drawn"
     check_sorting(browser, "trials", column=3)
     check_sorting(browser, "arms", column=1)
+    check_columns(browser)
     check_hover(browser)
     check_legend(browser)
     for scheme, color in (("dark", "#e6e9ec"), ("light", "#1d2329")):
@@ -78,28 +81,45 @@ return [...document.querySelectorAll(".plot")].map(plot => {
 """
 
 
+# Whether the legend of each figure that has one stands above its plot, and whether the table of the arms fits the page.
+ROOM = """
+return [...document.querySelectorAll(".plot")].every(
+    plot => plot.layout && (!plot.layout.showlegend || plot.layout.margin.t > (innerWidth < 600 ? 15 : 45)));
+"""
+FITS = """
+const scroll = document.getElementById("arms").parentElement;
+return scroll.scrollWidth <= scroll.clientWidth;
+"""
+
+
 @pytest.mark.parametrize("width", [1200, 390])
 @pytest.mark.parametrize("study", [many(25), many(12, long=True), many_lambdas(25)], ids=["25 arms", "long", "25 λ"])
 def test_many_arms_and_long_names(
     study: tuple[list[Result], Study, str], width: int, browser: Any, tmp_path: Path
 ) -> None:
     results, config, baseline = study
+    results = with_metrics(results)
     page = write_report(draw_conclusion(results, config, Context(baseline)), results, config, tmp_path, "")
     size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(page.as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    if width == 1200:
+        assert browser.execute_script(FITS), "a column of the arms is not visible"
     # The room for the legend is made after the first drawing.
-    wait_for(browser, "return [...document.querySelectorAll('.plot')].every(plot => plot.layout['margin'].t > 45)")
+    wait_for(browser, ROOM)
     figures = browser.execute_script(PLACES)
     assert len(figures) >= 2
     for figure in figures:
         legend, area = figure["legend"], figure["area"]
-        assert figure["buttons"]["bottom"] <= legend["top"] + 1
-        assert legend["bottom"] <= area["top"] + 1
+        # A narrow page has no buttons, and small figures have no legend.
+        assert (figure["buttons"] is None) == (width < 600)
+        if figure["buttons"] is not None:
+            assert figure["buttons"]["bottom"] <= (legend or area)["top"] + 1
+        assert legend is None or legend["bottom"] <= area["top"] + 1
         assert area["bottom"] - area["top"] > 200
         assert area["right"] - area["left"] > 150
-        for part in (legend, *figure["titles"], *figure["labels"]):
+        for part in (*([legend] if legend else []), *figure["titles"], *figure["labels"]):
             assert part["left"] >= figure["page"]["left"] - 1
             assert part["right"] <= figure["page"]["right"] + 1
         title = max(figure["titles"], key=lambda part: part["top"])
@@ -132,6 +152,19 @@ def check_sorting(browser: Any, table: str, column: int) -> None:
     assert len(set(values())) > 1
 
 
+def check_columns(browser: Any) -> None:
+    """A column appears when the reader chooses it."""
+    header = "#arms th:nth-child({})"
+    columns = [cell.get_attribute("textContent") for cell in browser.find_elements("css selector", "#arms th")]
+    number = columns.index("fixed") + 1
+    assert browser.find_element("css selector", header.format(2)).is_displayed()
+    assert not browser.find_element("css selector", header.format(number)).is_displayed()
+    chooser = browser.find_element("css selector", "details[data-table=arms]")
+    browser.execute_script("arguments[0].open = true; arguments[0].scrollIntoView({block: 'center'})", chooser)
+    chooser.find_elements("css selector", "input")[number - 1].click()
+    assert browser.find_element("css selector", header.format(number)).is_displayed()
+
+
 def check_hover(browser: Any) -> None:
     """Pointing at a dot shows its values."""
     from selenium.webdriver import ActionChains
@@ -145,7 +178,7 @@ def check_hover(browser: Any) -> None:
 
 def check_legend(browser: Any) -> None:
     """A click on an arm in the legend hides its line."""
-    plot = browser.find_element("id", "plot2")
+    plot = browser.find_element("id", "plot6")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
     plot.find_element("css selector", ".legend .legendtoggle").click()
-    wait_for(browser, "return document.getElementById('plot2').data[0].visible == 'legendonly'")
+    wait_for(browser, "return document.getElementById('plot6').data[0].visible == 'legendonly'")

@@ -95,15 +95,23 @@ def bounds(artists: Sequence[Artist]) -> list[Bbox]:
 
 @pytest.mark.parametrize(
     "study",
-    [many(5), many(10), many(25), many(25, long=True), many_lambdas(5), many_lambdas(25)],
-    ids=["5 arms", "10 arms", "25 arms", "long names", "5 λ", "25 λ"],
+    [
+        many(5),
+        many(10),
+        many(25),
+        many(25, long=True),
+        many_lambdas(5),
+        many_lambdas(25),
+        (*two_axes(), "lr=0.2,weight_decay=0"),
+    ],
+    ids=["5 arms", "10 arms", "25 arms", "long names", "5 λ", "25 λ", "two axes"],
 )
 def test_nothing_in_the_figure_for_papers_overlaps(study: tuple[list[Result], Study, str]) -> None:
     results, config, baseline = study
     conclusion = draw_conclusion(results, config, Context(baseline))
     figure = paper.paper_figure(conclusion, config)
     figure.draw_without_rendering()
-    (plot,) = figure.axes
+    plot = figure.axes[0]
     # Matplotlib also has labels beyond the ends of an axis, which it does not draw.
     columns = [label for label in plot.get_xticklabels() if plot.viewLim.containsx(label.get_position()[0])]
     rows = [label for label in plot.get_yticklabels() if plot.viewLim.containsy(label.get_position()[1])]
@@ -213,7 +221,9 @@ def test_the_report_of_each_kind_of_study(kind: str, tmp_path: Path) -> None:
     text = re.sub(r"<script>.*?</script>", "", body, flags=re.DOTALL)
     assert not re.search(r"\bnan\b", text)
     assert ">verdict</th>" in text
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert 0 < text.index('id="card"') < text.index('id="plot1"') < text.index("<h2>Arms</h2>")
+    for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
+        assert (tmp_path / f"figure.{suffix}").read_bytes().startswith(start)
 
 
 def test_compare_images_counts_fixed_and_broken_predictions(tmp_path: Path) -> None:
@@ -230,6 +240,8 @@ def test_compare_images_counts_fixed_and_broken_predictions(tmp_path: Path) -> N
         np.savez(folder / "val_logits.npz", logits=logits, labels=labels, index=index)
     paired = image_pairs.compare_images(first, second)
     assert paired is not None
+    # Image 7 was read as class 0 by the second arm, image 9 by the first one.
+    assert paired.read_as == {7: 0, 9: 0}
     assert (paired.fixed, paired.broken) == (2, 1)
     assert paired.gains_by_image == {7: 1.0, 9: -0.5}
     assert paired.gain.difference == pytest.approx(1 / 8)
