@@ -21,7 +21,7 @@ from regularization.study.analysis.comparison import Sample, compare
 from regularization.study.analysis.looks import next_look, scheduled_alpha
 from regularization.study.analysis.verdicts import Answer, judge_study
 from regularization.study.config import FAILED, Arm, Study, Trial, arm_from_values
-from regularization.study.execution.queue import RUN, SEED, TrialQueue
+from regularization.study.execution.queue import COORDINATOR, RUN, SEED, TrialQueue
 from regularization.study.results import Result
 
 # Seconds that a coordinator waits for another one that holds the study's folder.
@@ -94,9 +94,9 @@ class ProposalQueue(TrialQueue):
         if len(self.arms) == before:  # a value that was proposed already
             self.tell(trial, state=optuna.trial.TrialState.FAIL)
             return self._propose()
-        for name, value in self.attributes(first).items():
+        for name, value in {**self.attributes(first), COORDINATOR: self._coordinator}.items():
             trial.set_user_attr(name, value)
-        return self._hand_out(trial)
+        return trial
 
     def _add(self, proposed: float) -> list[Trial]:
         value = min(max(float(f"{proposed:.3g}"), self._space.low), self._space.high)
@@ -181,7 +181,6 @@ class DecidingQueue(TrialQueue):
         if choice is None:
             return None
         self.plan(self._plan(*choice))
-        self._enqueue_missing()
         return self._next()
 
     def _choice(self) -> tuple[list[Arm], list[int]] | None:

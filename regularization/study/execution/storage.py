@@ -3,9 +3,10 @@
 import math
 import re
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -32,6 +33,10 @@ class JournalLock:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._held = ExitStack()
+
+    def __reduce__(self) -> Any:
+        """Another process gets a lock that it does not hold."""
+        return JournalLock, (self._folder,)
 
     def acquire(self) -> bool:
         """Waits for it."""
@@ -127,6 +132,16 @@ def is_storage_error(error: BaseException) -> bool:
     """Whether a database has not answered."""
     module = type(error).__module__.partition(".")[0]
     return module in ("sqlalchemy", "psycopg2") or isinstance(error, optuna.exceptions.StorageInternalError)
+
+
+@contextmanager
+def ignoring_storage_errors() -> Iterator[None]:
+    """Goes on where a database does not answer."""
+    try:
+        yield
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
 
 
 def _first_line(error: BaseException) -> str:
