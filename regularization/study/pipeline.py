@@ -84,7 +84,7 @@ class Pipeline:
             study=study,
             arms=arms,
             baseline=plan.baseline_among(arms).name,
-            plan=partial(plan.trials_of, folder=self._folder),
+            plan=lambda arms, seeds: plan.trials("final", arms, self._folder, seeds),
             limits=self._limits,
         )
 

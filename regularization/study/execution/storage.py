@@ -1,14 +1,14 @@
 """Where Optuna keeps a study: a journal file in the study's folder, or PostgreSQL."""
 
-import math
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -27,25 +27,15 @@ ATTEMPTS = 4
 CONNECTION = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 20, "keepalives_interval": 5}
 
 
-class JournalLock:
+class JournalLock(FileLock):
     """The journal's lock, which the system releases when its holder dies; Optuna's own would then last 30 seconds."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._held = ExitStack()
+    def __init__(self, path: str) -> None:
+        super().__init__(path, fallback_to_soft=False, poll_interval=0.01)
 
     def __reduce__(self) -> Any:
-        """Another process gets a lock that it does not hold."""
-        return JournalLock, (self._folder,)
-
-    def acquire(self) -> bool:
-        """Waits for it."""
-        self._held.enter_context(directory.exclusive_lock(self._folder, math.inf))
-        return True
-
-    def release(self) -> None:
-        """Gives it back."""
-        self._held.close()
+        """The process of a trial gets a lock that it does not hold."""
+        return JournalLock, (self.lock_file,)
 
 
 def open_journal(folder: Path) -> BaseStorage:
@@ -57,7 +47,9 @@ def open_journal(folder: Path) -> BaseStorage:
     path = folder / JOURNAL
     path.parent.mkdir(exist_ok=True)
     try:
-        return JournalStorage(JournalFileBackend(str(path), JournalLock(path.parent)))  # type: ignore[arg-type]
+        # Trials open it too, in another folder where Ray runs them.
+        lock = JournalLock(str(path.parent.resolve() / directory.LOCK))
+        return JournalStorage(JournalFileBackend(str(path.resolve()), lock))  # type: ignore[arg-type]
     except (ValueError, KeyError, AssertionError) as error:
         raise UserError(f"{path} is damaged ({error}).\nRemove it: the same command goes on from the runs.") from error
 
