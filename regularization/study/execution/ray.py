@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import platform
 import signal
 import subprocess
@@ -59,7 +60,8 @@ class RayExecutor:
     def started(self, trial: Trial, record: optuna.Trial | None) -> Iterator["RayTask"]:
         """Submits the trial as a task; see ``Executor``."""
         where = (str(Path.cwd()), str(trial.folder.parent.resolve()))
-        yield RayTask(self._ray, self._task.remote(trial, record, self._threads, bool(self._gpus), where))
+        arguments = (trial, pickle.dumps(record), self._threads, bool(self._gpus), where)
+        yield RayTask(self._ray, self._task.remote(*arguments))
 
     def close(self) -> None:
         """Leaves the cluster, which ends the tasks that still run."""
@@ -96,16 +98,18 @@ class RayTask:
         try:
             return str(self._ray.get(self._task))
         except self._ray.exceptions.RayError as error:
-            text = next(iter(str(error).strip().splitlines()), "")
-            return f"its worker ended: {type(error).__name__}: {text}"
+            # An error of the task itself comes with its traceback.
+            original = getattr(error, "cause", error)
+            text = next(iter(str(original).strip().splitlines()), "")
+            return f"its task ended by {type(original).__name__}: {text}"
 
 
-def run_task(trial: Trial, record: optuna.Trial | None, threads: int, gpu: bool, where: tuple[str, str]) -> str:
+def run_task(trial: Trial, record: bytes, threads: int, gpu: bool, where: tuple[str, str]) -> str:
     """The task: runs the trial on whatever machine it is.
 
     Args:
         trial: The trial.
-        record: The trial in Optuna's study; None for one that is in none.
+        record: The trial in Optuna's study, pickled: it opens the storage where it is unpickled.
         threads: CPU threads.
         gpu: Whether it has one.
         where: The coordinator's working directory, and the folder of the trial's arm.
@@ -120,7 +124,7 @@ def run_task(trial: Trial, record: optuna.Trial | None, threads: int, gpu: bool,
             return f"{platform.node()} has no folder {folder}: all machines need it, shared, at the same path"
     os.chdir(where[0])
     try:
-        run_trial(trial, record, threads)
+        run_trial(trial, pickle.loads(record), threads)
     except (KeyboardInterrupt, SystemExit) as error:
         # Not the worker: it runs other trials.
         return f"it ended by {type(error).__name__} {error}"

@@ -47,9 +47,8 @@ def open_journal(folder: Path) -> BaseStorage:
     path = folder / JOURNAL
     path.parent.mkdir(exist_ok=True)
     try:
-        # Trials open it too, in another folder where Ray runs them.
-        lock = JournalLock(str(path.parent.resolve() / directory.LOCK))
-        return JournalStorage(JournalFileBackend(str(path.resolve()), lock))  # type: ignore[arg-type]
+        lock = JournalLock(str(path.parent / directory.LOCK))
+        return JournalStorage(JournalFileBackend(str(path), lock))  # type: ignore[arg-type]
     except (ValueError, KeyError, AssertionError) as error:
         raise UserError(f"{path} is damaged ({error}).\nRemove it: the same command goes on from the runs.") from error
 
