@@ -1,5 +1,6 @@
 """The trials of one stage as an Optuna study, which coordinators on several machines may share."""
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -69,9 +70,10 @@ class TrialQueue(optuna.Study):
         self.plan(trials)
         self.update()
         self._coordinator = uuid4().hex
-        self._held = ExitStack()
         own = self._coordinator_folder(self._coordinator)
         own.mkdir(parents=True)
+        self._held = ExitStack()
+        self._held.callback(shutil.rmtree, own, ignore_errors=True)
         self._held.enter_context(directory.exclusive_lock(own))
 
     def __reduce__(self) -> Any:
@@ -91,11 +93,7 @@ class TrialQueue(optuna.Study):
 
     def close(self) -> None:
         """Releases the coordinator's lock: what it still runs, others may run."""
-        own = self._coordinator_folder(self._coordinator)
         self._held.close()
-        for path in own.iterdir():
-            path.unlink()
-        own.rmdir()
 
     def ask(self, fixed_distributions: dict[str, BaseDistribution] | None = None) -> optuna.Trial:
         """The next trial, for which this coordinator is responsible now; waits for those that others run.
@@ -144,11 +142,10 @@ class TrialQueue(optuna.Study):
         return bool(trial.user_attrs.get(COORDINATOR) == self._coordinator)
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
-        coordinator, run = trial.user_attrs.get(COORDINATOR), trial.user_attrs.get(RUN)
-        # Without a coordinator: whoever took it died before it was noted, and handed it to nobody.
-        return coordinator is None or (
-            _is_free(self._coordinator_folder(coordinator)) and (run is None or _is_free(self._folder / run))
-        )
+        coordinator = trial.user_attrs.get(COORDINATOR)
+        if coordinator is None:  # whoever took it died before that was noted, and handed it to nobody
+            return True
+        return _is_free(self._coordinator_folder(coordinator)) and _is_free(self._folder / trial.user_attrs[RUN])
 
     def _enqueue_missing(self) -> None:
         """Enqueues what nobody has run, runs or will run."""
