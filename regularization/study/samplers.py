@@ -144,7 +144,6 @@ class DecidingQueue(TrialQueue):
             key = trial.user_attrs.get(RUN)
             if key is None or key in self.planned:
                 continue
-            # A trial that waits has no parameters yet.
             name, seed = trial.user_attrs["arm"], int(key.rpartition("seed_")[2])
             if name not in self.arms and self._study.refine and self._study.axis is not None:
                 self.arms[name] = arm_from_values({self._study.axis: float(name.rpartition("=")[2])})
@@ -191,9 +190,8 @@ class DecidingQueue(TrialQueue):
         if without_baseline or self.decided() or self._limits.reached(len(self.planned)):
             return None
         names = list(self.arms)
-        given: dict[int, set[int]] = {index: set() for index in range(len(names))}
-        for planned in self.planned.values():
-            given[names.index(planned.arm.name)].add(planned.seed)
+        trials = list(self.planned.values())
+        given = {index: {trial.seed for trial in trials if trial.arm.name == name} for index, name in enumerate(names)}
         looks = read_looks(self._folder)
         alpha = looks[-1].alpha if looks else scheduled_alpha(next_look(0))
         sample, baseline = self._sample(self._finished()), names.index(self._baseline)
