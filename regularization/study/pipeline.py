@@ -78,21 +78,20 @@ class Pipeline:
         plan, study = self._plan, self._plan.study
         where = (self._name, self._storage, self._folder, plan.trials("final", arms, self._folder))
         if study.until == "seeds":
-            return TrialQueue(*where, stopped=self._coordinator.stopped)
+            return TrialQueue(*where)
         return DecidingQueue(
             *where,
-            stopped=self._coordinator.stopped,
             study=study,
             arms=arms,
             baseline=plan.baseline_among(arms).name,
-            plan=partial(plan.trials_of, folder=self._folder),
+            plan=lambda arms, seeds: plan.trials("final", arms, self._folder, seeds),
             limits=self._limits,
         )
 
-    def _train(self, queue: TrialQueue, prune: bool = False) -> None:
+    def _train(self, queue: TrialQueue) -> None:
         table = LiveTable(queue, self._plan.epochs)
         with table.shown():
-            self._coordinator.run(queue, prune, table.on_end)
+            self._coordinator.run(queue, table.on_end)
         failed = [trial for trial in queue.planned.values() if (trial.folder / FAILED).is_file()]
         self._failed |= {trial.name: (trial.folder / FAILED).read_text().strip() for trial in failed}
 
@@ -103,9 +102,9 @@ class Pipeline:
         where = (f"{self._name} search", self._storage, self._folder, plan.trials("search", arms, self._folder))
         if study.search == "tpe":
             propose = partial(plan.trials, "search", folder=self._folder)
-            queue = ProposalQueue(*where, stopped=self._coordinator.stopped, study=study, plan=propose)
+            queue = ProposalQueue(*where, study=study, plan=propose)
             self._train(queue)
             return choose_finalists(plan, [*arms, *queue.arms.values()], self._folder)
         pruner = halving(plan.epochs) if study.search == "halving" else None
-        self._train(TrialQueue(*where, pruner, self._coordinator.stopped), prune=pruner is not None)
+        self._train(TrialQueue(*where, pruner))
         return choose_finalists(plan, arms, self._folder)

@@ -54,14 +54,11 @@ class Plan:
         """Epochs of a trial, 0 where they are not known."""
         return max(0, self.first.trainer.max_epochs or 0) if self.first is not None else 0
 
-    def trials(self, stage: str, arms: Sequence[Arm], folder: Path) -> list[Trial]:
-        """The trials of a stage."""
-        seeds = self.study.first_seeds() if stage == "final" else list(range(self.study.search_seeds))
+    def trials(self, stage: str, arms: Sequence[Arm], folder: Path, seeds: Sequence[int] | None = None) -> list[Trial]:
+        """The trials of a stage, with the seeds that it begins with where no others are given."""
+        if seeds is None:
+            seeds = self.study.first_seeds() if stage == "final" else range(self.study.search_seeds)
         return study_config.build_trials(self.study, arms, seeds, stage, self.common, folder)
-
-    def trials_of(self, arms: Sequence[Arm], seeds: Sequence[int], folder: Path) -> list[Trial]:
-        """The trials of these arms that are compared, with these seeds."""
-        return study_config.build_trials(self.study, arms, seeds, "final", self.common, folder)
 
     def with_refined(self, arms: list[Arm], trials: Iterable[Trial]) -> list[Arm]:
         """The arms, and those that were added while the study ran, in the order of their values."""

@@ -22,7 +22,7 @@ from regularization.study.analysis.comparison import Sample
 from regularization.study.analysis.looks import next_look, scheduled_alpha
 from regularization.study.analysis.verdicts import Answer, judge_study
 from regularization.study.config import FAILED, Arm, Study, Trial, arm_from_values
-from regularization.study.execution.queue import RUN, SEED, TrialQueue
+from regularization.study.execution.queue import COORDINATOR, RUN, SEED, TrialQueue
 from regularization.study.results import Result
 
 # Seconds that a coordinator waits for another one that holds the study's folder.
@@ -95,9 +95,9 @@ class ProposalQueue(TrialQueue):
         if len(self.arms) == before:  # a value that was proposed already
             self.tell(trial, state=optuna.trial.TrialState.FAIL)
             return self._propose()
-        for name, value in self.attributes(first).items():
+        for name, value in {**self.attributes(first), COORDINATOR: self._coordinator}.items():
             trial.set_user_attr(name, value)
-        return self._hand_out(trial)
+        return trial
 
     def _add(self, proposed: float) -> list[Trial]:
         value = min(max(float(f"{proposed:.3g}"), self._space.low), self._space.high)
@@ -145,7 +145,6 @@ class DecidingQueue(TrialQueue):
             key = trial.user_attrs.get(RUN)
             if key is None or key in self.planned:
                 continue
-            # A trial that waits has no parameters yet.
             name, seed = trial.user_attrs["arm"], int(key.rpartition("seed_")[2])
             if name not in self.arms and self._study.refine and self._study.axis is not None:
                 self.arms[name] = arm_from_values({self._study.axis: float(name.rpartition("=")[2])})
@@ -182,7 +181,6 @@ class DecidingQueue(TrialQueue):
         if choice is None:
             return None
         self.plan(self._plan(*choice))
-        self._enqueue_missing()
         return self._next()
 
     def _choice(self) -> tuple[list[Arm], list[int]] | None:
@@ -193,9 +191,8 @@ class DecidingQueue(TrialQueue):
         if without_baseline or self.decided() or self._limits.reached(len(self.planned)):
             return None
         names = list(self.arms)
-        given: dict[int, set[int]] = {index: set() for index in range(len(names))}
-        for planned in self.planned.values():
-            given[names.index(planned.arm.name)].add(planned.seed)
+        trials = list(self.planned.values())
+        given = {index: {trial.seed for trial in trials if trial.arm.name == name} for index, name in enumerate(names)}
         looks = read_looks(self._folder)
         alpha = looks[-1].alpha if looks else scheduled_alpha(next_look(0))
         sample, baseline = self._sample(self._finished()), names.index(self._baseline)

@@ -1,6 +1,5 @@
 """The coordinator: has Optuna hand out trials, an executor run them, and reports to Optuna what they did."""
 
-import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,13 +13,24 @@ from regularization.callbacks.checkpointing import RunInterrupted
 from regularization.errors import UserError
 from regularization.runs import directory
 from regularization.study import results
-from regularization.study.config import FAILED, PRUNED, Trial
-from regularization.study.execution.executor import Epoch, Executor, TrialDied, TrialFailed, TrialStopped
+from regularization.study.config import FAILED, Trial
+from regularization.study.execution.executor import Executor
 from regularization.study.execution.queue import RUN, QueueEmpty, TrialQueue
 from regularization.study.execution.storage import is_storage_error
+from regularization.study.execution.trial_process import report_epochs
 
-# User attributes of an Optuna trial: the step that it last began or resumed at, and why it failed.
-START_STEP, REASON = "start_step", "reason"
+# User attribute of an Optuna trial: why it failed.
+REASON = "reason"
+# Seconds between two looks at whether a signal has come; the end of a trial is noticed at once.
+POLL = 0.1
+
+
+class TrialFailed(Exception):  # noqa: N818 - a result of the trial
+    """The trial has no result; the text is the reason."""
+
+
+class TrialStopped(Exception):  # noqa: N818 - as above
+    """The trial was stopped on request; it resumes from its checkpoint."""
 
 
 class Coordinator:
@@ -36,38 +46,25 @@ class Coordinator:
         self._score = score
         self._signals: list[int] = []
 
-    def stopped(self) -> bool:
-        """Whether a signal has come."""
-        return bool(self._signals)
-
-    def run(self, queue: TrialQueue, prune: bool, on_end: Callable[[optuna.Study, FrozenTrial], None]) -> None:
-        """Runs the trials that the queue hands out.
-
-        Args:
-            queue: The trials.
-            prune: Whether the queue's pruner is consulted after each epoch.
-            on_end: Called after every trial.
+    def run(self, queue: TrialQueue, on_end: Callable[[optuna.Study, FrozenTrial], None]) -> None:
+        """Runs the trials that the queue hands out, and calls ``on_end`` after every trial.
 
         Raises:
             RunInterrupted: After a SIGINT or SIGTERM, when all trials have ended.
         """
-        workers = self._executor.workers
-        with closing(queue), self._handling_signals():
+        queue.stopped = lambda: bool(self._signals)
+        with closing(queue), self._handling_signals(), suppress(QueueEmpty):
             try:
                 queue.optimize(
-                    lambda trial: self._objective(queue.planned[trial.user_attrs[RUN]], trial, prune),
-                    n_jobs=workers,
-                    catch=(TrialFailed,),
+                    lambda record: self._objective(queue.planned[record.user_attrs[RUN]], record),
+                    n_jobs=self._executor.workers,
+                    catch=(TrialFailed, TrialStopped),
                     callbacks=[on_end],
                 )
             except Exception as error:
-                if is_storage_error(error):
-                    raise UserError("--storage does not answer; the same command goes on once it does") from error
-                # ``ask`` has ended the loop.
-                if not isinstance(error, QueueEmpty | TrialStopped):
+                if not is_storage_error(error):
                     raise
-        if self._signals:
-            raise RunInterrupted(self._signals[-1])
+                raise UserError("--storage does not answer; the same command goes on once it does") from error
 
     def run_alone(self, trial: Trial) -> None:
         """Runs one trial that is in no queue.
@@ -78,44 +75,45 @@ class Coordinator:
         """
         with self._handling_signals(), suppress(TrialStopped):
             try:
-                self._run(trial, lambda epoch: True, interactive=False)
+                self._run(trial, None)
             except TrialFailed as error:
                 raise UserError(f"{trial.name} failed: {error}") from error
-        if self._signals:
-            raise RunInterrupted(self._signals[-1])
 
-    def _objective(self, trial: Trial, optuna_trial: optuna.Trial, prune: bool) -> float:
+    def _objective(self, trial: Trial, record: optuna.Trial) -> float:
         trial.plan()
-        report = Report(optuna_trial, prune, pruned=(trial.folder / PRUNED).is_file())
         try:
-            # Curves begin with what the run did before.
-            for row in results.read_rows(trial.folder) if (trial.folder / directory.METRICS).is_file() else []:
-                report(Epoch(int(row["epoch"]) + 1, int(row["step"]), row.get("val_accuracy", math.nan)))
             if not trial.done:
-                self._run(trial, report, prune)
+                self._run(trial, record)
+            # All of them for a trial that was complete before it came into this study.
+            report_epochs(record, trial.folder)
             if (result := results.read(trial.folder, self._score)) is None:
                 raise TrialFailed("it has no validation")
         except TrialFailed as error:
+            record.set_user_attr(REASON, str(error))
             # Without this file, the queue would take the trial for interrupted and hand it out again.
             directory.write_text(trial.folder / FAILED, f"{error}\n")
-            optuna_trial.set_user_attr(REASON, str(error))
             raise
         if result.pruned:
             raise optuna.TrialPruned
         return result.accuracy
 
-    def _run(self, trial: Trial, report: Callable[[Epoch], bool], interactive: bool) -> None:
-        """Has the executor run the trial, and once more when its process died."""
-        for attempt in range(1, self._executor.attempts + 1):
-            try:
-                with closing(self._executor.run(trial, interactive)) as epochs:
-                    for epoch in epochs:
-                        if not report(epoch):
-                            return
-                return
-            except TrialDied as error:
-                if attempt == self._executor.attempts:
-                    raise TrialFailed(f"{error}, in each of {attempt} attempts") from error
+    def _run(self, trial: Trial, record: optuna.Trial | None) -> None:
+        """Has the executor run the trial, and again when its process died: for a moment's lack of memory, perhaps."""
+        for _ in range(self._executor.attempts):
+            with self._executor.started(trial, record) as process:
+                handled = 0
+                while not process.wait(POLL):
+                    if len(self._signals) > handled:
+                        handled = len(self._signals)
+                        process.terminate() if handled == 1 else process.kill()
+                if trial.done:
+                    return
+                if (trial.folder / FAILED).is_file():
+                    raise TrialFailed((trial.folder / FAILED).read_text().strip())
+                if self._signals:
+                    raise TrialStopped
+                cause = process.cause()
+        raise TrialFailed(f"{cause}, in each of {self._executor.attempts} attempts")
 
     @contextmanager
     def _handling_signals(self) -> Iterator[None]:
@@ -123,52 +121,14 @@ class Coordinator:
 
         def handle(number: int, _: Any) -> None:
             self._signals.append(number)
-            if len(self._signals) == 1:
-                self._executor.stop()
-            else:
-                self._executor.kill()
 
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        in_main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+        before = {number: signal.signal(number, handle) for number in numbers}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class Report:
-    """Reports the epochs of a trial to Optuna, each once.
-
-    Args:
-        trial: Optuna's trial.
-        prune: Whether its pruner is consulted.
-        pruned: Whether the trial was pruned before.
-    """
-
-    def __init__(self, trial: optuna.Trial, prune: bool, pruned: bool) -> None:
-        self._trial = trial
-        self._prune = prune
-        self._pruned = pruned
-        self._reported = 0
-        self._started = False
-
-    def __call__(self, epoch: Epoch) -> bool:
-        """Returns whether to train on; what the storage does not take now is in the run folder all the same."""
-        try:
-            self._report(epoch)
-        except Exception as error:
-            if not is_storage_error(error):
-                raise
-        return not self._pruned
-
-    def _report(self, epoch: Epoch) -> None:
-        if epoch.started:
-            self._trial.set_user_attr(START_STEP, epoch.step)
-        # The pruner takes a missing score for a bad one.
-        if not math.isnan(epoch.accuracy) and epoch.number > self._reported:
-            self._reported = epoch.number
-            self._trial.report(epoch.accuracy, epoch.number)
-            self._pruned |= self._prune and self._trial.should_prune()
+        if self._signals:
+            raise RunInterrupted(self._signals[-1])

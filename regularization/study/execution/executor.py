@@ -1,54 +1,27 @@
 """What runs a trial, wherever that is: the interface between the coordinator and a process or a Ray task."""
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from typing import Protocol
+
+import optuna
 
 from regularization.study.config import Trial
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """Progress of a trial, reported whenever training starts or resumes and after every epoch.
+class TrialProcess(Protocol):
+    """The process of a trial. What it did is in the run folder."""
 
-    Attributes:
-        number: Epochs that are finished.
-        step: Optimizer steps that are finished.
-        accuracy: Validation accuracy of the last epoch, NaN where it was not validated.
-        started: Whether training starts or resumes here.
-    """
+    def wait(self, seconds: float) -> bool:
+        """Waits until the process has ended; returns whether it has."""
 
-    number: int
-    step: int
-    accuracy: float
-    started: bool = False
+    def terminate(self) -> None:
+        """Has the trial write its checkpoint and end after the step it is in."""
 
+    def kill(self) -> None:
+        """Ends the trial at once."""
 
-@dataclass(frozen=True)
-class End:
-    """The end of a trial: complete, stopped on request after writing its checkpoint, or failed for a reason."""
-
-    stopped: bool = False
-    reason: str = ""
-
-    def check(self) -> None:
-        """Raises ``TrialStopped`` or ``TrialFailed`` unless the trial is complete."""
-        if self.stopped:
-            raise TrialStopped
-        if self.reason:
-            raise TrialFailed(self.reason)
-
-
-class TrialFailed(Exception):  # noqa: N818 - a result of the trial
-    """Training failed; the text is the reason."""
-
-
-class TrialDied(Exception):  # noqa: N818 - as above
-    """The trial's process ended without a result; the text is the cause."""
-
-
-class TrialStopped(Exception):  # noqa: N818 - as above
-    """The trial was stopped on request; it resumes from its checkpoint."""
+    def cause(self) -> str:
+        """What ended a process that left no result."""
 
 
 class Executor(Protocol):
@@ -62,24 +35,8 @@ class Executor(Protocol):
     workers: int
     attempts: int
 
-    def run(self, trial: Trial, interactive: bool) -> Generator[Epoch, None, None]:
-        """Trains the trial from where it is and yields its epochs; closing the iterator ends it after this epoch.
-
-        Args:
-            trial: The trial; its run folder is the record of what it did.
-            interactive: Whether the trial waits after each epoch until the next one is requested.
-
-        Raises:
-            TrialFailed: When training failed.
-            TrialDied: When the process died.
-            TrialStopped: After ``stop`` or ``kill``.
-        """
-
-    def stop(self) -> None:
-        """Has all trials write their checkpoints and end after the step they are in, also those that start later."""
-
-    def kill(self) -> None:
-        """Ends all trials at once."""
+    def started(self, trial: Trial, record: optuna.Trial | None) -> AbstractContextManager[TrialProcess]:
+        """Starts a process that runs ``run_trial``, and releases what it occupied once it has ended."""
 
     def close(self) -> None:
         """Releases what the executor holds; no trial is running any more."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 import torch
 
 from regularization.errors import UserError
+from regularization.study.execution import trial_process as trial_process
 from regularization.training.training_cli import TrainingCLI
 
 if args := os.environ.pop("REGULARIZATION_PRELOAD", ""):

@@ -1,14 +1,16 @@
 """The trials of one stage as an Optuna study, which coordinators on several machines may share."""
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -21,7 +23,6 @@ from regularization.study.execution.storage import FOLDER
 # User attributes of an Optuna trial: its run folder, seen from the study's; the coordinator that runs it.
 RUN, COORDINATOR = "run", "coordinator"
 SEED = "seed"
-UNFINISHED = (TrialState.WAITING, TrialState.RUNNING)
 # Seconds between two looks at what other coordinators run.
 POLL = 1.0
 
@@ -46,7 +47,10 @@ class TrialQueue(optuna.Study):
         folder: The study's folder.
         trials: The trials of the stage.
         pruner: For ``should_prune``.
-        stopped: Tells that no more trials are to be handed out.
+
+    Attributes:
+        planned: The trials, by their run folders.
+        stopped: Tells whether no more trials are to be handed out.
     """
 
     def __init__(
@@ -56,20 +60,25 @@ class TrialQueue(optuna.Study):
         folder: Path,
         trials: Sequence[Trial],
         pruner: BasePruner | None = None,
-        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-        super().__init__(name, storage, pruner=pruner or optuna.pruners.NopPruner())
+        self._ordinary = partial(optuna.Study, name, storage, pruner=pruner or optuna.pruners.NopPruner())
+        super().__init__(*self._ordinary.args, **self._ordinary.keywords)
         self.planned: dict[str, Trial] = {}
+        self.stopped: Callable[[], bool] = lambda: False
         self._folder = folder
         self.plan(trials)
         self.update()
-        self._stopped = stopped
         self._coordinator = uuid4().hex
-        self._held = ExitStack()
         own = self._coordinator_folder(self._coordinator)
         own.mkdir(parents=True)
+        self._held = ExitStack()
+        self._held.callback(shutil.rmtree, own, ignore_errors=True)
         self._held.enter_context(directory.exclusive_lock(own))
+
+    def __reduce__(self) -> Any:
+        """In the process of a trial, it is an ordinary study."""
+        return self._ordinary, ()
 
     def plan(self, trials: Sequence[Trial]) -> None:
         """Adds to the trials that are to be run."""
@@ -84,11 +93,7 @@ class TrialQueue(optuna.Study):
 
     def close(self) -> None:
         """Releases the coordinator's lock: what it still runs, others may run."""
-        own = self._coordinator_folder(self._coordinator)
         self._held.close()
-        for path in own.iterdir():
-            path.unlink()
-        own.rmdir()
 
     def ask(self, fixed_distributions: dict[str, BaseDistribution] | None = None) -> optuna.Trial:
         """The next trial, for which this coordinator is responsible now; waits for those that others run.
@@ -96,23 +101,25 @@ class TrialQueue(optuna.Study):
         Raises:
             QueueEmpty: When there will be none.
         """
-        while not self._stopped():
+        while not self.stopped():
             with suppress(AlreadyLocked), directory.exclusive_lock(self._folder, POLL):
                 self.update()
                 self._reap()
-                self._enqueue_missing()
                 if (trial := self._next()) is not None:
                     return trial
-                if not any(trial.state == TrialState.RUNNING and not self._is_own(trial) for trial in self._latest()):
+                if all(self._is_own(trial) for trial in self._in_state(TrialState.RUNNING)):
                     raise QueueEmpty
             time.sleep(POLL)
         raise QueueEmpty
 
     def _next(self) -> optuna.Trial | None:
-        while self.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        """The next trial of those that are planned, or one that is proposed."""
+        self._enqueue_missing()
+        while self._in_state(TrialState.WAITING):
             trial = super().ask()
             if trial.user_attrs.get(RUN) in self.planned:
-                return self._hand_out(trial)
+                trial.set_user_attr(COORDINATOR, self._coordinator)
+                return trial
             self.tell(trial, state=TrialState.FAIL)  # of an arm or a seed that was removed from the study
         return self._propose()
 
@@ -120,18 +127,45 @@ class TrialQueue(optuna.Study):
         """A trial that was not planned; a search overrides it."""
         return None
 
-    def _hand_out(self, trial: optuna.Trial) -> optuna.Trial:
-        trial.set_user_attr(COORDINATOR, self._coordinator)
-        planned = self.planned[trial.user_attrs[RUN]]
-        for option, value in self.parameters(planned).items():
-            if option in trial.params:  # drawn by a sampler
-                continue
-            if isinstance(value, int):
-                trial.suggest_int(option, 0, max(value, 1))
-            else:
-                space = self.distribution(option)
-                trial.suggest_float(option, space.low, space.high, log=space.log)
-        return trial
+    def _in_state(self, state: TrialState) -> list[FrozenTrial]:
+        return self.get_trials(deepcopy=False, states=(state,))
+
+    def _reap(self) -> None:
+        """Fails the trials whose processes are dead."""
+        for trial in self._in_state(TrialState.RUNNING):
+            if not self._is_own(trial) and self._is_dead(trial):
+                # Its coordinator may have finished it just before it ended.
+                with suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                    self.tell(trial.number, state=TrialState.FAIL)
+
+    def _is_own(self, trial: FrozenTrial) -> bool:
+        return bool(trial.user_attrs.get(COORDINATOR) == self._coordinator)
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        coordinator = trial.user_attrs.get(COORDINATOR)
+        if coordinator is None:  # whoever took it died before that was noted, and handed it to nobody
+            return True
+        return _is_free(self._coordinator_folder(coordinator)) and _is_free(self._folder / trial.user_attrs[RUN])
+
+    def _enqueue_missing(self) -> None:
+        """Enqueues what nobody has run, runs or will run."""
+        recorded = [trial for trial in self.get_trials(deepcopy=False) if RUN in trial.user_attrs]
+        newest = {trial.user_attrs[RUN]: trial.state for trial in recorded}
+        for key, trial in self.planned.items():
+            state = newest.get(key, TrialState.FAIL)
+            finished = state.is_finished() and (state == TrialState.FAIL or not trial.done)
+            if finished and not (trial.folder / FAILED).is_file():
+                self.add_trial(self._waiting(trial))
+
+    def _waiting(self, trial: Trial) -> FrozenTrial:
+        parameters = self.parameters(trial)
+        distributions: dict[str, BaseDistribution] = {
+            name: IntDistribution(0, max(value, 1)) if isinstance(value, int) else self.distribution(name)
+            for name, value in parameters.items()
+        }
+        return optuna.trial.create_trial(
+            state=TrialState.WAITING, params=parameters, distributions=distributions, user_attrs=self.attributes(trial)
+        )
 
     def parameters(self, trial: Trial) -> dict[str, float | int]:
         """What Optuna calls the parameters of a trial: the options of its arm that are numbers, and its seed."""
@@ -146,40 +180,6 @@ class TrialQueue(optuna.Study):
         """The range of an option."""
         values = [self.parameters(trial).get(option, 0.0) for trial in self.planned.values()]
         return FloatDistribution(min(values), max(values))
-
-    def _reap(self) -> None:
-        """Fails the trials whose processes are dead."""
-        for trial in self.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if not self._is_own(trial) and self._is_dead(trial):
-                # Its coordinator may have finished it just before it ended.
-                with suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
-                    self.tell(trial.number, state=TrialState.FAIL)
-
-    def _is_own(self, trial: FrozenTrial) -> bool:
-        return bool(trial.user_attrs.get(COORDINATOR) == self._coordinator)
-
-    def _is_dead(self, trial: FrozenTrial) -> bool:
-        coordinator, run = trial.user_attrs.get(COORDINATOR), trial.user_attrs.get(RUN)
-        # Without a coordinator: whoever took it died before it was noted, and handed it to nobody.
-        return coordinator is None or (
-            _is_free(self._coordinator_folder(coordinator)) and (run is None or _is_free(self._folder / run))
-        )
-
-    def _latest(self) -> list[FrozenTrial]:
-        """The newest Optuna trial of each run."""
-        trials = self.get_trials(deepcopy=False)
-        return list({trial.user_attrs[RUN]: trial for trial in trials if RUN in trial.user_attrs}.values())
-
-    def _enqueue_missing(self) -> None:
-        """Enqueues what nobody has run, runs or will run."""
-        taken = {trial.user_attrs[RUN] for trial in self._latest() if self._counts(trial)}
-        for key, trial in self.planned.items():
-            if key not in taken and not (trial.folder / FAILED).is_file():
-                self.enqueue_trial(self.parameters(trial), user_attrs=self.attributes(trial))
-
-    def _counts(self, trial: FrozenTrial) -> bool:
-        planned = self.planned.get(trial.user_attrs[RUN])
-        return trial.state in UNFINISHED or (trial.state != TrialState.FAIL and planned is not None and planned.done)
 
     def attributes(self, trial: Trial) -> dict[str, Any]:
         """What Optuna's dashboard shows of a trial besides its parameters."""

@@ -2,68 +2,31 @@
 
 import logging
 import os
+import pickle
+import platform
 import signal
-import socket
+import subprocess
 import sys
 import threading
-import time
-from collections.abc import Generator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from regularization.errors import UserError
 from regularization.study.config import Trial
-from regularization.study.execution.executor import End, Epoch, TrialDied, TrialStopped
 from regularization.study.execution.trial_process import run_trial
 
 # What a trial reads from its environment, and what finds this program where it is not installed.
 ENVIRONMENT = ("CIFAR10_ROOT", "CIFAR100_ROOT", "PYTHONPATH")
-RETRIES = 2
-# Seconds between two looks into the mailbox.
-POLL = 0.2
-
-
-class Mailbox:
-    """An actor on the coordinator's machine: what trials report, whether each continues, and whether all must stop."""
-
-    def __init__(self) -> None:
-        self._epochs: dict[str, list[Epoch]] = {}
-        self._train_on: dict[tuple[str, int], bool] = {}
-        self._starts: dict[str, int] = {}
-        self._stop = False
-
-    def start(self, run: str) -> int:
-        """How often this trial has been started, this time included."""
-        self._starts[run] = self._starts.get(run, 0) + 1
-        return self._starts[run]
-
-    def report(self, run: str, epoch: Epoch) -> None:
-        """Called by a trial."""
-        self._epochs.setdefault(run, []).append(epoch)
-
-    def take(self, run: str) -> list[Epoch]:
-        """What a trial has reported since the last call."""
-        return self._epochs.pop(run, [])
-
-    def answer(self, run: str, epoch: Epoch, train_on: bool) -> None:
-        """Tells a trial whether to continue after an epoch."""
-        self._train_on[run, epoch.number] = train_on
-
-    def answered(self, run: str, epoch: Epoch) -> bool | None:
-        """The answer, None before there is one."""
-        return self._train_on.get((run, epoch.number))
-
-    def stop(self) -> None:
-        """Sets the flag that trials look at."""
-        self._stop = True
-
-    def stopped(self) -> bool:
-        """The flag."""
-        return self._stop
+# Seconds after which ``ray status`` gives up; by default it tries for a minute.
+STATUS_TIMEOUT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
 
 
 class RayExecutor:
-    """Tasks of a Ray cluster. Ray runs one whose worker died again elsewhere: it resumes from its checkpoint.
+    """Tasks of a Ray cluster.
 
     Args:
         address: Of the cluster's head, ``host:port``, or ``auto`` for the one of this machine.
@@ -75,8 +38,8 @@ class RayExecutor:
         UserError: When there is no such cluster, or no machine of it has room for a trial.
     """
 
-    # Ray makes the others.
-    attempts = 1
+    # By the coordinator: Ray's own retries have no end when a worker is killed for want of memory.
+    attempts = 3
 
     def __init__(self, address: str, workers: int | None, threads: int, gpus: float | None) -> None:
         self._ray = _connect(address)
@@ -91,113 +54,81 @@ class RayExecutor:
             wanted = f"{threads} cores (--threads) and {self._gpus:g} GPUs (--gpus)"
             raise UserError(f"no machine of the cluster has room for a trial with {wanted};\nthey have: {has}")
         self.workers = workers or room
-        here = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            self._ray.get_runtime_context().get_node_id(), soft=False
-        )
-        self._mailbox = self._ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
-        options = {"num_cpus": threads, "num_gpus": self._gpus, "max_retries": RETRIES}
-        self._task = self._ray.remote(run_task).options(**options)
-        self._stopping = False
+        self._task = self._ray.remote(run_task).options(num_cpus=threads, num_gpus=self._gpus, max_retries=0)
 
-    def run(self, trial: Trial, interactive: bool) -> Generator[Epoch, None, None]:
-        """Runs the trial as a task; see ``Executor``."""
-        run = str(trial.folder)
+    @contextmanager
+    def started(self, trial: Trial, record: optuna.Trial | None) -> Iterator["RayTask"]:
+        """Submits the trial as a task; see ``Executor``."""
         where = (str(Path.cwd()), str(trial.folder.parent.resolve()))
-        task = self._task.remote(trial, self._mailbox, interactive, self._threads, bool(self._gpus), where)
-        train_on, ended = True, False
-        try:
-            while not ended:
-                ended = bool(self._ray.wait([task], timeout=POLL)[0])
-                for epoch in self._ray.get(self._mailbox.take.remote(run)):
-                    if train_on:
-                        try:
-                            yield epoch
-                        except GeneratorExit:
-                            train_on = False
-                    self._mailbox.answer.remote(run, epoch, train_on)
-            end = self._ray.get(task)
-        except self._ray.exceptions.RayError as error:
-            if self._stopping:
-                raise TrialStopped from error
-            cause = next(iter(str(error).strip().splitlines()), "")
-            raise TrialDied(f"it has cost {RETRIES + 1} workers; {type(error).__name__}: {cause}") from error
-        if train_on:
-            end.check()
-
-    def stop(self) -> None:
-        """Sets the flag that trials look at."""
-        self._stopping = True
-        self._mailbox.stop.remote()
-
-    def kill(self) -> None:
-        """Takes the mailbox away: a trial without one ends at once."""
-        self._ray.kill(self._mailbox)
+        arguments = (trial, pickle.dumps(record), self._threads, bool(self._gpus), where)
+        yield RayTask(self._ray, self._task.remote(*arguments))
 
     def close(self) -> None:
-        """Leaves the cluster."""
+        """Leaves the cluster, which ends the tasks that still run."""
         self._ray.shutdown()
 
 
-def run_task(trial: Trial, mailbox: Any, interactive: bool, threads: int, gpu: bool, where: tuple[str, str]) -> End:
+class RayTask:
+    """The task of a trial; see ``TrialProcess``.
+
+    Args:
+        ray: The module.
+        task: The reference to the task.
+    """
+
+    def __init__(self, ray: Any, task: Any) -> None:
+        self._ray = ray
+        self._task = task
+        self._left = False
+
+    def wait(self, seconds: float) -> bool:
+        """Waits until the task has ended; returns whether it has."""
+        return self._left or bool(self._ray.wait([self._task], timeout=seconds)[0])
+
+    def terminate(self) -> None:
+        """Ray interrupts the task as Ctrl-C does."""
+        self._ray.cancel(self._task)
+
+    def kill(self) -> None:
+        """Leaves the task, which ends when the executor is closed: Ray's forced cancellation may abort this process."""
+        self._left = True
+
+    def cause(self) -> str:
+        """The error by which the task ended."""
+        try:
+            return str(self._ray.get(self._task))
+        except self._ray.exceptions.RayError as error:
+            # An error of the task itself comes with its traceback.
+            original = getattr(error, "cause", error)
+            text = next(iter(str(original).strip().splitlines()), "")
+            return f"its task ended by {type(original).__name__}: {text}"
+
+
+def run_task(trial: Trial, record: bytes, threads: int, gpu: bool, where: tuple[str, str]) -> str:
     """The task: runs the trial on whatever machine it is.
 
     Args:
         trial: The trial.
-        mailbox: The actor beside the coordinator.
-        interactive: As for ``Executor.run``.
+        record: The trial in Optuna's study, pickled: it opens the storage where it is unpickled.
         threads: CPU threads.
         gpu: Whether it has one.
         where: The coordinator's working directory, and the folder of the trial's arm.
+
+    Returns:
+        Why there is no result, where that is not told by the run folder.
     """
     if not gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for folder in where:
         if not Path(folder).is_dir():
-            machine = socket.gethostname()
-            return End(reason=f"{machine} has no folder {folder}: all machines need it, shared, at the same path")
+            return f"{platform.node()} has no folder {folder}: all machines need it, shared, at the same path"
     os.chdir(where[0])
-    import ray
-
-    # Ray counts no attempt whose worker was killed for want of memory.
-    if ray.get(mailbox.start.remote(str(trial.folder))) > RETRIES + 1:
-        return End(reason=f"it has cost {RETRIES + 1} workers")
-    return run_trial(trial, MailboxControl(mailbox, str(trial.folder), interactive), threads)
-
-
-class MailboxControl:
-    """The trial's end of the connection to its coordinator; see ``Control``."""
-
-    def __init__(self, mailbox: Any, run: str, interactive: bool) -> None:
-        import ray
-
-        self._ray = ray
-        self._mailbox = mailbox
-        self._run = run
-        self._interactive = interactive
-        self._stop = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def stop_requested(self) -> bool:
-        """Reads what the thread has heard."""
-        return self._stop.is_set()
-
-    def report(self, epoch: Epoch) -> bool:
-        """Waits for the answer where the run is interactive."""
-        self._mailbox.report.remote(self._run, epoch)
-        while self._interactive and not self._stop.is_set():
-            if (train_on := self._ray.get(self._mailbox.answered.remote(self._run, epoch))) is not None:
-                return bool(train_on)
-            time.sleep(POLL / 10)
-        return True
-
-    def _watch(self) -> None:
-        """Looks at the flag; without a mailbox there is no coordinator to work for."""
-        try:
-            while not self._ray.get(self._mailbox.stopped.remote()):
-                time.sleep(POLL)
-            self._stop.set()
-        except self._ray.exceptions.RayError:
-            os._exit(1)
+    try:
+        run_trial(trial, pickle.loads(record), threads)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Not the worker: it runs other trials.
+        return f"it ended by {type(error).__name__} {error}"
+    return "it ended without a result"
 
 
 def _connect(address: str) -> Any:
@@ -208,11 +139,10 @@ def _connect(address: str) -> Any:
     """
     try:
         import ray
-        import ray.util.scheduling_strategies
     except ImportError as error:
         raise UserError("--ray: pip install 'regularization[ray]'") from error
     if address != "auto":
-        _probe(address, ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        _check_address(address)
     passed = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": True}
     in_main = threading.current_thread() is threading.main_thread()
@@ -228,21 +158,17 @@ def _connect(address: str) -> Any:
     return ray
 
 
-def _probe(address: str, here: str) -> None:
-    """Checks that something listens at ``host:port``: Ray itself would try for minutes."""
+def _check_address(address: str) -> None:
+    """Checks that there is a head at ``host:port``: ``ray.init`` would try for minutes."""
     host, _, port = address.rpartition(":")
     if address.startswith("ray://") or not host or not port.isdigit():
         raise UserError(
             f"--ray {address}: must be the head's host:port, such as 10.0.0.5:6379, or auto,\n"
             "and the sweep must be started on a machine of the cluster"
         )
-    try:
-        # What Ray makes of this machine's own names.
-        socket.create_connection((here if host in ("localhost", "127.0.0.1") else host, int(port)), timeout=5).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"--ray {address}: nobody answers there ({error}).\nA head is started by: ray start --head"
-        ) from error
+    words = [sys.executable, "-m", "ray.scripts.scripts", "status", f"--address={address}"]
+    if subprocess.run(words, env=os.environ | STATUS_TIMEOUT, capture_output=True).returncode:
+        raise UserError(f"--ray {address}: nobody answers there.\nA head is started by: ray start --head")
 
 
 def _shares(devices: float, gpus: float) -> int:

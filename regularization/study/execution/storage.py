@@ -1,13 +1,14 @@
 """Where Optuna keeps a study: a journal file in the study's folder, or PostgreSQL."""
 
-import math
 import re
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
+from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -26,21 +27,15 @@ ATTEMPTS = 4
 CONNECTION = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 20, "keepalives_interval": 5}
 
 
-class JournalLock:
+class JournalLock(FileLock):
     """The journal's lock, which the system releases when its holder dies; Optuna's own would then last 30 seconds."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._held = ExitStack()
+    def __init__(self, path: str) -> None:
+        super().__init__(path, fallback_to_soft=False, poll_interval=0.01)
 
-    def acquire(self) -> bool:
-        """Waits for it."""
-        self._held.enter_context(directory.exclusive_lock(self._folder, math.inf))
-        return True
-
-    def release(self) -> None:
-        """Gives it back."""
-        self._held.close()
+    def __reduce__(self) -> Any:
+        """The process of a trial gets a lock that it does not hold."""
+        return JournalLock, (self.lock_file,)
 
 
 def open_journal(folder: Path) -> BaseStorage:
@@ -52,7 +47,8 @@ def open_journal(folder: Path) -> BaseStorage:
     path = folder / JOURNAL
     path.parent.mkdir(exist_ok=True)
     try:
-        return JournalStorage(JournalFileBackend(str(path), JournalLock(path.parent)))  # type: ignore[arg-type]
+        lock = JournalLock(str(path.parent / directory.LOCK))
+        return JournalStorage(JournalFileBackend(str(path), lock))  # type: ignore[arg-type]
     except (ValueError, KeyError, AssertionError) as error:
         raise UserError(f"{path} is damaged ({error}).\nRemove it: the same command goes on from the runs.") from error
 
@@ -127,6 +123,16 @@ def is_storage_error(error: BaseException) -> bool:
     """Whether a database has not answered."""
     module = type(error).__module__.partition(".")[0]
     return module in ("sqlalchemy", "psycopg2") or isinstance(error, optuna.exceptions.StorageInternalError)
+
+
+@contextmanager
+def ignoring_storage_errors() -> Iterator[None]:
+    """Goes on where a database does not answer."""
+    try:
+        yield
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,28 +1,36 @@
-"""What the process of a trial does: one ``fit`` into the trial's run folder."""
+"""What the process of a trial does: one ``fit`` into the trial's run folder, whose epochs it reports to Optuna."""
 
 import os
 import sys
 import traceback
 from pathlib import Path
 
+import optuna
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
 from regularization.errors import UserError
 from regularization.runs import directory, distributed, run_lock
-from regularization.study.config import Trial
-from regularization.study.execution.executor import End
-from regularization.study.execution.trial_callbacks import Control, ReportEpochs, StopBetweenSteps
+from regularization.study import results
+from regularization.study.config import FAILED, PRUNED, Trial
+from regularization.study.execution.storage import ignoring_storage_errors
 
 LOG = "log.txt"
+# User attribute of an Optuna trial: the step that it last began or resumed at.
+START_STEP = "start_step"
 # Seconds. A predecessor may be about to end; and a machine that died keeps its locks on a network file system for a
 # lease, 90 seconds by default.
 LOCK_TIMEOUT = 150.0
 
 
-def run_trial(trial: Trial, control: Control, threads: int) -> End:
+def run_trial(trial: Trial, record: optuna.Trial | None, threads: int) -> None:
     """Trains the trial from its last checkpoint, holding the lock of its run folder.
+
+    SIGINT and SIGTERM end it as they end ``fit``. Why it failed is left in the run folder.
 
     Args:
         trial: The trial.
-        control: The connection to the coordinator.
+        record: The trial in Optuna's study; None for one that is in none.
         threads: CPU threads: the last bits of the results depend on them.
     """
     import torch
@@ -34,25 +42,18 @@ def run_trial(trial: Trial, control: Control, threads: int) -> End:
         with run_lock.exclusive_run(trial.folder, LOCK_TIMEOUT, required=True):
             _redirect_output(trial.folder / LOG)
             directory.remove_temporary_files(trial.folder)
+            (trial.folder / FAILED).unlink(missing_ok=True)
             # The predecessor may have finished it.
             if not trial.done:
-                _fit(trial, control)
-        return End()
-    except UserError as error:
-        return _failed(" ".join(str(error).split()), f"error: {error}")
+                _fit(trial, record)
     except Exception as error:
-        return _failed(" ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc())
-    except (KeyboardInterrupt, SystemExit) as error:
-        code = getattr(error, "code", 130)
-        return End(stopped=True) if code in (130, 143) else _failed(f"exit code {code}", "")
+        is_mistake = isinstance(error, UserError)
+        print(f"error: {error}" if is_mistake else traceback.format_exc(), file=sys.stderr, flush=True)
+        reason = " ".join(f"{'' if is_mistake else f'{type(error).__name__}: '}{error}".split())
+        directory.write_text(trial.folder / FAILED, f"{reason}\n")
 
 
-def _failed(reason: str, details: str) -> End:
-    print(details, file=sys.stderr, flush=True)
-    return End(reason=reason)
-
-
-def _fit(trial: Trial, control: Control) -> None:
+def _fit(trial: Trial, record: optuna.Trial | None) -> None:
     from regularization.callbacks.tensorboard import ignore_file_errors_in_threads
     from regularization.training.command import run_fit
     from regularization.training.memory import retain_freed_memory
@@ -62,7 +63,52 @@ def _fit(trial: Trial, control: Control) -> None:
     args = [*trial.args, "--test=null", "--threads=null", *(["--ckpt_path=last"] if last.is_file() else [])]
     retain_freed_memory()
     ignore_file_errors_in_threads()
-    run_fit(args, trial.folder, callbacks=[StopBetweenSteps(control), ReportEpochs(control, trial.folder)])
+    run_fit(args, trial.folder, callbacks=[] if record is None else [ReportEpochs(record, trial.folder)])
+
+
+class ReportEpochs(Checkpoint):
+    """Reports each epoch to Optuna after its checkpoint was written, and ends a run that is pruned.
+
+    A ``Checkpoint`` callback, because Lightning runs those last. What the storage does not take now is in the run
+    folder all the same.
+
+    Args:
+        record: Optuna's trial.
+        folder: The run folder, in which a pruned run is marked.
+    """
+
+    def __init__(self, record: optuna.Trial, folder: Path) -> None:
+        self._record = record
+        self._folder = folder
+        self._pruned = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reports where the run begins or resumes, and the epochs before; one that was pruned does not go on."""
+        with ignoring_storage_errors():
+            self._record.set_user_attr(START_STEP, trainer.global_step)
+            self._pruned = report_epochs(self._record, self._folder)
+        trainer.should_stop |= (self._folder / PRUNED).is_file()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reports the score; a pruned run ends as if this epoch were its last."""
+        with ignoring_storage_errors():
+            self._pruned |= report_epochs(self._record, self._folder)
+        if self._pruned and trainer.current_epoch + 1 != trainer.max_epochs:
+            (self._folder / PRUNED).touch()
+            trainer.should_stop = True
+
+
+def report_epochs(record: optuna.Trial, folder: Path) -> bool:
+    """Reports the validated epochs of a run that Optuna does not know yet; returns whether it prunes one of them."""
+    rows = results.read_rows(folder) if (folder / directory.METRICS).is_file() else []
+    known = record.study.get_trials(deepcopy=False)[record.number].last_step or 0
+    pruned = False
+    for row in rows:
+        # The pruner takes a missing score for a bad one.
+        if row["epoch"] >= known and "val_accuracy" in row:
+            record.report(row["val_accuracy"], int(row["epoch"]) + 1)
+            pruned |= record.should_prune()
+    return pruned
 
 
 def _redirect_output(path: Path) -> None:

@@ -15,8 +15,9 @@ from rich.table import Table
 
 from regularization.callbacks.history import format_duration
 from regularization.study.config import FAILED, Trial
-from regularization.study.execution.coordinator import REASON, START_STEP
+from regularization.study.execution.coordinator import REASON
 from regularization.study.execution.queue import RUN, TrialQueue
+from regularization.study.execution.trial_process import START_STEP
 
 
 @dataclass

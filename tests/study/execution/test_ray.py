@@ -59,6 +59,15 @@ def tasks(cluster: Any) -> list[int]:
     return found
 
 
+def ended(cluster: Any) -> bool:
+    """Whether no trial runs any more, after 30 seconds at most."""
+    for _ in range(300):
+        if not tasks(cluster):
+            return True
+        time.sleep(0.1)
+    return False
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_nothing(cluster: Any) -> None:
     command = write(options=LONGER)
@@ -110,6 +119,15 @@ def test_a_sweep_that_is_stopped_goes_on(cluster: Any) -> None:
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130, Path("out.txt").read_text()
+    assert ended(cluster)
+    # Trials do not outlive a coordinator that is killed.
+    process = start([*command, "--ray", cluster.address])
+    while len(tasks(cluster)) < 2:
+        assert process.poll() is None, Path("out.txt").read_text()
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert ended(cluster)
     process = start([*command, "--ray", cluster.address])
     assert process.wait(timeout=300) == 0, Path("out.txt").read_text()
     assert table() == expected
