@@ -5,6 +5,7 @@ from pathlib import Path
 
 from optuna.storages import BaseStorage
 
+from regularization.models.objective import Objective
 from regularization.runs import directory
 from regularization.study.closing import STUDY, choose_finalists, close_study
 from regularization.study.config import FAILED, Arm
@@ -38,6 +39,7 @@ class Pipeline:
         self._storage = storage
         self._name = name
         self._coordinator = Coordinator(executor, plan.study.score)
+        self._objective = Objective(plan.study.objective)
         self._failed: dict[str, str] = {}
         self._limits = Limits(plan.options.trials, plan.options.hours)
 
@@ -78,7 +80,7 @@ class Pipeline:
         plan, study = self._plan, self._plan.study
         where = (self._name, self._storage, self._folder, plan.trials("final", arms, self._folder))
         if study.until == "seeds":
-            return TrialQueue(*where)
+            return TrialQueue(*where, objective=self._objective)
         return DecidingQueue(
             *where,
             study=study,
@@ -86,6 +88,7 @@ class Pipeline:
             baseline=plan.baseline_among(arms).name,
             plan=lambda arms, seeds: plan.trials("final", arms, self._folder, seeds),
             limits=self._limits,
+            objective=self._objective,
         )
 
     def _train(self, queue: TrialQueue) -> None:
@@ -102,9 +105,9 @@ class Pipeline:
         where = (f"{self._name} search", self._storage, self._folder, plan.trials("search", arms, self._folder))
         if study.search == "tpe":
             propose = partial(plan.trials, "search", folder=self._folder)
-            queue = ProposalQueue(*where, study=study, plan=propose)
+            queue = ProposalQueue(*where, study=study, plan=propose, objective=self._objective)
             self._train(queue)
             return choose_finalists(plan, [*arms, *queue.arms.values()], self._folder)
         pruner = halving(plan.epochs) if study.search == "halving" else None
-        self._train(TrialQueue(*where, pruner))
+        self._train(TrialQueue(*where, pruner, self._objective))
         return choose_finalists(plan, arms, self._folder)

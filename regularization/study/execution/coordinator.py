@@ -38,7 +38,7 @@ class Coordinator:
 
     Args:
         executor: Where trials are run.
-        score: The epoch whose validation accuracy is a trial's value: ``last`` or ``best``.
+        score: The epoch whose metric is a trial's value: ``last`` or ``best``.
     """
 
     def __init__(self, executor: Executor, score: str) -> None:
@@ -56,7 +56,7 @@ class Coordinator:
         with closing(queue), self._handling_signals(), suppress(QueueEmpty):
             try:
                 queue.optimize(
-                    lambda record: self._objective(queue.planned[record.user_attrs[RUN]], record),
+                    lambda record: self._objective(queue, record),
                     n_jobs=self._executor.workers,
                     catch=(TrialFailed, TrialStopped),
                     callbacks=[on_end],
@@ -79,7 +79,8 @@ class Coordinator:
             except TrialFailed as error:
                 raise UserError(f"{trial.name} failed: {error}") from error
 
-    def _objective(self, trial: Trial, record: optuna.Trial) -> float:
+    def _objective(self, queue: TrialQueue, record: optuna.Trial) -> float:
+        trial = queue.planned[record.user_attrs[RUN]]
         trial.plan()
         try:
             if not trial.done:
@@ -95,7 +96,7 @@ class Coordinator:
             raise
         if result.pruned:
             raise optuna.TrialPruned
-        return result.accuracy
+        return result.metric(queue.objective.metric)
 
     def _run(self, trial: Trial, record: optuna.Trial | None) -> None:
         """Has the executor run the trial, and again when its process died: for a moment's lack of memory, perhaps."""

@@ -13,12 +13,15 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from regularization.models.objective import ACCURACY, Objective
 from regularization.runs import directory
 from regularization.runs.directory import AlreadyLocked
 from regularization.study.config import FAILED, Trial
 from regularization.study.execution.storage import FOLDER
+from regularization.study.execution.trial_process import OBJECTIVE
 
 # User attributes of an Optuna trial: its run folder, seen from the study's; the coordinator that runs it.
 RUN, COORDINATOR = "run", "coordinator"
@@ -50,6 +53,7 @@ class TrialQueue(optuna.Study):
 
     Attributes:
         planned: The trials, by their run folders.
+        objective: The metric that is a trial's value.
         stopped: Tells whether no more trials are to be handed out.
     """
 
@@ -60,8 +64,12 @@ class TrialQueue(optuna.Study):
         folder: Path,
         trials: Sequence[Trial],
         pruner: BasePruner | None = None,
+        objective: Objective = ACCURACY,
     ) -> None:
-        optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        direction = StudyDirection.MAXIMIZE if objective.mode == "max" else StudyDirection.MINIMIZE
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+        study.set_user_attr(OBJECTIVE, objective.metric)
+        self.objective = objective
         self._ordinary = partial(optuna.Study, name, storage, pruner=pruner or optuna.pruners.NopPruner())
         super().__init__(*self._ordinary.args, **self._ordinary.keywords)
         self.planned: dict[str, Trial] = {}

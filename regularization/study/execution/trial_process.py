@@ -18,6 +18,8 @@ from regularization.study.execution.storage import ignoring_storage_errors
 LOG = "log.txt"
 # User attribute of an Optuna trial: the step that it last began or resumed at.
 START_STEP = "start_step"
+# User attribute of Optuna's study: the metric that is the value of its trials.
+OBJECTIVE = "objective"
 # Seconds. A predecessor may be about to end; and a machine that died keeps its locks on a network file system for a
 # lease, 90 seconds by default.
 LOCK_TIMEOUT = 150.0
@@ -101,12 +103,13 @@ class ReportEpochs(Checkpoint):
 def report_epochs(record: optuna.Trial, folder: Path) -> bool:
     """Reports the validated epochs of a run that Optuna does not know yet; returns whether it prunes one of them."""
     rows = results.read_rows(folder) if (folder / directory.METRICS).is_file() else []
+    metric = record.study.user_attrs[OBJECTIVE]
     known = record.study.get_trials(deepcopy=False)[record.number].last_step or 0
     pruned = False
     for row in rows:
         # The pruner takes a missing score for a bad one.
-        if row["epoch"] >= known and "val_accuracy" in row:
-            record.report(row["val_accuracy"], int(row["epoch"]) + 1)
+        if row["epoch"] >= known and metric in row:
+            record.report(row[metric], int(row["epoch"]) + 1)
             pruned |= record.should_prune()
     return pruned
 

@@ -27,12 +27,12 @@ class Progress:
     Attributes:
         state: ``waiting``, ``running``, ``done``, or ``failed``.
         epoch: Epochs that are finished.
-        accuracy: Validation accuracy of the last of them, None before.
+        value: The objective in the last of them, None before.
     """
 
     state: str = "waiting"
     epoch: int = 0
-    accuracy: float | None = None
+    value: float | None = None
 
 
 class LiveTable:
@@ -64,10 +64,10 @@ class LiveTable:
         reason = trial.user_attrs.get(REASON)
         if sys.stdout.isatty() or START_STEP not in trial.user_attrs or trial.state == TrialState.RUNNING:
             return
-        planned = self._queue.planned
+        planned, objective = self._queue.planned, self._queue.objective
         number = list(planned).index(trial.user_attrs[RUN]) + 1
         name = planned[trial.user_attrs[RUN]].name
-        outcome = f"failed: {reason}" if reason else f"validation accuracy {trial.value or 0:.2%}"
+        outcome = f"failed: {reason}" if reason else f"{objective.name} {objective.format(trial.value or 0)}"
         print(f"{number:3}/{len(planned)} {name}: {outcome}  {self._left(self.progress())}", flush=True)
 
     def progress(self) -> list[tuple[Trial, Progress]]:
@@ -77,18 +77,20 @@ class LiveTable:
         return [(trial, _progress(trial, newest.get(key))) for key, trial in list(self._queue.planned.items())]
 
     def table(self) -> Table:
-        """Arms with the trials that are done, those that run, and the mean accuracy so far."""
+        """Arms with the trials that are done, those that run, and the mean of the objective so far."""
         progress = self.progress()
         table = Table(title=f"trials  {self._left(progress)}", title_justify="left", show_edge=False)
-        for column in ("arm", "done", "running", "validation accuracy"):
+        for column in ("arm", "done", "running", self._queue.objective.name):
             table.add_column(column, justify="left" if column == "arm" else "right")
         for arm in dict.fromkeys(trial.arm.name for trial, _ in progress):
             own = [state for trial, state in progress if trial.arm.name == arm]
             running = [f"epoch {item.epoch}/{self._epochs or '?'}" for item in own if item.state == "running"]
-            accuracies = [item.accuracy for item in own if item.accuracy is not None]
+            values = [item.value for item in own if item.value is not None]
             failed = sum(item.state == "failed" for item in own)
             done = f"{sum(item.state == 'done' for item in own)}/{len(own)}" + (f" {failed} failed" if failed else "")
-            table.add_row(arm, done, ", ".join(running), f"{np.mean(accuracies):.2%}" if accuracies else "")
+            table.add_row(
+                arm, done, ", ".join(running), self._queue.objective.format(float(np.mean(values))) if values else ""
+            )
         return table
 
     def _current(self) -> Table:
