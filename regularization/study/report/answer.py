@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from regularization.errors import UserError
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.conclusion import Conclusion
+from regularization.study.analysis.sentences import format_interval
 from regularization.study.config import Study
 from regularization.study.report.page import REPORT
 from regularization.study.report.paper import paper_figure
@@ -55,15 +56,18 @@ class StudyAnswer(Conclusion):
 
     def _repr_html_(self) -> str:
         """The sentence and a table of the arms, which notebooks show."""
-        titles = ("arm", "seeds", "validation accuracy", "gain in points", "95% interval", "verdict")
+        objective = self.chosen.objective
+        gain = "gain in points" if objective.is_fraction else "gain"
+        titles = ("arm", "seeds", objective.name, gain, "95% interval", "verdict")
         head = "".join(f"<th>{title}</th>" for title in titles)
         body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(arm))}</tr>" for arm in self.arms)
         return f"<p>{escape(self.sentence)}</p><table><tr>{head}</tr>{body}</table>"
 
 
 def _cells(arm: ArmSummary) -> list[str]:
-    cells = [arm.name, str(len(arm.results)), f"{arm.mean:.2%}"]
+    objective = arm.objective
+    cells = [arm.name, str(len(arm.results)), objective.format(arm.mean)]
     if arm.comparison is None or arm.verdict is None:
         return [*cells, "", "", ""]
-    low, high = arm.interval
-    return [*cells, f"{100 * arm.difference:+.2f}", f"{100 * low:+.2f} to {100 * high:+.2f}", str(arm.verdict.value)]
+    interval = format_interval(arm.comparison, objective)
+    return [*cells, objective.format_difference(arm.difference), interval, str(arm.verdict.value)]

@@ -88,9 +88,8 @@ class LiveTable:
             values = [item.value for item in own if item.value is not None]
             failed = sum(item.state == "failed" for item in own)
             done = f"{sum(item.state == 'done' for item in own)}/{len(own)}" + (f" {failed} failed" if failed else "")
-            table.add_row(
-                arm, done, ", ".join(running), self._queue.objective.format(float(np.mean(values))) if values else ""
-            )
+            mean = self._queue.objective.format(float(np.mean(values))) if values else ""
+            table.add_row(arm, done, ", ".join(running), mean)
         return table
 
     def _current(self) -> Table:
