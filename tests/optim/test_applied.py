@@ -208,7 +208,7 @@ def test_schedules_reject_negative_factors(make: Any) -> None:
         Steps([2.0])
 
 
-def test_a_continued_run_has_the_same_lambda_at_every_step(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_continued_run_has_the_same_lambda_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """With schedules, L2SP, EMA and Lookahead, a stopped and continued run has the same bits as an undisturbed one."""
     overlays = ("l1", "l2sp", "decay_schedule", "ema", "lookahead")
     Path("more.yaml").write_text("model: {penalties: {l1: {init_args: {schedule: {class_path: Cosine}}}}}")

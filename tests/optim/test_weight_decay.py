@@ -363,7 +363,7 @@ def fitted_weights(optimizer: Any, **options: Any) -> Tensor:
     return torch.cat([w.detach().flatten() for w in classifier.network.parameters()])
 
 
-def test_in_the_trainer_l2_equals_weight_decay(two_threads: None) -> None:
+def test_in_the_trainer_l2_equals_weight_decay() -> None:
     sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
     torch.testing.assert_close(
         fitted_weights(sgd, penalties={"l2": L2(0.01, "all")}),
@@ -373,7 +373,7 @@ def test_in_the_trainer_l2_equals_weight_decay(two_threads: None) -> None:
     )
 
 
-def test_in_the_trainer_sgdw_uses_the_gradient_at_undecayed_weights(two_threads: None) -> None:
+def test_in_the_trainer_sgdw_uses_the_gradient_at_undecayed_weights() -> None:
     class ReferenceSGDW(torch.optim.SGD):
         """SGDW without momentum, which always computes the gradient first."""
 

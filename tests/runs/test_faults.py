@@ -134,13 +134,13 @@ def test_a_run_folder_that_is_removed(capsys: pytest.CaptureFixture[str]) -> Non
     assert not [path for path in RUN.rglob("*") if path.is_file() and "tfevents" not in path.name]
 
 
-def test_a_run_stopped_by_a_signal_continues_exactly(two_threads: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_stopped_by_a_signal_continues_exactly(capsys: pytest.CaptureFixture[str]) -> None:
     """Within an epoch, in its last batch, and in the validation after it, while averaged weights are in use."""
     noisy = (*SHORT, "--callbacks.ema", "EMA", "--callbacks.ema.decay", "0.5", "--model.network.dropout", "0.3")
     main(["fit", *noisy])
     expected = plain([checkpoint_io.read(LAST), checkpoint_io.read(BEST), rows_of(RUN)], RUN.parent)
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        for step in (9, 11, "validation"):
+    for number, code, steps in ((signal.SIGINT, 130, (9,)), (signal.SIGTERM, 143, (9, 11, "validation"))):
+        for step in steps:
             shutil.rmtree(RUN)
             with pytest.MonkeyPatch.context() as patch:
                 if isinstance(step, int):
@@ -196,7 +196,7 @@ FULL = ["--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "2"]
         (20, ["--trainer.limit_val_batches", "0"]),
     ],
 )
-def test_a_run_stopped_at_any_step_continues_exactly(where: int | str, options: list[str], two_threads: None) -> None:
+def test_a_run_stopped_at_any_step_continues_exactly(where: int | str, options: list[str]) -> None:
     args = [*SHORT, *FULL, *options]
     main(["fit", *args])
     checkpoints = [path for path in (LAST, BEST) if path.exists()]
