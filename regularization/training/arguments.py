@@ -98,7 +98,7 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
     seed = "Seed of the weights, the order of images and augmentation; true draws one."
     parser.add_argument("--seed_everything", type=bool | int, default=0, metavar="INT", help=seed)
     # Not the argument of Trainer.fit: this one comes first in the help, with a text that fits.
-    checkpoint = "The checkpoint to continue or to score: best or last of the latest run, a file, or a run folder."
+    checkpoint = "The checkpoint to continue or score: best or last of the latest run, a file, a run folder."
     parser.add_argument("--ckpt_path", type=str | None, default=None, metavar="best|last|PATH", help=checkpoint)
     threads = "CPU threads of PyTorch; null for its default, one per core."
     parser.add_argument("--threads", type=PositiveInt | None, default=None, metavar="INT", help=threads)
@@ -120,7 +120,7 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
     callbacks = "Callbacks by names that you choose, such as EMA or EarlyStopping; several configs' are combined."
     group = parser.add_argument_group("callbacks")
     group.add_argument("--callbacks", type=dict[str, Callback | None], default={}, help=callbacks)
-    objective = "The validation metric of which the best epoch is kept as best.ckpt."
+    objective = "The metric that chooses best.ckpt."
     parser.add_argument("--objective", type=ObjectiveName, default=DEFAULT, metavar="METRIC", help=objective)
     group = parser.add_argument_group("checkpoint")
     for name, type_, default_value in (("minutes", PositiveFloat, 10.0), ("steps", PositiveInt, None)):

@@ -106,8 +106,8 @@ def class_paths(action: Action) -> list[str]:
 
 
 def own_names(paths: Iterable[str]) -> list[str]:
-    """The public names of this program among ``paths``."""
-    return [path.removeprefix("regularization.") for path in paths if re.fullmatch(r"regularization\.\w+", path)]
+    """The public names of this program among ``paths``, sorted: their order would be that of their imports."""
+    return sorted(path.removeprefix("regularization.") for path in paths if re.fullmatch(r"regularization\.\w+", path))
 
 
 def format_default(value: Any) -> str:

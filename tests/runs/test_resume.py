@@ -252,7 +252,7 @@ def test_a_checkpoint_of_version_0_1_is_evaluated(
     command: str, score: str, old_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main([command, f"--ckpt_path={old_run / 'checkpoints' / 'last.ckpt'}"])
-    assert f"  {score} 0." in capsys.readouterr().out
+    assert f"  {score} 1" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_version_0_1_is_loaded(old_run: Path) -> None:

@@ -43,9 +43,9 @@ def test_no_option_and_no_default_is_lost(shown: Callable[..., str]) -> None:
     for action in actions_of(make_parser("fit")):
         if not action.dest.endswith(".help") and action.dest not in ("model", "trainer"):
             assert action.option_strings[-1].rstrip("+") in text
-    assert "(ours: SGDW, MuonAdamW; default: SGD(lr=0.01, weight_decay=0.0001))" in text
-    assert "L1, ElasticNet, GroupLasso" in text
-    assert "ImageFolder, CIFAR10, CIFAR100, Digits, Arrays, TorchvisionData; default: CIFAR10" in text
+    assert "(ours: MuonAdamW, SGDW; default: SGD(lr=0.01, weight_decay=0.0001))" in text
+    assert "GroupLasso, JacobianPenalty, L1, L2" in text
+    assert "ours: Arrays, CIFAR10, CIFAR100, Digits, ImageFolder, TorchvisionData; default: CIFAR10" in text
     assert "--trainer.max_epochs INT Stop training once this number of epochs is reached." in text
     assert "(default: 20)" in text
     assert not re.search(r"known subclasses|Union\[|type:|:paramref:|Default: ", text)

@@ -84,8 +84,9 @@ class Curve:
 
     def scaled(self, unit: float) -> "Curve":
         """The curve of unit × accuracy; the gain keeps its sign. For a negative unit, the ends of bands are swapped."""
-        curve, zero = (_scaled(band, unit) for band in (Band(self.mean, self.low, self.high), self.zero))
-        return replace(self, **curve._asdict(), gain=_scaled(self.gain, abs(unit)), zero=zero)
+        mean, low, high = _scaled(Band(self.mean, self.low, self.high), unit)
+        gain, zero = _scaled(self.gain, abs(unit)), _scaled(self.zero, unit)
+        return replace(self, mean=mean, low=low, high=high, gain=gain, zero=zero)
 
 
 @dataclass(frozen=True)
