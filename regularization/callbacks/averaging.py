@@ -12,6 +12,7 @@ from torch import Tensor
 from regularization.errors import UserError
 from regularization.models.classifier import ImageClassifier
 from regularization.optim.sharpness import BATCH_NORMS
+from regularization.runs.checkpoint_io import OUTDATED
 
 
 class _ValidatedAverage(WeightAveraging):
@@ -94,6 +95,15 @@ class _Average(_ValidatedAverage):
         updated = step_idx is not None and self.includes(step_idx + 1)
         self._updated |= updated
         return updated
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adds whether the statistics of batch norm are out of date: a run may be stopped before they are computed."""
+        return super().state_dict() | {OUTDATED: self._updated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores it."""
+        super().load_state_dict(state_dict)
+        self._updated = state_dict.get(OUTDATED, False)
 
     @abstractmethod
     def includes(self, step: int) -> bool:

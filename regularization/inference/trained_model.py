@@ -77,6 +77,7 @@ def load(checkpoint: Path | str, trust_it: bool = False) -> TrainedModel:
     """
     path = _checkpoint_file(Path(checkpoint))
     content = checkpoint_io.read(path)
+    checkpoint_io.check_statistics(content, path)
     if "serving" not in content:
         raise UserError(
             f"{path} does not contain its classes and preprocessing; fit --ckpt_path {path} writes one that does"

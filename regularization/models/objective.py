@@ -1,5 +1,6 @@
 """Objective: the validation metric by which epochs and arms are compared. It imports no PyTorch."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -70,5 +71,5 @@ ACCURACY = Objective()
 
 def best_row(rows: Sequence[dict[str, float]], objective: Objective) -> dict[str, float] | None:
     """The first row of metrics with the best value of the objective; None if no row has it."""
-    validated = [row for row in rows if objective.metric in row]
+    validated = [row for row in rows if math.isfinite(row.get(objective.metric, math.nan))]
     return max(validated, key=lambda row: objective.sign * row[objective.metric], default=None)

@@ -99,11 +99,11 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 def _constant_statistics(network: nn.Module) -> Iterator[None]:
     """Keeps the running means and variances of batch norm as they are."""
     norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
-    momenta = [norm.momentum for norm in norms]
+    tracked = [norm for norm in norms if norm.track_running_stats]
     try:
-        for norm in norms:
-            norm.momentum = 0.0
+        for norm in tracked:
+            norm.track_running_stats = False
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for norm in tracked:
+            norm.track_running_stats = True

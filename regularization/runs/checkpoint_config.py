@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Iterator, Set
 from typing import Any
 
+import torchvision.datasets
 from jsonargparse import Namespace, get_loader
 from torch import nn
-from torchvision.datasets import VisionDataset
 from yaml import YAMLError
 
 from regularization.errors import UserError, printable
@@ -252,8 +252,8 @@ def _is_trusted(item: Any) -> bool:
 def _is_trusted_argument(item: Any) -> bool:
     if not inspect.isclass(item):
         return False
-    if issubclass(item, VisionDataset):
-        return _path_of(item).startswith(f"{safe_loading.DATA_SETS}.")
+    if issubclass(item, torchvision.datasets.VisionDataset):
+        return getattr(torchvision.datasets, item.__name__, None) is item
     return issubclass(item, nn.Module) and _is_trusted(item)
 
 

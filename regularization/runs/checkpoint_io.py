@@ -16,6 +16,8 @@ from regularization.runs import directory, safe_loading
 
 Checkpoint = dict[str, Any]
 BEST, LAST = "best.ckpt", "last.ckpt"
+# In the state of a callback: whether the statistics of batch norm are not those of the averaged weights.
+OUTDATED = "outdated_statistics"
 _REQUIRED = {"state_dict", "config", "settings", "epoch", "global_step", "pytorch-lightning_version"}
 _TYPES: dict[str, type] = {
     "epoch": int,
@@ -151,6 +153,8 @@ def find(name: str, newest_with: Callable[[str], Path], prefer_best: bool = Fals
         folder = newest_with(f"{name}.ckpt") / directory.CHECKPOINTS
     elif Path(name).is_dir():
         folder = Path(name) / directory.CHECKPOINTS
+        if not folder.is_dir():
+            raise UserError(f"--ckpt_path: {name} is no run folder, because it has no folder {directory.CHECKPOINTS}")
         name = "best" if prefer_best and (folder / BEST).is_file() else "last"
     else:
         return Path(name), read(Path(name))
@@ -164,6 +168,21 @@ def find(name: str, newest_with: Callable[[str], Path], prefer_best: bool = Fals
         epoch = int(checkpoint["epoch"]) + 1
         warnings.warn(f"{error}; continuing from {folder / BEST}, written after epoch {epoch}", stacklevel=2)
         return folder / BEST, checkpoint
+
+
+def check_statistics(checkpoint: Checkpoint, path: Path) -> None:
+    """Checks that a network can be used whose weights were averaged by SWA or LAWA.
+
+    Raises:
+        UserError: When the run was stopped before the statistics of batch norm were computed for these weights.
+    """
+    states = checkpoint.get("callbacks", {}).values()
+    has_statistics = any(name.endswith("running_mean") for name in checkpoint["state_dict"])
+    if has_statistics and any(isinstance(state, dict) and state.get(OUTDATED) for state in states):
+        raise UserError(
+            f"{path} was written before the statistics of batch norm were computed for its averaged weights:\n"
+            "continue the run, or use its best checkpoint"
+        )
 
 
 def check_fits(checkpoint: Checkpoint, model: nn.Module, path: Path) -> None:

@@ -1,11 +1,12 @@
 """Checks of a study's options, before any of its configs is parsed."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from regularization.errors import UserError
-from regularization.study.config import LEARNING_RATE, STRENGTH, Arm, Study, Values
+from regularization.study.config import LEARNING_RATE, STRENGTH, Arm, Study, Values, choices
 
 # The options of fit that a study sets in each trial.
 _SEED, _SPLIT_SEED = "seed_everything", "data.split_seed"
@@ -25,6 +26,10 @@ def check_study(study: Study) -> None:
         raise UserError(f"vary takes one option or two, not {len(study.vary)}: {', '.join(study.vary)}")
     for option, values in study.vary.items():
         _check_values(f"vary.{option}", option, values)
+    for name, content in study.arms.items():
+        for part in content if isinstance(content, list) else [content]:
+            for option, value in part.items() if isinstance(part, dict) else ():
+                _check_tuned(f"arms.{name}.{option}", option, value)
     seeds = study.seed_list()
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"seeds must be a number of at least 1, or a list of different ones, not {study.seeds}")
@@ -92,6 +97,34 @@ def _check_until(study: Study) -> None:
             raise UserError("refine needs vary with one option")
     elif study.refine:
         raise UserError("refine needs until: decided")
+
+
+def _check_tuned(name: str, option: str, value: Any) -> None:
+    """Checks the values that an option of an arm is tuned over."""
+    if not isinstance(value, dict):
+        if values := choices(option, value):
+            _check_values(name, option, values)
+    elif value.keys() == {"low", "high", "count"}:
+        _check_range(name, **value)
+        _check_values(name, option, choices(option, value))
+    elif value.keys() == {"values"}:
+        values = value["values"]
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{name}: values must be a list of one value or more, not {values!r}")
+        if all(isinstance(item, int | float) and not isinstance(item, bool) for item in values):
+            _check_values(name, option, values)
+        elif not all(re.fullmatch(r"[\w.+=, \[\]-]{1,60}", str(item)) for item in values):
+            raise UserError(f"{name}: values must be numbers, words or short lists of these; give others an arm each")
+    elif value.keys() & {"values", "low", "high", "count"} and "class_path" not in value:
+        raise UserError(f"{name}: a tuned option is {{values: […]}} or {{low: …, high: …, count: …}}")
+
+
+def _check_range(name: str, low: Any, high: Any, count: Any) -> None:
+    numbers = all(isinstance(end, int | float) and math.isfinite(end) for end in (low, high))
+    if not numbers or not 0 < low < high:
+        raise UserError(f"{name}: a range on a logarithmic scale needs 0 < low < high, not {low} and {high}")
+    if not isinstance(count, int) or count < 2:
+        raise UserError(f"{name}: count must be an integer of at least 2, not {count}")
 
 
 def _check_values(name: str, option: str, values: list[Any]) -> None:

@@ -18,7 +18,7 @@ from regularization.training.configs import find_config
 Values = dict[str, Any]
 # In the folder of a study: what it compares.
 STUDY = "study.yaml"
-# Files in the folder of a trial: its description, a mark that the search pruned it, the reason why it failed.
+# In the folder of a trial: its description, a mark that the search pruned it, the reason why it failed.
 TRIAL = "trial.json"
 PRUNED = "stopped_early"
 FAILED = "failed.txt"
@@ -225,9 +225,8 @@ def _arms_from_config(name: str, content: Any, path: Path) -> list[Arm]:
         elif isinstance(part, dict):
             values |= part
         elif part is not None:
-            expected = "a config, options with their values, or a list of these"
-            raise UserError(f"arms.{name}: must be {expected}, not {part!r}")
-    tuned = {option: choices for option, value in values.items() if (choices := _choices(option, value))}
+            raise UserError(f"arms.{name}: must be a config, options and values, or a list of these, not {part!r}")
+    tuned = {option: found for option, value in values.items() if (found := choices(option, value))}
     if not tuned:
         return [Arm(name, name, values, (*configs, *to_cli_args(values)))]
     arms = []
@@ -239,22 +238,23 @@ def _arms_from_config(name: str, content: Any, path: Path) -> list[Arm]:
 
 
 def _has_tuned_option(content: Any) -> bool:
-    parts = content if isinstance(content, list) else [content]
-    return any(_choices(option, value) for part in parts if isinstance(part, dict) for option, value in part.items())
+    parts = [part for part in (content if isinstance(content, list) else [content]) if isinstance(part, dict)]
+    return any(choices(option, value) for part in parts for option, value in part.items())
 
 
-def _choices(option: str, value: Any) -> list[Any]:
+def choices(option: str, value: Any) -> list[Any]:
     """The values of a tuned option: of ``{values: […]}``, of a range, or a list where the option takes a number."""
     if isinstance(value, dict):
         if value.keys() == {"low", "high", "count"}:
             return [float(f"{number:.2g}") for number in np.geomspace(value["low"], value["high"], value["count"])]
         return list(value["values"]) if value.keys() == {"values"} else []
-    # The option betas, for instance, takes a list.
-    return value if isinstance(value, list) and (STRENGTH.search(option) or _TUNABLE.search(option)) else []
+    # The option betas takes a list, and so may model.decay, of names.
+    is_tuned = isinstance(value, list) and (STRENGTH.search(option) or _TUNABLE.search(option))
+    return value if is_tuned and all(isinstance(item, int | float) for item in value) else []
 
 
 def to_cli_args(values: Values) -> tuple[str, ...]:
-    """Options and their values as arguments of the command line."""
+    """Options with their values as arguments of the command line."""
     return tuple(f"--{option}={_text(value)}" for option, value in values.items())
 
 

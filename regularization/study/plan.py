@@ -113,6 +113,11 @@ class Plan:
     def _check_validation(self, planned: DryRun) -> None:
         if not planned.datamodule.val_size:
             raise UserError("a sweep chooses by held-out images: --data.val_size must be above 0")
+        if planned.config.objective != self.study.objective:
+            raise UserError(
+                f"the base config has objective: {planned.config.objective}, and the study {self.study.objective}: "
+                "give objective in the study"
+            )
         every = planned.trainer.check_val_every_n_epoch or 1
         if self.study.score == "last" and (planned.trainer.max_epochs or every) % every:
             raise UserError(f"the last epoch is not validated: --trainer.max_epochs must be a multiple of {every}")

@@ -230,6 +230,7 @@ class TrainingCLI(LightningCLI):
         scores = self.command != "fit"
         self.checkpoint, self.restored = checkpoint_io.find(self.config.ckpt_path, latest_with, scores)
         if scores:
+            checkpoint_io.check_statistics(self.restored, self.checkpoint)
             self.restored["config"] = for_scoring(self.restored["config"])
         # Early versions kept debug runs: who continues one does not want another.
         if isinstance(trainer := self.restored["config"].get("trainer"), dict):

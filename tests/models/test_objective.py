@@ -1,5 +1,6 @@
 """The metric by which epochs and arms are compared."""
 
+import math
 from typing import get_args
 
 import pytest
@@ -24,7 +25,7 @@ def test_how_values_are_written() -> None:
 
 def test_the_best_row_is_the_first_of_the_best() -> None:
     rows = [
-        {"epoch": 0.0},
+        {"epoch": 0.0, "val_loss": math.nan},
         {"epoch": 1.0, "val_accuracy": 0.5, "val_loss": 0.3},
         {"epoch": 2.0, "val_accuracy": 0.7, "val_loss": 0.4},
         {"epoch": 3.0, "val_accuracy": 0.7, "val_loss": 0.3},

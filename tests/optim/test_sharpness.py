@@ -102,3 +102,15 @@ def test_a_gradient_scaler_is_refused() -> None:
     classifier._trainer = trainer  # type: ignore[assignment]
     with pytest.raises(UserError, match="sharpness cannot be combined with precision 16-mixed"):
         classifier.setup("fit")
+
+
+def test_the_second_pass_does_not_count_for_batch_norm() -> None:
+    norm = nn.BatchNorm2d(4, momentum=None)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Flatten(), nn.Linear(36, 2))
+    images = torch.randn(6, 3, 5, 5)
+    loss = network(images).square().mean()
+    before = {name: tensor.clone() for name, tensor in norm.named_buffers()}
+    SAM(0.1).loss(network, loss, lambda: network(images).square().mean())
+    assert before["num_batches_tracked"] == 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in norm.named_buffers())
+    assert norm.track_running_stats

@@ -194,6 +194,9 @@ FULL = ["--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "2"]
         ),
         (40, ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "4"]),
         (20, ["--trainer.limit_val_batches", "0"]),
+        # Averaged, and the statistics of batch norm not computed yet.
+        (17, ["--callbacks.swa", "SWA", "--callbacks.swa.start", "0.1"]),
+        (17, ["--callbacks.lawa", "LAWA", "--callbacks.lawa.epochs", "2"]),
     ],
 )
 def test_a_run_stopped_at_any_step_continues_exactly(where: int | str, options: list[str]) -> None:

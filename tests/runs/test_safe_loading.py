@@ -128,6 +128,7 @@ def test_a_malicious_class_path_does_not_run(
         ({"dataset": "evil.Net"}, "evil.Net"),
         ({"dataset": "torchvision.datasets.folder.default_loader"}, "default_loader"),
         ({"dataset": "torchvision.datasets.LSUN"}, "LSUN is not supported"),
+        ({"dataset": "torchvision.datasets.lsun.LSUNClass"}, "LSUN is not supported"),
         ({"dataset": "FakeData", "options": {"size": "/etc/passwd"}}, "the text '/etc/passwd'"),
         ({"dataset": "FakeData", "options": {"size": {"class_path": "evil.Net"}}}, "evil.Net"),
     ],

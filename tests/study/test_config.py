@@ -277,3 +277,32 @@ def test_options_that_only_some_arms_set_are_the_default_of_the_others() -> None
     study.seeds = 3
     with pytest.raises(UserError, match=r"data\.split_seed"):
         check_options(study, build_arms(study, PLACE), ["--data.split_seed=3"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        (LAMBDA, {"low": 0, "high": 0.1, "count": 3}, "needs 0 < low < high, not 0 and 0.1"),
+        (LAMBDA, {"low": "a", "high": 0.1, "count": 3}, "needs 0 < low < high, not a and 0.1"),
+        (LAMBDA, {"low": 0.01, "high": 0.1, "count": 2.5}, "count must be an integer of at least 2, not 2.5"),
+        (LAMBDA, {"low": 0.01, "high": 0.1, "count": 1}, "count must be an integer of at least 2, not 1"),
+        (LAMBDA, {"low": 0.01, "high": 0.0101, "count": 4}, "a value is listed twice"),
+        (LAMBDA, {"low": 0.01, "high": 0.1}, "a tuned option is {values: […]} or {low: …, high: …, count: …}"),
+        (LAMBDA, {"values": 0.1}, "values must be a list of one value or more, not 0.1"),
+        (LAMBDA, {"values": []}, "values must be a list of one value or more, not []"),
+        (LAMBDA, {"values": [0.1, -0.1]}, "λ must not be negative"),
+        (LAMBDA, [0.1, 0.1], "a value is listed twice"),
+        ("model.weights", {"values": ["/a/b.ckpt", "c"]}, "give others an arm each"),
+        ("model.lr_scheduler", {"values": [{"class_path": "x"}]}, "give others an arm each"),
+    ],
+)
+def test_values_that_cannot_be_tuned(option: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_study(Study(base="x", arms={"none": {LAMBDA: 0}, "x": {option: value}}))
+    assert str(error.value).startswith(f"arms.x.{option}: ")
+    assert message in str(error.value)
+
+
+def test_a_list_of_names_is_not_tuned() -> None:
+    (arm,) = build_arms(Study(base="x", arms={"x": {"model.decay": ["*.weight", "!*norm*"]}}), PLACE)
+    assert arm.args == ('--model.decay=["*.weight", "!*norm*"]',)

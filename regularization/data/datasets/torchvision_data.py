@@ -171,7 +171,7 @@ def _find_class(dataset: type[Any] | str) -> Any:
             reason = f"there is no data set {dataset}{did_you_mean(dataset, names)}" if dataset else example
             raise UserError(f"--data.dataset: {reason}")
         dataset = names[dataset]
-    if dataset is torchvision.datasets.LSUN:
+    if dataset.__module__ == torchvision.datasets.LSUN.__module__:
         # A checkpoint may name any class of torchvision, and this one reads a pickle from the working directory.
         raise UserError("--data.dataset: LSUN is not supported, because it reads a pickle, which could run code")
     return dataset

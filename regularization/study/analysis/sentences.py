@@ -118,7 +118,7 @@ def _undecided(conclusion: "Conclusion", baseline: ArmSummary, study: Study, con
     if math.isnan(chosen.comparison.low):
         return f"Undecided so far: {reached}; {_why_not_compared(chosen, baseline)}."
     difference = objective.with_unit(objective.format_difference(chosen.difference))
-    gain = f"a gain of {difference} ({_interval(chosen)})"
+    gain = f"a {'gain' if chosen.difference >= 0 else 'difference'} of {difference} ({_interval(chosen)})"
     return f"Undecided so far: {reached}, {gain}. {_what_decides(conclusion, study, context)}".rstrip()
 
 

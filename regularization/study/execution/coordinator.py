@@ -1,5 +1,6 @@
 """The coordinator: has Optuna hand out trials, an executor run them, and reports to Optuna what they did."""
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -89,6 +90,8 @@ class Coordinator:
             report_epochs(record, trial.folder)
             if (result := results.read(trial.folder, self._score)) is None:
                 raise TrialFailed("it has no validation")
+            if not math.isfinite(value := result.metric(queue.objective.metric)):
+                raise TrialFailed(f"its {queue.objective.name} was not measured")
         except TrialFailed as error:
             record.set_user_attr(REASON, str(error))
             # Without this file, the queue would take the trial for interrupted and hand it out again.
@@ -96,7 +99,7 @@ class Coordinator:
             raise
         if result.pruned:
             raise optuna.TrialPruned
-        return result.metric(queue.objective.metric)
+        return value
 
     def _run(self, trial: Trial, record: optuna.Trial | None) -> None:
         """Has the executor run the trial, and again when its process died: for a moment's lack of memory, perhaps."""
@@ -105,8 +108,9 @@ class Coordinator:
                 handled = 0
                 while not process.wait(POLL):
                     if len(self._signals) > handled:
+                        # Two signals that come together are one: a wrapper may pass on what all have received.
+                        process.kill() if handled else process.terminate()
                         handled = len(self._signals)
-                        process.terminate() if handled == 1 else process.kill()
                 if trial.done:
                     return
                 if (trial.folder / FAILED).is_file():

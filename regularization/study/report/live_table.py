@@ -67,7 +67,14 @@ class LiveTable:
         planned, objective = self._queue.planned, self._queue.objective
         number = list(planned).index(trial.user_attrs[RUN]) + 1
         name = planned[trial.user_attrs[RUN]].name
-        outcome = f"failed: {reason}" if reason else f"{objective.name} {objective.format(trial.value or 0)}"
+        if reason:
+            outcome = f"failed: {reason}"
+        elif trial.state == TrialState.PRUNED:
+            outcome = "stopped early, because other arms are better"
+        elif trial.value is not None:
+            outcome = f"{objective.name} {objective.format(trial.value)}"
+        else:
+            return  # stopped on request
         print(f"{number:3}/{len(planned)} {name}: {outcome}  {self._left(self.progress())}", flush=True)
 
     def progress(self) -> list[tuple[Trial, Progress]]:

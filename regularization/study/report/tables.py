@@ -69,7 +69,8 @@ def trial_rows(results: Sequence[Result]) -> list[TableRow]:
 def write_table(results: Sequence[Result], path: Path) -> None:
     """Writes one row per run as CSV: arm, seed, options, cost, and the metrics of the epoch that counts."""
     options = list(dict.fromkeys(option for result in results for option in result.values))
-    metrics = ["val_accuracy", "val_loss", "val_calibration_error", "clean_accuracy", "gap_accuracy", "sparsity"]
+    metrics = ["val_accuracy", "val_loss", "val_calibration_error", "val_balanced_accuracy", "val_macro_f1"]
+    metrics += ["clean_accuracy", "gap_accuracy", "sparsity"]
     columns = ["arm", "seed", "stage", *options, "weight_decay", "timescale_epochs", "run_length_over_tau", *metrics]
     rows = []
     for result in results:
