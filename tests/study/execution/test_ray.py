@@ -118,7 +118,8 @@ def test_a_sweep_that_is_stopped_goes_on(cluster: Any) -> None:
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130, Path("out.txt").read_text()
+    # The tasks may have ended by the first one already: then the second one finds Python's own handler.
+    assert process.wait(timeout=60) in (130, -signal.SIGINT), Path("out.txt").read_text()
     assert ended(cluster)
     # Trials do not outlive a coordinator that is killed.
     process = start([*command, "--ray", cluster.address])
