@@ -26,10 +26,7 @@ def check_study(study: Study) -> None:
         raise UserError(f"vary takes one option or two, not {len(study.vary)}: {', '.join(study.vary)}")
     for option, values in study.vary.items():
         _check_values(f"vary.{option}", option, values)
-    for name, content in study.arms.items():
-        for part in content if isinstance(content, list) else [content]:
-            for option, value in part.items() if isinstance(part, dict) else ():
-                _check_tuned(f"arms.{name}.{option}", option, value)
+    _check_arms(study)
     seeds = study.seed_list()
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"seeds must be a number of at least 1, or a list of different ones, not {study.seeds}")
@@ -97,6 +94,13 @@ def _check_until(study: Study) -> None:
             raise UserError("refine needs vary with one option")
     elif study.refine:
         raise UserError("refine needs until: decided")
+
+
+def _check_arms(study: Study) -> None:
+    for name, content in study.arms.items():
+        for part in content if isinstance(content, list) else [content]:
+            for option, value in part.items() if isinstance(part, dict) else ():
+                _check_tuned(f"arms.{name}.{option}", option, value)
 
 
 def _check_tuned(name: str, option: str, value: Any) -> None:
