@@ -248,8 +248,3 @@ def format_p(p: float) -> str:
 def format_percent(value: float) -> str:
     """Formats a fraction in percent."""
     return f"{value:.2%}"
-
-
-def format_points(value: float) -> str:
-    """Formats a difference of fractions in percentage points, with its sign."""
-    return f"{100 * value:+.2f}"
