@@ -9,7 +9,7 @@ import numpy as np
 from regularization.callbacks.history import format_duration
 from regularization.models.objective import ACCURACY, Objective
 from regularization.study.analysis.arms import ArmSummary
-from regularization.study.analysis.comparison import ALPHA, COLLAPSE, Comparison
+from regularization.study.analysis.comparison import ALPHA, Comparison
 from regularization.study.analysis.regularizers import kind_of, others_in
 from regularization.study.analysis.verdicts import Answer, Verdict
 from regularization.study.config import Study
@@ -227,7 +227,7 @@ def _name(arm: ArmSummary) -> str:
 
 
 def _collapsed(arm: ArmSummary) -> bool:
-    return arm.objective.mode == "max" and arm.difference < -COLLAPSE
+    return arm.difference < -arm.objective.collapse
 
 
 def _interval(arm: ArmSummary) -> str:

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from regularization.models.objective import ObjectiveName
 from regularization.study.analysis.conclusion import Context, draw_conclusion
 from regularization.study.analysis.verdicts import Answer
 from regularization.study.results import Result
@@ -76,7 +75,7 @@ def test_the_scale_of_a_loss_does_not_matter() -> None:
         ("val_loss", "λ=0.1 reaches 0.", " validation loss and λ=0 0."),
     ],
 )
-def test_sentences(metric: ObjectiveName, gains: str, sentence: str) -> None:
+def test_sentences(metric: str, gains: str, sentence: str) -> None:
     effects: dict[str, list[float]] = {"It": [0, 2, 3], "No": [0, -5, -6], "λ=": [0, 0.1, 0.4]}
     runs, study = results_on_axis(effects[gains[:2]], seeds=2 if gains.startswith("λ") else 4)
     study = replace(study, objective=metric)
