@@ -56,16 +56,22 @@ def draw(rows: list[Row], title: str, objective: Objective = ACCURACY) -> Figure
     """
     # A Figure without pyplot needs no display and leaves no global state behind.
     labels = {LOSS: "cross-entropy (nats)", ACCURACY: "accuracy"}
-    labels |= {} if objective in labels else {objective: objective.name}
+    if objective not in labels and best_row(rows, objective) is not None:
+        labels[objective] = objective.name
     figure = Figure(figsize=(5 * len(labels), 4), layout="constrained")
     figure.suptitle(title)
     panels: dict[Objective, Axes] = dict(zip(labels, figure.subplots(1, len(labels)), strict=True))
     for stage in LABELS:
         _plot(panels[LOSS], rows, f"{stage}_loss", COLORS[stage], LABELS[stage])
         _plot(panels[ACCURACY], rows, f"{stage}_accuracy", COLORS[stage], LABELS[stage])
-    if objective not in (LOSS, ACCURACY):
+    if objective in list(labels)[2:]:
         _plot(panels[objective], rows, objective.metric, COLORS["val"], objective.name)
-    _mark_best(panels[objective], rows, objective)
+    if best := best_row(rows, objective):
+        value = best[objective.metric]
+        label = f"best {objective.format(value)}"
+        panels[objective].plot(
+            best["epoch"] + 1, value, "o", markersize=9, fillstyle="none", color="black", label=label
+        )
     panels[LOSS].set_ylim(bottom=0)
     for shown, axes in panels.items():
         axes.set_ylabel(labels[shown])
@@ -90,10 +96,3 @@ def _plot(axes: Axes, rows: list[Row], metric: str, color: str, label: str) -> N
         # A line through a single point is invisible without markers.
         epochs, values = zip(*points, strict=True)
         axes.plot(epochs, values, color=color, label=label, marker="o", markersize=3)
-
-
-def _mark_best(axes: Axes, rows: list[Row], objective: Objective) -> None:
-    if best := best_row(rows, objective):
-        value = best[objective.metric]
-        label = f"best {objective.format(value)}"
-        axes.plot(best["epoch"] + 1, value, "o", markersize=9, fillstyle="none", color="black", label=label)

@@ -1,5 +1,6 @@
 """The command ``report``."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from regularization.errors import UserError
@@ -28,6 +29,7 @@ def report(args: list[str]) -> None:
 
     from regularization.study.analysis.conclusion import Context
     from regularization.study.closing import STUDY, conclude, write_answer
+    from regularization.study.found_runs import common_objective
 
     for folder in options.folders:
         if not Path(folder).is_dir():
@@ -36,9 +38,11 @@ def report(args: list[str]) -> None:
     folders = list({Path(folder).resolve(): Path(folder) for folder in options.folders}.values())
     path = folders[0] / STUDY
     record = yaml.safe_load(path.read_text()) if len(folders) == 1 and path.is_file() else {}
-    study = Study(**record["study"]) if record else Study(base="", arms={"": None})
+    objective, remark = ("", "") if record else common_objective(folders)
+    study = Study(**record["study"]) if record else Study(base="", arms={"": None}, objective=objective)
     context = Context(options.baseline or record.get("baseline"), command=record.get("command", ""))
     conclusion, runs = conclude(folders, study, context, record.get("compared"))
+    conclusion = replace(conclusion, remarks=[*conclusion.remarks, *([remark] if remark else [])])
     if options.baseline is not None and conclusion.baseline is None:
         names = ", ".join(sorted(arm.name for arm in conclusion.arms))
         raise UserError(f"--baseline: there is no arm {options.baseline}, there are {names}")

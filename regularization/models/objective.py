@@ -135,7 +135,8 @@ class Objective:
         """A difference as text with its sign: in percentage points, or in the unit of the metric."""
         if self.is_fraction:
             return f"{100 * difference:+.2f}"
-        return f"{difference:+.4f}" if self.is_known else f"{difference:+.3g}"
+        # Rounded, so that no difference of equal values is shown as 1e-17.
+        return f"{difference:+.4f}" if self.is_known else f"{round(difference, 14):+.3g}"
 
     def with_unit(self, text: str) -> str:
         """A difference as text with its unit; only fractions have one."""

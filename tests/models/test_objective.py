@@ -1,6 +1,7 @@
 """The metric by which epochs and arms are compared."""
 
 import math
+
 import pytest
 
 from regularization.errors import UserError

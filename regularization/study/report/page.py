@@ -13,6 +13,7 @@ from matplotlib import rc_context
 from plotly.offline import get_plotlyjs
 
 from regularization.callbacks.curves import save
+from regularization.models.objective import ACCURACY, Objective
 from regularization.runs import directory
 from regularization.study.analysis import statistics
 from regularization.study.analysis.conclusion import Conclusion
@@ -28,7 +29,7 @@ REPORT = "report.html"
 FIGURES = ("figure.png", "figure.pdf", "figure.svg")
 
 TABLE_NOTE = (
-    "Accuracies are means over seeds with their 95% intervals. Differences are in percentage points, within seeds; "
+    "Accuracies are means over seeds with their 95% intervals. Differences are {differences}, within seeds; "
     "their intervals hold simultaneously in 95% of studies, and p is adjusted likewise. An asterisk marks a mean that "
     "differs from the baseline's, tested in the same way. The difference by image compares predictions on the same "
     "images, with a bootstrap interval that crosses seeds and images. Over all seeds, “fixed” counts the predictions "
@@ -92,15 +93,23 @@ def write_report(conclusion: Conclusion, results: Sequence[Result], study: Study
         plotly=get_plotlyjs(),
         arm_rows=tables.arm_rows(conclusion, results, pairs),
         hidden_columns=tables.HIDDEN,
-        table_note=TABLE_NOTE,
+        table_note=TABLE_NOTE.format(differences=_unit(conclusion.chosen.objective)),
         sheets=_contact_sheets(conclusion, pairs),
-        trial_rows=tables.trial_rows(results),
+        trial_rows=tables.trial_rows(results, conclusion.chosen.objective),
         command=command,
         method=_method(study, conclusion),
         versions=_versions(),
     )
     directory.write_text(folder / REPORT, page)
     return folder / REPORT
+
+
+def _unit(objective: Objective) -> str:
+    """What differences from the baseline are given in, and what their sign says."""
+    if objective == ACCURACY:
+        return "in percentage points"
+    kind = "percentage points" if objective.is_fraction else "the unit"
+    return f"in {kind} of the {objective.name}, positive where the arm is better"
 
 
 def _save_figures(conclusion: Conclusion, study: Study, folder: Path) -> None:
@@ -119,7 +128,7 @@ def _pair_with_baseline(conclusion: Conclusion) -> dict[str, PairedImages | None
 
 
 def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
-    name = conclusion.chosen.objective.name.capitalize()
+    name = conclusion.chosen.objective.title
     title = f"{name} against {axis_name(study.axis)}" if study.axis else name
     line = "recommended value. The value 0 is at the left end" if study.axis else "baseline"
     note = f"Each dot is one seed; bars are 95% intervals over seeds. The dashed line marks the {line}."
@@ -136,11 +145,14 @@ def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
 def _epoch_plots(conclusion: Conclusion) -> list[Plot]:
     """What was measured by epoch; metrics of a single epoch are in the table."""
     plots = []
-    for metric, title, axis, percent in (
-        ("val_accuracy", "Validation accuracy by epoch", "validation accuracy", True),
-        ("gap_accuracy", "Clean training accuracy minus validation accuracy by epoch", "gap", True),
-        ("weight_norm", "Norm of all weights by epoch", "‖w‖", False),
-    ):
+    shown = {
+        "val_accuracy": ("Validation accuracy by epoch", "validation accuracy", True),
+        "gap_accuracy": ("Clean training accuracy minus validation accuracy by epoch", "gap", True),
+        "weight_norm": ("Norm of all weights by epoch", "‖w‖", False),
+    }
+    it = conclusion.chosen.objective
+    shown = {it.metric: (f"{it.title} by epoch", it.name, it.is_fraction)} | shown
+    for metric, (title, axis, percent) in shown.items():
         figure = figures.epoch_curves(conclusion, metric, axis, percent)
         if any(len(trace.x) > 1 for trace in figure.data):
             note = "Means over seeds. Click an arm in the legend to hide it; double-click it to hide all others."

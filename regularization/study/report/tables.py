@@ -61,16 +61,17 @@ def arm_rows(
     ]
 
 
-def trial_rows(results: Sequence[Result]) -> list[TableRow]:
+def trial_rows(results: Sequence[Result], objective: Objective) -> list[TableRow]:
     """One row per trial."""
-    return [TableRow(_trial_cells(result)) for result in results]
+    return [TableRow(_trial_cells(result, objective)) for result in results]
 
 
-def write_table(results: Sequence[Result], path: Path) -> None:
+def write_table(results: Sequence[Result], path: Path, objective: Objective) -> None:
     """Writes one row per run as CSV: arm, seed, options, cost, and the metrics of the epoch that counts."""
     options = list(dict.fromkeys(option for result in results for option in result.values))
     metrics = ["val_accuracy", "val_loss", "val_calibration_error", "val_balanced_accuracy", "val_macro_f1"]
     metrics += ["clean_accuracy", "gap_accuracy", "sparsity"]
+    metrics += [] if objective.metric in metrics else [objective.metric]
     columns = ["arm", "seed", "stage", *options, "weight_decay", "timescale_epochs", "run_length_over_tau", *metrics]
     rows = []
     for result in results:
@@ -133,13 +134,17 @@ def _cost_cells(results: Sequence[Result]) -> dict[str, Cell]:
     }
 
 
-def _trial_cells(result: Result) -> dict[str, Cell]:
+def _trial_cells(result: Result, objective: Objective) -> dict[str, Cell]:
+    value = result.metric(objective.metric)
     return {
         "arm": _text(result.arm),
         "seed": _number(result.seed, ","),
         "stage": Cell(result.stage + (" (stopped early)" if result.pruned else ""), result.stage),
+        objective.name: MISSING if math.isnan(value) else Cell(objective.format(value), value),
         "validation accuracy": _number(result.accuracy, ".2%"),
-        "validation loss": _number(result.row.get("val_loss"), ".4f"),
+        "NLL": _number(result.row.get("val_loss"), ".4f"),
+        "ECE": _number(result.row.get("val_calibration_error"), ".4f"),
+        "norm of the weights": _number(result.weight_norm, ".3g"),
         "clean training accuracy": _number(result.row.get("clean_accuracy"), ".2%"),
         "gap": _number(result.row.get("gap_accuracy"), ".2%"),
         "test accuracy": _number(result.test_accuracy, ".2%"),
@@ -173,7 +178,8 @@ def _effect(arm: ArmSummary, metric: str, spec: str) -> Cell:
 def _objective(arm: ArmSummary) -> Cell:
     if arm.objective.is_fraction:
         return _mean(arm.mean, arm.low, arm.high)
-    interval = "" if math.isnan(arm.low) else f" ({arm.low:.4f} to {arm.high:.4f})"
+    ends = [arm.objective.format(end) for end in (arm.low, arm.high)]
+    interval = "" if math.isnan(arm.low) else f" ({ends[0]} to {ends[1]})"
     return Cell(arm.objective.format(arm.mean) + interval, arm.mean)
 
 

@@ -26,7 +26,7 @@ def answer() -> StudyAnswer:
     conclusion = draw_conclusion(runs, study, Context("λ=0"))
     folder = Path("runs/study<1>/version_0")
     folder.mkdir(parents=True)
-    write_table(runs, folder / study_results.TABLE)
+    write_table(runs, folder / study_results.TABLE, ACCURACY)
     return StudyAnswer(**vars(conclusion), study=study, folder=folder)
 
 
