@@ -54,24 +54,20 @@ def draw(rows: list[Row], title: str, objective: Objective = ACCURACY) -> Figure
 
     A circle marks the best value of the objective. Epochs are counted from 1, unlike in the rows.
     """
-    # A Figure without pyplot needs no display and leaves no global state behind.
     labels = {LOSS: "cross-entropy (nats)", ACCURACY: "accuracy"}
-    if objective not in labels and best_row(rows, objective) is not None:
-        labels[objective] = objective.name
+    best = best_row(rows, objective)
+    labels |= {objective: objective.name} if best and objective not in labels else {}
+    # A Figure without pyplot needs no display and leaves no global state behind.
     figure = Figure(figsize=(5 * len(labels), 4), layout="constrained")
     figure.suptitle(title)
     panels: dict[Objective, Axes] = dict(zip(labels, figure.subplots(1, len(labels)), strict=True))
     for stage in LABELS:
         _plot(panels[LOSS], rows, f"{stage}_loss", COLORS[stage], LABELS[stage])
         _plot(panels[ACCURACY], rows, f"{stage}_accuracy", COLORS[stage], LABELS[stage])
-    if objective in list(labels)[2:]:
+    if len(panels) > 2:
         _plot(panels[objective], rows, objective.metric, COLORS["val"], objective.name)
-    if best := best_row(rows, objective):
-        value = best[objective.metric]
-        label = f"best {objective.format(value)}"
-        panels[objective].plot(
-            best["epoch"] + 1, value, "o", markersize=9, fillstyle="none", color="black", label=label
-        )
+    if best:
+        _mark(panels[objective], best, objective)
     panels[LOSS].set_ylim(bottom=0)
     for shown, axes in panels.items():
         axes.set_ylabel(labels[shown])
@@ -96,3 +92,9 @@ def _plot(axes: Axes, rows: list[Row], metric: str, color: str, label: str) -> N
         # A line through a single point is invisible without markers.
         epochs, values = zip(*points, strict=True)
         axes.plot(epochs, values, color=color, label=label, marker="o", markersize=3)
+
+
+def _mark(axes: Axes, row: Row, objective: Objective) -> None:
+    value = row[objective.metric]
+    label = f"best {objective.format(value)}"
+    axes.plot(row["epoch"] + 1, value, "o", markersize=9, fillstyle="none", color="black", label=label)

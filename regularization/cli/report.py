@@ -46,9 +46,13 @@ def report(args: list[str]) -> None:
     if options.baseline is not None and conclusion.baseline is None:
         names = ", ".join(sorted(arm.name for arm in conclusion.arms))
         raise UserError(f"--baseline: there is no arm {options.baseline}, there are {names}")
-    output = Path(options.output or folders[0])
+    output = _created(Path(options.output or folders[0]))
+    write_answer(conclusion, runs, study, output, record.get("command", ""))
+
+
+def _created(output: Path) -> Path:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output: cannot create the folder {output}: {error.strerror}") from error
-    write_answer(conclusion, runs, study, output, record.get("command", ""))
+    return output

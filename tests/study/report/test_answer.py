@@ -12,6 +12,7 @@ import yaml
 
 import regularization
 from regularization import UserError
+from regularization.models.objective import ACCURACY
 from regularization.study import results as study_results
 from regularization.study.analysis.conclusion import Context, draw_conclusion
 from regularization.study.report.answer import StudyAnswer
