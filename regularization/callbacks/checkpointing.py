@@ -170,7 +170,8 @@ class LastCheckpoint(Checkpoint):
         last_batch = trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches
         epoch_ends = (last_batch or self._step == trainer.max_steps) and not self._before_validation
         overdue = time.monotonic() - self._written_time >= 60 * self._minutes
-        stop, write = self._consensus.poll(self._reason_to_stop(), overdue)
+        is_over = self._end is not None and time.monotonic() >= self._end
+        stop, write = self._consensus.poll(self._signal or (TIME_OVER if is_over else 0), overdue)
         if stop and not epoch_ends:
             raise RunInterrupted(stop)
         write = (write and not self._answer_outdated) or self._steps_passed()
@@ -182,8 +183,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Stops within a validation, unless other processes take part or gradients are being accumulated."""
-        if trainer.world_size == 1 and not self._accumulating and (reason := self._reason_to_stop()):
-            raise RunInterrupted(reason)
+        if self._signal is not None and trainer.world_size == 1 and not self._accumulating:
+            raise RunInterrupted(self._signal)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes that training goes on, or the epoch ends."""
@@ -219,12 +220,6 @@ class LastCheckpoint(Checkpoint):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._signal, self._signal_time = number, time.monotonic()
-
-    def _reason_to_stop(self) -> int:
-        """The signal that has arrived, or ``TIME_OVER``; 0 if the run continues."""
-        if self._signal is None and self._end is not None and time.monotonic() >= self._end:
-            return TIME_OVER
-        return self._signal or 0
 
     def _steps_passed(self) -> bool:
         """Whether a multiple of ``steps`` lies between the previous checkpoint and now; the same in all processes."""
