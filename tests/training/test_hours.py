@@ -1,7 +1,6 @@
 """``fit --hours``: a run that is stopped when its time is over, and continued."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -63,13 +62,3 @@ def test_a_run_that_has_just_finished_is_complete(capsys: pytest.CaptureFixture[
 )
 def test_a_limit_that_cannot_be(options: list[str], message: str, refused: Refused) -> None:
     assert message in refused(*TINY, *options)
-
-
-def test_a_trial_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As its threads, the time of a start is that of the sweep."""
-    Path("base.yaml").write_text(yaml.safe_dump({"hours": 1e-9}))
-    study = {"base": [QUICK[1], "base.yaml"], "arms": {"none": None}, "seeds": 1}
-    options = dict(zip((word[2:] for word in TINY[3::2]), TINY[4::2], strict=True))
-    Path("study.yaml").write_text(yaml.safe_dump(study | {"options": options | {"trainer.max_epochs": 1}}))
-    main(["sweep", "--config", "study.yaml", "--threads", "1"])
-    assert list(Path("runs/study/version_0/final/none").glob("*/result.json"))
