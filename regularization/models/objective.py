@@ -101,6 +101,11 @@ class Objective:
         return _NAMES.get(self.metric, self.metric)
 
     @property
+    def with_article(self) -> str:
+        """The name within a sentence: ``the validation loss``, or the bare name of another metric."""
+        return f"the {self.name}" if self.metric in _NAMES else self.name
+
+    @property
     def title(self) -> str:
         """The name at the beginning of a heading."""
         return self.name.capitalize() if self.metric in _NAMES else self.name

@@ -74,7 +74,7 @@ def _helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
     if objective.mode == "max":
         gains = f"It gains at least {least} of {objective.name} over {baseline.name}"
     else:
-        gains = f"It lowers the {objective.name} by at least {least} compared with {baseline.name}"
+        gains = f"It lowers {objective.with_article} by at least {least} compared with {baseline.name}"
     text = objective.with_unit(objective.format_difference(gain))
     estimate = "" if math.isnan(gain) else f"; {text} on seeds that did not choose it"
     return f"{opening}. {gains} ({_interval(chosen)}{estimate})."

@@ -92,9 +92,10 @@ def write_report(conclusion: Conclusion, results: Sequence[Result], study: Study
         figures=f"[{', '.join(plot.figure.to_json() for plot in plots)}]".replace("</", "<\\/"),
         plotly=get_plotlyjs(),
         arm_rows=tables.arm_rows(conclusion, results, pairs),
-        hidden_columns=tables.HIDDEN,
+        hidden_columns=tables.hidden_columns(conclusion.chosen.objective),
         table_note=TABLE_NOTE.format(differences=_unit(conclusion.chosen.objective)),
         sheets=_contact_sheets(conclusion, pairs),
+        hidden_of_trials=tables.HIDDEN_OF_TRIALS,
         trial_rows=tables.trial_rows(results, conclusion.chosen.objective),
         command=command,
         method=_method(study, conclusion),
@@ -109,7 +110,7 @@ def _unit(objective: Objective) -> str:
     if objective == ACCURACY:
         return "in percentage points"
     kind = "percentage points" if objective.is_fraction else "the unit"
-    return f"in {kind} of the {objective.name}, positive where the arm is better"
+    return f"in {kind} of {objective.with_article}, positive where the arm is better"
 
 
 def _save_figures(conclusion: Conclusion, study: Study, folder: Path) -> None:
@@ -188,7 +189,7 @@ def _method(study: Study, conclusion: Conclusion) -> str:
         )
     how, objective = "within seeds" if study.paired else "between seeds", conclusion.chosen.objective
     sentences = [
-        f"Arms are compared {how} by the {objective.name} of the {study.score} epoch, as fixed in advance, with "
+        f"Arms are compared {how} by {objective.with_article} of the {study.score} epoch, as fixed in advance, with "
         "simultaneous 95% intervals (Dunnett's) of a model with effects of arms and seeds. Differences below "
         f"{objective.format_resolution(study.resolution)} are taken not to matter."
     ]

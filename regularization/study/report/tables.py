@@ -35,6 +35,15 @@ class TableRow:
 MISSING = Cell("–", "")
 # Columns that are only shown when the reader chooses them: with the others, the table fits a page of 1200 pixels.
 HIDDEN = ("p", "difference by image", "fixed", "broken", "run length / τ", "trials", "steps")
+# These make room for the objective, if it is not the accuracy.
+HIDDEN_FOR_OBJECTIVE = ("clean training accuracy", "seconds")
+# The same for the table of trials.
+HIDDEN_OF_TRIALS = ("clean training accuracy", "gap", "steps")
+
+
+def hidden_columns(objective: Objective) -> tuple[str, ...]:
+    """The columns of the table of arms that are hidden at first."""
+    return HIDDEN if objective == ACCURACY else (*HIDDEN, *HIDDEN_FOR_OBJECTIVE)
 
 
 def arm_rows(
@@ -178,7 +187,7 @@ def _effect(arm: ArmSummary, metric: str, spec: str) -> Cell:
 def _objective(arm: ArmSummary) -> Cell:
     if arm.objective.is_fraction:
         return _mean(arm.mean, arm.low, arm.high)
-    ends = [arm.objective.format(end) for end in (arm.low, arm.high)]
+    ends = [f"{end:.4f}" if arm.objective.is_known else f"{end:.3g}" for end in (arm.low, arm.high)]
     interval = "" if math.isnan(arm.low) else f" ({ends[0]} to {ends[1]})"
     return Cell(arm.objective.format(arm.mean) + interval, arm.mean)
 
