@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from regularization.cli.console import configure_logging
 from regularization.errors import UserError
 from regularization.study.config import Study
 from regularization.training.parser import Parser
@@ -25,12 +26,14 @@ def make_parser() -> Parser:
 def report(args: list[str]) -> None:
     """Rebuilds a study's report, or makes one from any finished runs."""
     options = make_parser().parse_args(args)
+    import lightning  # noqa: F401 - it sets its log levels when it is imported
     import yaml
 
     from regularization.study.analysis.conclusion import Context
     from regularization.study.closing import STUDY, conclude, write_answer
     from regularization.study.found_runs import common_objective
 
+    configure_logging()
     for folder in options.folders:
         if not Path(folder).is_dir():
             raise UserError(f"there is no folder {folder}")

@@ -43,11 +43,14 @@ def check_extends(path: Path, plan: "Plan") -> None:
     if missing := now.keys() - then.keys():
         names = ", ".join(sorted(missing))
         raise UserError(f"{path} is of an older version, without {names}.\nAdd --fresh to start another study.")
+    configs = then["configs"]
+    if changed := [name for name, digest in now["configs"].items() if configs.get(name, digest) != digest]:
+        raise _refusal(path, f"with another content of {', '.join(changed)}")
     fixed: list[tuple[str, Any, Any]] = [(name, then["study"].get(name), now["study"][name]) for name in FIXED]
     fixed += [("options", then["options"], now["options"]), ("threads", then["threads"], now["threads"])]
     fixed += [(f"arm {name}", args, now["arms"].get(name, args)) for name, args in then["arms"].items()]
     for name, before, after in fixed:
-        if before != after:
+        if _by_content(before, configs) != _by_content(after, configs | now["configs"]):
             raise _refusal(path, f"with another {name}: {_text(before)}, not {_text(after)}")
     if then["resamples"] != now["resamples"]:
         same = str(then["resamples"]).lower()
@@ -55,9 +58,11 @@ def check_extends(path: Path, plan: "Plan") -> None:
             f"{path.parent}: by default, more than two seeds also draw other validation sets; fewer do not.\n"
             f"Add --resample_split={same} to continue it as it is, or --fresh to start another study."
         )
-    configs = then["configs"]
-    if changed := [name for name, digest in now["configs"].items() if configs.get(name, digest) != digest]:
-        raise _refusal(path, f"with another content of {', '.join(changed)}")
+
+
+def _by_content(value: Any, digests: dict[str, str]) -> Any:
+    """The words of a command line with the content of each config in place of its path, which machines may differ in."""
+    return [digests.get(word, word) for word in value] if isinstance(value, list) else value
 
 
 def _text(value: Any) -> str:

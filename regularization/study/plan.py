@@ -92,7 +92,7 @@ class Plan:
             self.baseline_among(self.arms)
         elif self.study.until == "seeds" and (self.options.trials or self.options.hours):
             raise UserError("--trials and --hours are limits for until: decided")
-        tries = Counter(arm.group for arm in self.arms if arm != self.baseline)
+        tries = Counter(arm.group for arm in self.arms if self.baseline is None or arm.group != self.baseline.group)
         if self.study.arms and len(set(tries.values())) > 1:
             counts = ", ".join(f"{group} {count}" for group, count in tries.items())
             warnings.warn(f"arms are not tuned with the same number of trials: {counts}", stacklevel=2)

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from regularization.cli.main import main
+
 FIT = [sys.executable, "-m", "regularization", "fit", "--config", "quickstart", "--trainer.max_epochs", "1"]
 # Select Graphic Rendition with a color: foreground or background, of 8, 16, 256 or all colors.
 COLOR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
@@ -48,3 +50,12 @@ def test_a_file_gets_no_progress_bars_and_no_control_codes() -> None:
     assert "\x1b" not in process.stdout + process.stderr
     assert "\r" not in process.stdout + process.stderr
     assert all(line.startswith("warning: ") for line in process.stderr.splitlines())
+
+
+def test_a_report_prints_the_answer_alone() -> None:
+    main(FIT[3:])
+    main([*FIT[3:], "--config", "with/l1"])
+    command = [*FIT[:3], "report", "runs/quickstart", "runs/quickstart+l1", "--baseline", "quickstart"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "Seed set" not in done.stdout

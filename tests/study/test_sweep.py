@@ -365,8 +365,14 @@ def test_a_config_that_was_changed_in_between_is_noticed(refused: Refused) -> No
     overlay.write_text("model: {label_smoothing: 0.1}")
     command = write(vary=None, arms={"mine": "mine.yaml"}, seeds=1)
     main(command)
-    overlay.write_text("model: {label_smoothing: 0.2}")
-    assert "is a study with another content of mine.yaml" in refused(*command)
+    # The same config elsewhere, as in another checkout, continues the study.
+    copy = Path("elsewhere") / overlay
+    copy.parent.mkdir()
+    shutil.copy(overlay, copy)
+    main(write(vary=None, arms={"mine": str(copy)}, seeds=1))
+    assert [path.name for path in STUDY.parent.glob("version_*")] == ["version_0"]
+    copy.write_text("model: {label_smoothing: 0.2}")
+    assert "is a study with another content of elsewhere/mine.yaml" in refused(*command)
 
 
 def test_a_last_epoch_without_validation_is_refused(refused: Refused) -> None:
