@@ -1,5 +1,6 @@
 """The command ``report``."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,11 +35,7 @@ def report(args: list[str]) -> None:
     from regularization.study.found_runs import common_objective
 
     configure_logging()
-    for folder in options.folders:
-        if not Path(folder).is_dir():
-            raise UserError(f"there is no folder {folder}")
-    # Each once, however it is written.
-    folders = list({Path(folder).resolve(): Path(folder) for folder in options.folders}.values())
+    folders = _existing(options.folders)
     path = folders[0] / STUDY
     record = yaml.safe_load(path.read_text()) if len(folders) == 1 and path.is_file() else {}
     objective, remark = ("", "") if record else common_objective(folders)
@@ -51,6 +48,14 @@ def report(args: list[str]) -> None:
         raise UserError(f"--baseline: there is no arm {options.baseline}, there are {names}")
     output = _created(Path(options.output or folders[0]))
     write_answer(conclusion, runs, study, output, record.get("command", ""))
+
+
+def _existing(folders: Sequence[Path]) -> list[Path]:
+    """The folders, each once, however it is written."""
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"there is no folder {folder}")
+    return list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
 
 
 def _created(output: Path) -> Path:

@@ -81,9 +81,7 @@ def write_report(conclusion: Conclusion, results: Sequence[Result], study: Study
     _save_figures(conclusion, study, folder)
     pairs = _pair_with_baseline(conclusion)
     plots = _plots(conclusion, study)
-    loader = jinja2.PackageLoader("regularization.study.report", ".")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
-    page = environment.get_template("report.html.j2").render(
+    page = _template().render(
         title=f"{folder.parent.name}/{folder.name}",
         conclusion=conclusion,
         card=answer_card(conclusion, results, study),
@@ -103,6 +101,11 @@ def write_report(conclusion: Conclusion, results: Sequence[Result], study: Study
     )
     directory.write_text(folder / REPORT, page)
     return folder / REPORT
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.PackageLoader("regularization.study.report", ".")
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("report.html.j2")
 
 
 def _unit(objective: Objective) -> str:
