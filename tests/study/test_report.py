@@ -26,7 +26,7 @@ def write_run(
     network: str = "SmallResNet",
     decay: float = 0.0,
     objective: str = "",
-    **metrics: float,
+    metrics: dict[str, float] | None = None,
 ) -> None:
     """A complete run of ``fit``."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,14 @@ def write_run(
     config |= {"trainer": {"max_epochs": 2, "default_root_dir": str(folder.parents[1])}}
     config |= {"objective": objective} if objective else {}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    row = {"epoch": 1.0, "step": 10.0, "val_accuracy": accuracy, "clean_accuracy": 0.9, "seconds": 1.0, **metrics}
+    row = {
+        "epoch": 1.0,
+        "step": 10.0,
+        "val_accuracy": accuracy,
+        "clean_accuracy": 0.9,
+        "seconds": 1.0,
+        **(metrics or {}),
+    }
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(row))
         writer.writeheader()
@@ -151,7 +158,7 @@ def write_two_arms(objectives: tuple[str, str], metric: str = "val_loss") -> Non
         for seed in range(3):
             own = gain * (1 + 0.01 * seed)
             values = (ACCURACIES[seed] + own, seed, arm, 0.0, objective)
-            write_run(Path(f"{arm}/version_{seed}"), *values, **{metric: 1.0 + own})
+            write_run(Path(f"{arm}/version_{seed}"), *values, {metric: 1.0 + own})
 
 
 @pytest.mark.parametrize(
