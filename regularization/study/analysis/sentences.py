@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Metrics that are reported as ratios to the baseline's value, with their names.
 RATIOS = {
+    "val_accuracy": "validation accuracy",
     "val_loss": "validation loss",
     "val_calibration_error": "calibration error",
     "weight_norm": "norm of the weights",
@@ -176,7 +177,8 @@ def remarks(conclusion: "Conclusion", study: Study, context: "Context") -> list[
 
 def _largest_effect(conclusion: "Conclusion") -> str:
     """The largest change of another metric by an arm that does not hurt; of the weights' norm if there is no other."""
-    for metrics in (("val_loss", "val_calibration_error"), ("weight_norm",)):
+    # The metric that is the objective is no effect.
+    for metrics in (("val_accuracy", "val_loss", "val_calibration_error"), ("weight_norm",)):
         changes = [
             change for arm in conclusion.arms for metric in metrics if (change := _change(conclusion, arm, metric))
         ]

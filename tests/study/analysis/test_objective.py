@@ -134,7 +134,7 @@ def test_a_metric_of_ones_own_is_compared_as_the_one_that_it_equals(
     assert np.allclose(own.curve.gain.low, scale * known.curve.gain.low)
     assert (own.curve.best, own.curve.probability) == (known.curve.best, known.curve.probability)
     # Only how numbers and the metric are written differs.
-    words = {re.sub(r"[-+\d.%]+| points| in [a-z_ ]*(?= compared)", "", it.sentence) for it in (known, own)}
+    words = {re.sub(r"[-+\d.%]+| points| the| in [a-z_ ]*(?= compared)", "", it.sentence) for it in (known, own)}
     assert len({text.replace(own.chosen.objective.name, known.chosen.objective.name) for text in words}) == 1
 
 
