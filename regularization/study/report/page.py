@@ -221,12 +221,14 @@ def _validity(study: Study) -> str:
 
 
 def _validation_share(conclusion: Conclusion) -> str:
-    """How much of the spread between seeds comes from the size of the validation set."""
+    """How much of the spread of the accuracy between seeds comes from the size of the validation set."""
     arm = conclusion.baseline or conclusion.chosen
     logits = arm.results[0].logits()
     if logits is None:
         return ""
     images = len(logits[1])
+    if arm.objective != ACCURACY:
+        return f"Each trial is validated on {images:,} images."
     share = statistics.image_share(arm.accuracies, images)
     if math.isnan(share):
         return ""
