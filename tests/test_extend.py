@@ -37,6 +37,9 @@ def test_the_page_runs_as_it_is_typed() -> None:
     for name in ("penalty/centered", "penalty/margin"):
         assert first[-1][name] > 0
         assert second[-1][name] > 0
+    third = Path("runs/mine/version_2")
+    epoch = torch.load(third / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
+    assert epoch == max(rows_of(third), key=lambda row: row["val_top_two"])["epoch"]
     state = torch.load(runs[0] / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert state["network.3.weight"].shape == (5, 32)
 

@@ -10,12 +10,15 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
+from regularization.callbacks.history import VALIDATION
+from regularization.errors import UserError, did_you_mean
 from regularization.internals.lightning import (
     resume_with_validation,
     stop_sigterm_broadcast,
     take_sigterm,
     validates_next,
 )
+from regularization.models.classifier import ImageClassifier
 from regularization.models.objective import ACCURACY, Objective
 from regularization.runs.checkpoint_io import BEST, LAST
 from regularization.runs.distributed import RankConsensus
@@ -25,18 +28,25 @@ from regularization.runs.distributed import RankConsensus
 REPETITION: dict[int, float] = {signal.SIGINT: 0.0, signal.SIGTERM: 0.5}
 # torchrun passes a terminal's Ctrl-C on to processes that have already received it.
 REPETITION_BY_LAUNCHER = 5.0
+# Stands for a signal where the time that a run was given is over.
+TIME_OVER = 1000
 
 
 class RunInterrupted(Exception):  # noqa: N818 - requested by the user, not an error
-    """A signal has asked the run to stop.
+    """A signal has asked the run to stop, or its time is over.
 
     Attributes:
-        number: The number of the signal.
+        number: The number of the signal, or ``TIME_OVER``.
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__("the time limit (--hours)" if number == TIME_OVER else signal.Signals(number).name)
         self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the number of the signal, as in a shell; 0 where the run ends as planned."""
+        return 0 if self.number == TIME_OVER else 128 + self.number
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -58,9 +68,21 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Skips epochs before the first validation, about which Lightning would warn each time."""
-        if self.monitor in trainer.callback_metrics:
+        """Skips epochs before the first validation, about which Lightning would warn each time.
+
+        Raises:
+            UserError: When the metric is not logged.
+        """
+        logged, metric = trainer.callback_metrics, str(self.monitor)
+        assert isinstance(pl_module, ImageClassifier)
+        # A run without any validation has none of its metrics.
+        is_due = not any(trainer.num_val_batches) and not metric.startswith((*VALIDATION, "gap_"))
+        if metric in logged:
             super().on_train_epoch_end(trainer, pl_module)
+        elif pl_module.validated or is_due:
+            names = sorted(name for name in logged if "/" not in name)
+            closest = did_you_mean(metric, names)
+            raise UserError(f"objective: {metric} is not logged{closest}.\nLogged are {', '.join(names)}")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the scores, which Lightning drops when the path of the folder has changed."""
@@ -83,20 +105,30 @@ class LastCheckpoint(Checkpoint):
     validation. If one of several processes receives a signal, all of them end after the same step, and a validation
     that is running is completed first.
 
+    The run also ends with a step when its time is over. Lightning's Timer would end the epoch at that step, so that a
+    resumed run would leave out the rest of it, and it would add up the time of all starts of the run.
+
     Args:
         folder: The folder that the file is written to.
         consensus: Makes all processes write and stop at the same step.
         minutes: Minutes between two checkpoints within an epoch; None writes none for this reason.
         steps: Optimizer steps between two checkpoints within an epoch; None writes none for this reason.
+        hours: Hours from now after which the run is stopped, or None.
     """
 
     def __init__(
-        self, folder: Path, consensus: RankConsensus, minutes: float | None = None, steps: int | None = None
+        self,
+        folder: Path,
+        consensus: RankConsensus,
+        minutes: float | None = None,
+        steps: int | None = None,
+        hours: float | None = None,
     ) -> None:
         self._path = folder / LAST
         self._consensus = consensus
         self._minutes = float("inf") if minutes is None else minutes
         self._steps = steps
+        self._end = None if hours is None else time.monotonic() + 3600 * hours
         self._signal: int | None = None
         self._signal_time = 0.0
         self._repetition = REPETITION
@@ -138,7 +170,8 @@ class LastCheckpoint(Checkpoint):
         last_batch = trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches
         epoch_ends = (last_batch or self._step == trainer.max_steps) and not self._before_validation
         overdue = time.monotonic() - self._written_time >= 60 * self._minutes
-        stop, write = self._consensus.poll(self._signal or 0, overdue)
+        is_over = self._end is not None and time.monotonic() >= self._end
+        stop, write = self._consensus.poll(self._signal or (TIME_OVER if is_over else 0), overdue)
         if stop and not epoch_ends:
             raise RunInterrupted(stop)
         write = (write and not self._answer_outdated) or self._steps_passed()

@@ -1,4 +1,4 @@
-"""``curves.png``: loss and accuracy per epoch, in training and validation."""
+"""``curves.png``: loss, accuracy and objective per epoch, in training and validation."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from regularization.callbacks.history import History, Row
 from regularization.errors import UserError
-from regularization.models.objective import ACCURACY, best_row
+from regularization.models.objective import ACCURACY, LOSS, Objective, best_row
 from regularization.runs.directory import CURVES, atomic_write
 
 COLORS = {"train": "#2a78b5", "val": "#d1603d"}
@@ -23,10 +23,12 @@ class Curves(Callback):
 
     Args:
         history: The epochs to draw.
+        objective: The metric of which the best epoch is marked.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, objective: Objective = ACCURACY) -> None:
         self.history = history
+        self.objective = objective
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws all epochs."""
@@ -43,27 +45,34 @@ class Curves(Callback):
         """Writes the plot, unless there is no epoch yet."""
         folder = self.history.folder
         if self.history.rows:
-            save(draw(self.history.rows, title=f"{folder.parent.name}/{folder.name}"), folder / CURVES)
+            title = f"{folder.parent.name}/{folder.name}"
+            save(draw(self.history.rows, title, self.objective), folder / CURVES)
 
 
-def draw(rows: list[Row], title: str) -> Figure:
-    """Plots cross-entropy and accuracy over the epochs in two panels; a circle marks the best validation accuracy.
+def draw(rows: list[Row], title: str, objective: Objective = ACCURACY) -> Figure:
+    """Plots cross-entropy and accuracy over the epochs, and the objective if it is another metric.
 
-    Epochs are counted from 1, unlike in the rows.
+    A circle marks the best value of the objective. Epochs are counted from 1, unlike in the rows.
     """
+    labels = {LOSS: "cross-entropy (nats)", ACCURACY: "accuracy"}
+    best = best_row(rows, objective)
+    labels |= {objective: objective.name} if best and objective not in labels else {}
     # A Figure without pyplot needs no display and leaves no global state behind.
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(5 * len(labels), 4), layout="constrained")
     figure.suptitle(title)
-    loss, accuracy = figure.subplots(1, 2)
+    panels: dict[Objective, Axes] = dict(zip(labels, figure.subplots(1, len(labels)), strict=True))
     for stage in LABELS:
-        _plot(loss, rows, stage, "loss")
-        _plot(accuracy, rows, stage, "accuracy")
-    _mark_best(accuracy, rows)
-    loss.set_ylabel("cross-entropy (nats)")
-    loss.set_ylim(bottom=0)
-    accuracy.set_ylabel("accuracy")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
-    for axes in (loss, accuracy):
+        _plot(panels[LOSS], rows, f"{stage}_loss", COLORS[stage], LABELS[stage])
+        _plot(panels[ACCURACY], rows, f"{stage}_accuracy", COLORS[stage], LABELS[stage])
+    if len(panels) > 2:
+        _plot(panels[objective], rows, objective.metric, COLORS["val"], objective.name)
+    if best:
+        _mark(panels[objective], best, objective)
+    panels[LOSS].set_ylim(bottom=0)
+    for shown, axes in panels.items():
+        axes.set_ylabel(labels[shown])
+        if shown.is_fraction:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -77,17 +86,15 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=150)
 
 
-def _plot(axes: Axes, rows: list[Row], stage: str, quantity: str) -> None:
-    points = [(row["epoch"] + 1, row[f"{stage}_{quantity}"]) for row in rows if f"{stage}_{quantity}" in row]
+def _plot(axes: Axes, rows: list[Row], metric: str, color: str, label: str) -> None:
+    points = [(row["epoch"] + 1, row[metric]) for row in rows if metric in row]
     if points:
         # A line through a single point is invisible without markers.
         epochs, values = zip(*points, strict=True)
-        axes.plot(epochs, values, color=COLORS[stage], label=LABELS[stage], marker="o", markersize=3)
+        axes.plot(epochs, values, color=color, label=label, marker="o", markersize=3)
 
 
-def _mark_best(axes: Axes, rows: list[Row]) -> None:
-    if best := best_row(rows, ACCURACY):
-        label = f"best {best['val_accuracy']:.2%}"
-        axes.plot(
-            best["epoch"] + 1, best["val_accuracy"], "o", markersize=9, fillstyle="none", color="black", label=label
-        )
+def _mark(axes: Axes, row: Row, objective: Objective) -> None:
+    value = row[objective.metric]
+    label = f"best {objective.format(value)}"
+    axes.plot(row["epoch"] + 1, value, "o", markersize=9, fillstyle="none", color="black", label=label)

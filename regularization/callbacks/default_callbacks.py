@@ -44,6 +44,7 @@ def default_callbacks(
     objective: Objective = ACCURACY,
     minutes: float | None = None,
     steps: int | None = None,
+    hours: float | None = None,
     configured: Sequence[Callback] = (),
     last: Sequence[Callback] = (),
 ) -> FitCallbacks:
@@ -55,6 +56,7 @@ def default_callbacks(
         objective: The metric of which the best epoch is kept.
         minutes: Minutes between two checkpoints within an epoch; see ``LastCheckpoint``.
         steps: Optimizer steps between two checkpoints within an epoch.
+        hours: Hours from now after which the run is stopped.
         configured: The callbacks of the config, and the progress bar.
         last: Callbacks that are called after all others.
     """
@@ -70,12 +72,12 @@ def default_callbacks(
         NonFiniteGuard(),
         RunningMetrics(),
         _config_writer(run / directory.CONFIG, config),
-        Curves(history),
+        Curves(history, objective),
         ValidationLogits(run),
         # Lightning moves these behind the others. The checkpoints contain the history.
         history,
         BestCheckpoint(checkpoints, objective),
-        LastCheckpoint(checkpoints, consensus, minutes, steps),
+        LastCheckpoint(checkpoints, consensus, minutes, steps, hours),
         *last,
     ]
     return FitCallbacks([skip_empty_hooks(callback) for callback in ordered], history, monitor, consensus)
@@ -92,7 +94,7 @@ def complete_run(history: History, trainer: Trainer, classifier: LightningModule
     print(f"nothing left to train: {_reason_to_end(len(history.rows), trainer)}")
     if history.rows and trainer.is_global_zero and "last" not in directory.read_result(history.folder):
         history.on_train_end(trainer, classifier)
-        Curves(history).draw()
+        Curves(history, history.objective).draw()
 
 
 def _reason_to_end(epochs: int, trainer: Trainer) -> str:

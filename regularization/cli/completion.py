@@ -12,6 +12,7 @@ from typing import Any
 import shtab
 
 from regularization.cli.main import COMMANDS
+from regularization.models.objective import MODES
 from regularization.training.configs import config_names
 from regularization.training.help import HIDDEN, actions_of, class_paths, own_names, plain_text, value_name
 from regularization.training.parser import Parser
@@ -33,6 +34,7 @@ _VALUES = {
     "model.network": ["SmallResNet", "ResNet", "torchvision.models.resnet18", "timm.create_model"],
     "model.mixing": ["torchvision.transforms.v2.MixUp", "torchvision.transforms.v2.CutMix"],
     "trainer.accelerator": ["auto", "cpu", "gpu", "mps"],
+    "objective": [name for name, mode in MODES.items() if mode and name.startswith("val_")],
 }
 
 

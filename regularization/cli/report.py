@@ -1,5 +1,7 @@
 """The command ``report``."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from regularization.cli.console import configure_logging
@@ -30,24 +32,35 @@ def report(args: list[str]) -> None:
 
     from regularization.study.analysis.conclusion import Context
     from regularization.study.closing import STUDY, conclude, write_answer
+    from regularization.study.found_runs import common_objective
 
     configure_logging()
-    for folder in options.folders:
-        if not Path(folder).is_dir():
-            raise UserError(f"there is no folder {folder}")
-    # Each once, however it is written.
-    folders = list({Path(folder).resolve(): Path(folder) for folder in options.folders}.values())
+    folders = _existing(options.folders)
     path = folders[0] / STUDY
     record = yaml.safe_load(path.read_text()) if len(folders) == 1 and path.is_file() else {}
-    study = Study(**record["study"]) if record else Study(base="", arms={"": None})
+    objective, remark = ("", "") if record else common_objective(folders)
+    study = Study(**record["study"]) if record else Study(base="", arms={"": None}, objective=objective)
     context = Context(options.baseline or record.get("baseline"), command=record.get("command", ""))
     conclusion, runs = conclude(folders, study, context, record.get("compared"))
+    conclusion = replace(conclusion, remarks=[*conclusion.remarks, *([remark] if remark else [])])
     if options.baseline is not None and conclusion.baseline is None:
         names = ", ".join(sorted(arm.name for arm in conclusion.arms))
         raise UserError(f"--baseline: there is no arm {options.baseline}, there are {names}")
-    output = Path(options.output or folders[0])
+    output = _created(Path(options.output or folders[0]))
+    write_answer(conclusion, runs, study, output, record.get("command", ""))
+
+
+def _existing(folders: Sequence[Path]) -> list[Path]:
+    """The folders, each once, however it is written."""
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"there is no folder {folder}")
+    return list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
+
+
+def _created(output: Path) -> Path:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output: cannot create the folder {output}: {error.strerror}") from error
-    write_answer(conclusion, runs, study, output, record.get("command", ""))
+    return output

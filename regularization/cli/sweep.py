@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from regularization.cli.console import configure_logging
 from regularization.errors import UserError, did_you_mean
+from regularization.models.objective import Objective
 from regularization.study.config import Study, to_cli_args
 from regularization.training.configs import read_config, split_args
 from regularization.training.help import actions_of
@@ -84,7 +85,14 @@ def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:
         raise UserError(f"{config}: a study has no option {unknown[0]}{did_you_mean(unknown[0], fields)}")
     words = list(to_cli_args(content))
     options = parser.parse_args([*words, *own_args])
-    return Study(**{name: options[name] for name in fields}), options, fit_args, config
+    study = Study(**{name: options[name] for name in fields})
+    given = {word.partition("=")[0] for word in [*words, *own_args]}
+    if "--resolution" not in given and not (objective := Objective.parse(study.objective)).is_known:
+        raise UserError(
+            f"objective: {study.objective} needs resolution, the smallest difference in {objective.metric} that "
+            "matters, in hundredths: 1 stands for 0.01"
+        )
+    return study, options, fit_args, config
 
 
 def _split_by_command(args: list[str], known: set[str]) -> tuple[list[str], list[str]]:

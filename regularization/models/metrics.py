@@ -1,5 +1,6 @@
 """Metrics of an epoch: loss, accuracy, calibration error and scores by class, accumulated on the device."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -8,37 +9,26 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
 from regularization.errors import UserError, did_you_mean
+from regularization.models.objective import MODES
 from regularization.runs.distributed import gather_rows
 
-# The metrics that a run logs once per epoch, besides norm/<layer> and penalty/<name>, and which way they improve.
-MODES = {
-    "train_loss": "min",
-    "train_accuracy": "max",
-    "val_loss": "min",
-    "val_accuracy": "max",
-    "val_calibration_error": "min",
-    "val_balanced_accuracy": "max",
-    "val_macro_f1": "max",
-    "clean_loss": "min",
-    "clean_accuracy": "max",
-    "gap_loss": "min",
-    "gap_accuracy": "min",
-    "sparsity": None,
-    "decay_share": None,
-    "effective_lr": None,
-    "accumulated_decay": None,
-}
 # Also lr-<optimizer>, by Lightning's LearningRateMonitor.
 _PREFIXES = ("norm/", "penalty/", "lr-")
 
 
-def check_is_metric(user: str, metric: str) -> None:
+def check_is_metric(user: str, metric: str, loggers: Iterable[object]) -> None:
     """Checks that ``metric``, which ``user`` monitors, is one that a run logs.
+
+    Args:
+        user: What monitors it.
+        metric: Its name.
+        loggers: The model and the callbacks. One that is neither of this program nor of Lightning may log anything.
 
     Raises:
         UserError: If it is not; the message suggests the closest one.
     """
-    if metric not in MODES and not metric.startswith(_PREFIXES):
+    own = all(type(it).__module__.split(".")[0] in ("regularization", "lightning") for it in loggers)
+    if own and metric not in MODES and not metric.startswith(_PREFIXES):
         raise UserError(f"{user} monitors {metric}, which is not a metric{did_you_mean(metric, MODES)}")
 
 

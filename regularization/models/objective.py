@@ -1,38 +1,94 @@
-"""Objective: the validation metric by which epochs and arms are compared. It imports no PyTorch."""
+"""Objective: the metric by which epochs and arms are compared, and its direction. It imports no PyTorch."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-ObjectiveName = Literal["val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_loss", "val_calibration_error"]
-DEFAULT: ObjectiveName = "val_accuracy"
+from regularization.errors import UserError, did_you_mean
+
+Mode = Literal["min", "max"]
+
+# The metrics that a run logs once per epoch, besides norm/<layer> and penalty/<name>, and which way they improve.
+MODES: dict[str, Mode | None] = {
+    "train_loss": "min",
+    "train_accuracy": "max",
+    "val_loss": "min",
+    "val_accuracy": "max",
+    "val_calibration_error": "min",
+    "val_balanced_accuracy": "max",
+    "val_macro_f1": "max",
+    "clean_loss": "min",
+    "clean_accuracy": "max",
+    "gap_loss": "min",
+    "gap_accuracy": "min",
+    "sparsity": None,
+    "decay_share": None,
+    "effective_lr": None,
+    "accumulated_decay": None,
+}
+DEFAULT = "val_accuracy"
 _NAMES = {
+    "train_accuracy": "training accuracy",
     "val_accuracy": "validation accuracy",
     "val_balanced_accuracy": "balanced validation accuracy",
     "val_macro_f1": "validation macro F1",
-    "val_loss": "validation loss",
+    "clean_accuracy": "clean training accuracy",
     "val_calibration_error": "validation calibration error",
+    "val_loss": "validation loss",
+    "train_loss": "training loss",
+    "clean_loss": "clean training loss",
 }
+# Metrics between 0 and 1, which are written in percent.
+_FRACTIONS = list(_NAMES)[:6]
+# An arm has collapsed if its accuracy is lower by more than this.
+COLLAPSE = 0.1
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A validation metric, the direction in which it improves, and how it is written.
+    """A metric, the direction in which it improves, and how it is written.
 
-    >>> Objective("val_loss").format(0.4251), Objective("val_accuracy").format(0.925)
-    ('0.4251', '92.50%')
+    >>> loss, own = Objective.parse("val_loss"), Objective.parse("max:val_top_two")
+    >>> loss.mode, loss.format(0.4251), own.mode, own.metric
+    ('min', '0.4251', 'max', 'val_top_two')
 
     Attributes:
         metric: The metric, as it is logged.
+        mode: ``max`` if higher is better, else ``min``.
     """
 
-    metric: str = DEFAULT
+    metric: str
+    mode: Mode
+
+    @classmethod
+    def parse(cls, option: str) -> "Objective":
+        """The objective that an option names: a metric of this program, or ``max:NAME`` or ``min:NAME`` of any other.
+
+        Raises:
+            UserError: When the direction is not known, or not the one in which the metric improves.
+        """
+        match = re.fullmatch(r"(?:(min|max):)?([\w./@+=-]+)", option)
+        if match is None:
+            raise UserError(f"objective: {option!r} is not a metric; give its name, or max:NAME or min:NAME")
+        given, metric = match.groups()
+        known = MODES.get(metric)
+        if known is None and given is None:
+            closest = did_you_mean(metric, [name for name, mode in MODES.items() if mode])
+            raise UserError(
+                f"objective: {metric} has no known direction{closest}; give max:{metric} if higher is better, "
+                f"min:{metric} if lower is"
+            )
+        if known is not None and given not in (None, known):
+            better = "higher" if known == "max" else "lower"
+            raise UserError(f"objective: {metric} is better when {better}, so it cannot be {option}")
+        return cls(metric, known or ("max" if given == "max" else "min"))
 
     @property
-    def mode(self) -> Literal["min", "max"]:
-        """``max`` if higher is better, else ``min``."""
-        return "min" if self.metric in ("val_loss", "val_calibration_error") else "max"
+    def is_known(self) -> bool:
+        """Whether it is a metric of this program, so that its direction and scale are known."""
+        return MODES.get(self.metric) is not None
 
     @property
     def sign(self) -> int:
@@ -41,24 +97,54 @@ class Objective:
 
     @property
     def name(self) -> str:
-        """The metric in words."""
-        return _NAMES[self.metric]
+        """The metric in words; as it is logged where there are none."""
+        return _NAMES.get(self.metric, self.metric)
+
+    @property
+    def with_article(self) -> str:
+        """The name within a sentence: ``the validation loss``, or the bare name of another metric."""
+        return f"the {self.name}" if self.metric in _NAMES else self.name
+
+    @property
+    def title(self) -> str:
+        """The name at the beginning of a heading."""
+        return self.name.capitalize() if self.metric in _NAMES else self.name
 
     @property
     def is_fraction(self) -> bool:
-        """Whether the metric lies between 0 and 1, so that it is written in percent; the loss does not."""
-        return self.metric != "val_loss"
+        """Whether the metric lies between 0 and 1, so that it is written in percent; losses do not."""
+        return self.metric in _FRACTIONS
+
+    @property
+    def lowest(self) -> float:
+        """The lowest value that the metric can have; −∞ where it is not known."""
+        return 0.0 if self.metric in _NAMES else -math.inf
+
+    @property
+    def highest(self) -> float:
+        """The highest value that the metric can have."""
+        return 1.0 if self.is_fraction else math.inf
+
+    @property
+    def collapse(self) -> float:
+        """An arm has collapsed if it is lower by more than this; infinite for a loss, of which no limit is known."""
+        return COLLAPSE if self.is_fraction and self.mode == "max" else math.inf
 
     def format(self, value: float) -> str:
         """A value of the metric as text."""
-        return f"{value:.2%}" if self.is_fraction else f"{value:.4f}"
+        if self.is_fraction:
+            return f"{value:.2%}"
+        return f"{value:.4f}" if self.is_known else f"{value:.5g}"
 
     def format_difference(self, difference: float) -> str:
-        """A difference as text with its sign: in percentage points, or that of losses."""
-        return f"{100 * difference:+.2f}" if self.is_fraction else f"{difference:+.4f}"
+        """A difference as text with its sign: in percentage points, or in the unit of the metric."""
+        if self.is_fraction:
+            return f"{100 * difference:+.2f}"
+        # Rounded, so that no difference of equal values is shown as 1e-17.
+        return f"{difference:+.4f}" if self.is_known else f"{round(difference, 14):+.3g}"
 
     def with_unit(self, text: str) -> str:
-        """A difference as text with its unit; losses have none."""
+        """A difference as text with its unit; only fractions have one."""
         return f"{text} points" if self.is_fraction else text
 
     def format_resolution(self, resolution: float) -> str:
@@ -66,7 +152,7 @@ class Objective:
         return self.with_unit(f"{resolution if self.is_fraction else resolution / 100:g}")
 
 
-ACCURACY = Objective()
+ACCURACY, LOSS = Objective.parse(DEFAULT), Objective.parse("val_loss")
 
 
 def best_row(rows: Sequence[dict[str, float]], objective: Objective) -> dict[str, float] | None:

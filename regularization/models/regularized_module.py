@@ -176,16 +176,15 @@ class RegularizedModule(LightningModule):
     def _check_monitors(self) -> None:
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None:
-                self._check_monitor(type(callback).__name__, callback.monitor, callback.mode)
+                name = type(callback).__name__
+                user = "the objective" if name == "BestCheckpoint" else name
+                self._check_monitor(user, callback.monitor, callback.mode)
 
     def _check_monitor(self, user: str, metric: str, mode: str) -> None:
-        # Other classes may log metrics of their own.
-        classes = [type(self), *map(type, self.trainer.callbacks)]  # type: ignore[attr-defined]
-        if all(cls.__module__.split(".")[0] in ("regularization", "lightning") for cls in classes):
-            check_is_metric(user, metric)
+        check_is_metric(user, metric, [self, *self.trainer.callbacks])  # type: ignore[attr-defined]
         check_mode(user, metric, mode)
         data = self.image_data()
-        if metric.startswith("val_") and data is not None and data.val_size is None and user != "BestCheckpoint":
+        if metric.startswith("val_") and data is not None and data.val_size is None and user != "the objective":
             raise UserError(f"{user} monitors {metric}, but there are no validation images: --data.val_size is null")
 
     def _monitored(self, metric: str) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from regularization.errors import UserError
+from regularization.models.objective import Objective
 from regularization.study.config import LEARNING_RATE, STRENGTH, Arm, Study, Values, choices
 
 # The options of fit that a study sets in each trial.
@@ -18,6 +19,7 @@ def check_study(study: Study) -> None:
     Raises:
         UserError: When an option has an impossible value.
     """
+    Objective.parse(study.objective)
     if not study.base:
         raise UserError("a study needs a base: the config of fit that its arms share")
     if bool(study.vary) == bool(study.arms):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from regularization.errors import UserError
+from regularization.models.objective import Objective
 from regularization.runs import directory
 from regularization.study import found_runs, results
 from regularization.study.account import add_look, first_alpha, read_looks
@@ -117,9 +119,9 @@ def conclude(
     """
     runs = found_runs.find(folders, study.score)
     everything = [run for run in runs.results if run.stage != REFIT]
-    final = _final(everything, study, compared)
+    final, unmeasured = _measured(_final(everything, study, compared), study)
     failures = [failure for failure in runs.failures if _is_current(failure, study, compared)]
-    removed = [run for run in everything if run.stage == "final" and run not in final]
+    removed = [run for run in everything if run.stage == "final" and run not in (*final, *unmeasured)]
     is_study = len(folders) == 1 and bool(study.base)
     missing = _missing(folders[0], study, compared) if is_study and compared is not None else 0
     searching = is_study and study.adaptive and compared is None
@@ -136,6 +138,7 @@ def conclude(
     left_out = [f"left out, no longer part of the study: {run.arm} seed {run.seed}" for run in removed]
     # The trials of one study that have not finished are counted.
     left_out += [] if is_study else runs.left_out
+    left_out += [f"left out, without {Objective.parse(study.objective).name}: {run.folder}" for run in unmeasured]
     kept = [run for run in everything if run not in removed]
     return replace(conclusion, remarks=[*conclusion.remarks, *left_out]), kept
 
@@ -180,7 +183,7 @@ def _missing(folder: Path, study: Study, compared: Collection[str]) -> int:
 
 def write_answer(conclusion: Conclusion, runs: Sequence[Result], study: Study, folder: Path, command: str) -> None:
     """Writes table, report and picture, and prints the sentence."""
-    write_table(runs, folder / results.TABLE)
+    write_table(runs, folder / results.TABLE, conclusion.chosen.objective)
     page = write_report(conclusion, runs, study, folder, command)
     for remark in conclusion.remarks:
         print(remark)
@@ -196,6 +199,19 @@ def _final(runs: Sequence[Result], study: Study, compared: Collection[str] | Non
     if not selected:
         raise UserError("no trial of the study came to its end; see final/*/*/log.txt in its folder")
     return selected
+
+
+def _measured(runs: list[Result], study: Study) -> tuple[list[Result], list[Result]]:
+    """The runs that have the objective, and those that have not.
+
+    Raises:
+        UserError: When none has it.
+    """
+    metric = Objective.parse(study.objective).metric
+    measured = [run for run in runs if math.isfinite(run.metric(metric))]
+    if not measured:
+        raise UserError(f"objective: no run has {metric} in the epoch that counts, which is the {study.score} one")
+    return measured, [run for run in runs if run not in measured]
 
 
 def _baseline(plan: "Plan", arms: list[Arm], runs: Sequence[Result]) -> str | None:

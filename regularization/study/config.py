@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from regularization.errors import UserError
-from regularization.models.objective import DEFAULT, ObjectiveName
+from regularization.models.objective import DEFAULT
 from regularization.runs import directory
 from regularization.training.configs import find_config
 
@@ -50,8 +50,8 @@ class Study:
             until an arm helps, none helps by more than the resolution, or ``max_seeds`` are reached.
         max_seeds: The largest number of seeds per arm with ``until: decided``.
         refine: With ``until: decided`` and one option in ``vary``, also try a value between the two best ones.
-        objective: The validation metric by which arms are compared, and the best epoch of a trial is chosen.
-        resolution: The smallest difference that matters, in percentage points; in hundredths for ``val_loss``.
+        objective: The metric by which arms, and epochs, are compared; ``max:NAME`` or ``min:NAME`` for one of your own.
+        resolution: The smallest difference that matters, in percentage points; in hundredths where it is no fraction.
         search: ``grid`` tries all values; ``halving`` stops the worse arms early; ``tpe`` has Optuna propose
             ``proposals`` values between the smallest and the largest value that ``vary`` lists. After an adaptive
             search, the finalists and the baseline are trained again with new seeds.
@@ -75,7 +75,7 @@ class Study:
     until: Literal["seeds", "decided"] = "seeds"
     max_seeds: int = 20
     refine: bool = False
-    objective: ObjectiveName = DEFAULT
+    objective: str = DEFAULT
     resolution: float = 0.5
     search: Literal["grid", "halving", "tpe"] = "grid"
     search_seeds: int = 1

@@ -1,7 +1,7 @@
 """A trial before it is run: parsed, its network and data made, its cost estimated."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import Callback, Timer
 
 from regularization.callbacks.history import format_duration
 from regularization.data.sampling import Batch
@@ -30,7 +30,12 @@ class Cost:
 
 
 class DryRun(TrainingCLI):
-    """A trial up to its trainer, without a folder and without training."""
+    """A trial up to its trainer, without a folder and without training.
+
+    Attributes:
+        trainer: A trainer that writes nothing.
+        callbacks: All callbacks that the config names.
+    """
 
     def __init__(self, args: Sequence[str]) -> None:
         """Parses the options of ``fit`` and creates a trainer that writes nothing.
@@ -40,6 +45,8 @@ class DryRun(TrainingCLI):
         """
         super().__init__("fit", args)
         self.trainer = self.instantiate_trainer(logger=False, enable_checkpointing=False)
+        named: Iterable[Callback | None] = self.config_init.callbacks.values()
+        self.callbacks = [*self.trainer.callbacks, *filter(None, named)]  # type: ignore[attr-defined]
         if self.trainer.world_size > 1:
             raise UserError(
                 f"a sweep runs each trial on one device, not {self.trainer.world_size}: start it once, and leave "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from regularization.errors import UserError
+from regularization.models.objective import ACCURACY, DEFAULT
 from regularization.runs import directory
 from regularization.study.config import FAILED, STUDY, TRIAL
 from regularization.study.results import Result, read, read_trial
@@ -75,6 +76,23 @@ def find(folders: Iterable[Path], score: str = "last") -> Runs:
             kinds.setdefault(kind, []).append(run_dir)
     left_out = [f"left out, {kind}: {_describe(run_dirs)}" for kind, run_dirs in kinds.items() if run_dirs]
     return Runs(unique, list(failures), left_out)
+
+
+def common_objective(folders: Iterable[Path]) -> tuple[str, str]:
+    """The objective of the complete runs in or below ``folders``, and a remark if they have several.
+
+    Returns:
+        The option, that of the accuracy if they have several, and the remark or an empty string.
+    """
+    options: Counter[str] = Counter()
+    for run_dir in _run_dirs(folders):
+        if (run_dir / directory.RESULT).is_file():
+            config = read_config(run_dir / directory.CONFIG) if (run_dir / directory.CONFIG).is_file() else {}
+            options[str(config.get("objective", DEFAULT))] += 1
+    if len(options) < 2:
+        return next(iter(options), DEFAULT), ""
+    names = ", ".join(f"{count} by {option}" for option, count in options.items())
+    return DEFAULT, f"the runs have several objectives ({names}): they are compared by {ACCURACY.name}"
 
 
 def _is_in_study(run_dir: Path, folder: Path) -> bool:

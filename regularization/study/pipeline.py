@@ -39,7 +39,7 @@ class Pipeline:
         self._storage = storage
         self._name = name
         self._coordinator = Coordinator(executor, plan.study.score)
-        self._objective = Objective(plan.study.objective)
+        self._objective = Objective.parse(plan.study.objective)
         self._failed: dict[str, str] = {}
         self._limits = Limits(plan.options.trials, plan.options.hours)
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from regularization.errors import UserError
+from regularization.models.metrics import check_is_metric
+from regularization.models.objective import Objective
 from regularization.study import config as study_config
 from regularization.study.config import Arm, Study, Trial
 from regularization.study.dry_run import DryRun
@@ -113,7 +115,9 @@ class Plan:
     def _check_validation(self, planned: DryRun) -> None:
         if not planned.datamodule.val_size:
             raise UserError("a sweep chooses by held-out images: --data.val_size must be above 0")
-        if planned.config.objective != self.study.objective:
+        objective = Objective.parse(self.study.objective)
+        check_is_metric("the objective", objective.metric, [planned.model, *planned.callbacks])
+        if Objective.parse(planned.config.objective) != objective:
             raise UserError(
                 f"the base config has objective: {planned.config.objective}, and the study {self.study.objective}: "
                 "give objective in the study"

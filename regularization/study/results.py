@@ -85,7 +85,7 @@ class Result:
 
     def score(self, study: Study) -> float:
         """The study's objective, with a sign so that higher is better."""
-        objective = Objective(study.objective)
+        objective = Objective.parse(study.objective)
         return objective.sign * self.metric(objective.metric)
 
     @property

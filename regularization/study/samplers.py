@@ -222,7 +222,7 @@ class DecidingQueue(TrialQueue):
 
     def _sample(self, finished: Sequence[Result]) -> Sample:
         by_arm = ([result for result in finished if result.arm == name] for name in self.arms)
-        return sample_of(by_arm, Objective(self._study.objective))
+        return sample_of(by_arm, Objective.parse(self._study.objective))
 
     def _finished(self) -> list[Result]:
         for key, trial in self.planned.items():

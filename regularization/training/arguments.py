@@ -19,7 +19,7 @@ from regularization.data.image_data import ImageData
 from regularization.internals.jsonargparse import try_integers_first
 from regularization.models import networks
 from regularization.models.classifier import ImageClassifier
-from regularization.models.objective import DEFAULT, ObjectiveName
+from regularization.models.objective import DEFAULT
 from regularization.optim import function_penalties, muon, penalties, schedules, sharpness, weight_decay
 from regularization.runs import safe_loading
 from regularization.training.parser import Parser
@@ -102,9 +102,11 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
     parser.add_argument("--ckpt_path", type=str | None, default=None, metavar="best|last|PATH", help=checkpoint)
     threads = "CPU threads of PyTorch; null for its default, one per core."
     parser.add_argument("--threads", type=PositiveInt | None, default=None, metavar="INT", help=threads)
+    hours = "Stop fit after this many hours; --ckpt_path last continues it, for as long again."
+    parser.add_argument("--hours", type=PositiveFloat | None, default=None, metavar="NUMBER", help=hours)
     test = "After fit: score this checkpoint on the test images, as the command test does."
     parser.add_argument("--test", type=Literal["best", "last"] | None, default=None, metavar="best|last", help=test)
-    which = "checkpoint refuses to score images of another size than in training, config allows it."
+    which = "checkpoint refuses images of another size than in training, config scores them."
     mode: Any = {"type": Literal["checkpoint", "config"], "default": "checkpoint", "metavar": "MODE"}
     parser.add_argument("--preprocess", help=which, **mode)
     parser.add_argument("--trust", action="store_true", help=safe_loading.HELP)
@@ -120,8 +122,8 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
     callbacks = "Callbacks by names that you choose, such as EMA or EarlyStopping; several configs' are combined."
     group = parser.add_argument_group("callbacks")
     group.add_argument("--callbacks", type=dict[str, Callback | None], default={}, help=callbacks)
-    objective = "The metric that chooses best.ckpt."
-    parser.add_argument("--objective", type=ObjectiveName, default=DEFAULT, metavar="METRIC", help=objective)
+    objective = "Metric that chooses best.ckpt; max:NAME or min:NAME for your own."
+    parser.add_argument("--objective", type=str, default=DEFAULT, metavar="METRIC", help=objective)
     group = parser.add_argument_group("checkpoint")
     for name, type_, default_value in (("minutes", PositiveFloat, 10.0), ("steps", PositiveInt, None)):
         interval: Any = {"type": type_ | None, "default": default_value}

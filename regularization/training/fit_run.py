@@ -72,7 +72,7 @@ class FitRun:
         """Trains and prints the outcome; returns the run folder.
 
         Raises:
-            SystemExit: After SIGINT (exit code 130) or SIGTERM (143).
+            SystemExit: After SIGINT (exit code 130) or SIGTERM (143), or when its time is over (0).
             UserError: When training fails for a reason that the user can change.
         """
         self._log_start()
@@ -93,7 +93,7 @@ class FitRun:
             how = "" if self.cli.is_debug_run else "\ncontinue: --ckpt_path last"
             print(f"stopped by {interruption} in {position}; {self.summary()}{how}")
             # The first process alone exits with the code: Lightning would kill it when another one fails.
-            raise SystemExit(128 + interruption.number if self.trainer.is_global_zero else 0) from None
+            raise SystemExit(interruption.exit_code if self.trainer.is_global_zero else 0) from None
         except SystemExit:
             # Ctrl-C before the first step, for which Lightning exits with code 1.
             print("interrupted before training began")
@@ -110,8 +110,8 @@ class FitRun:
         self.cli.model.config = load_yaml(resolved)
         bar = [] if config.trainer.enable_progress_bar is False else [ProgressBar()]
         configured = [callback for callback in config.callbacks.values() if callback is not None]
-        intervals = (config.checkpoint.minutes, config.checkpoint.steps)
-        objective = Objective(config.objective)
+        intervals = (config.checkpoint.minutes, config.checkpoint.steps, config.hours)
+        objective = Objective.parse(config.objective)
         configured = [*bar, *configured]
         return default_callbacks(self.run_dir, resolved, objective, *intervals, configured=configured, last=last)
 

@@ -27,8 +27,7 @@ _VALUE_NAMES = {
 # Replaces the help texts of jsonargparse, by option.
 _HELP_TEXTS = {
     "help": "Show this message and exit.",
-    "config": "A YAML file, or the name of a config that comes with the program. Later ones override earlier ones, and "
-    "the command line all of them.",
+    "config": "A YAML file, or the name of a config of the program. Later ones win, and the command line over all.",
     "print_config": "Print the config with all options, and exit.",
 }
 # Options that read a file for a whole group: --config does the same.

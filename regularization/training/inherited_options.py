@@ -1,11 +1,36 @@
-"""Options that one config chose for a class, and another config or the command line leaves to another class."""
+"""Options that follow from others: what early stopping monitors; λ that was chosen for another optimizer."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jsonargparse import Namespace
 
+from regularization.models.objective import Objective
 from regularization.training.configs import Config
+
+# What early stopping monitors where neither a monitor nor an objective is given.
+_MONITOR = "val_loss"
+
+
+def with_monitors(config: Config, options: Sequence[str]) -> Config:
+    """The config, in which early stopping without a monitor of its own monitors the objective, if one is given.
+
+    Args:
+        config: The merged configs; changed in place.
+        options: The command line, which wins over the configs.
+    """
+    line = " ".join(options)
+    given = [config.get("objective"), *re.findall(r"--objective[= ](\S+)", line)][-1]
+    for name, callback in (config.get("callbacks") or {}).items():
+        if not isinstance(callback, dict) or not str(callback.get("class_path")).endswith("EarlyStopping"):
+            continue
+        is_named = re.search(rf"--callbacks\.{re.escape(name)}\.(init_args\.)?monitor\b", line)
+        objective = Objective.parse(_MONITOR if is_named or not given else str(given))
+        follow = {"monitor": objective.metric, "mode": objective.mode}
+        arguments = callback.get("init_args") or {}
+        callback["init_args"] = arguments if "monitor" in arguments else follow | arguments
+    return config
 
 
 def inherited_weight_decay(

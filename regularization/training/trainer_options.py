@@ -8,6 +8,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
 
 from regularization.errors import UserError
+from regularization.models.objective import Objective
 from regularization.training.configs import Config
 
 # The smallest value of options that Lightning does not check itself.
@@ -49,12 +50,16 @@ def check_trainer_options(options: Mapping[str, Any], callbacks: Sequence[Callba
     _check_tuners(callbacks)
 
 
-def check_seed_and_root(config: Namespace) -> None:
-    """Checks what is used before there is a Trainer.
+def check_before_trainer(config: Namespace) -> None:
+    """Checks what is used before there is a Trainer, and what it does not know.
 
     Raises:
-        UserError: If NumPy would not accept the seed, or the folder of all runs is an address.
+        UserError: If NumPy would not accept the seed, the folder of all runs is an address, the objective has no
+            direction, or two options limit the time.
     """
+    Objective.parse(config.objective)
+    if config.hours is not None and config.trainer.max_time is not None:
+        raise UserError("--hours and --trainer.max_time both limit the time: give one of them (null removes the other)")
     if not 0 <= config.seed_everything < 2**32:
         raise UserError(f"--seed_everything must be from 0 to {2**32 - 1}, not {config.seed_everything}")
     if "://" in str(config.trainer.default_root_dir):

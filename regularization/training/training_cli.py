@@ -35,11 +35,11 @@ from regularization.training.arguments import (
     usage,
 )
 from regularization.training.configs import Config, load_yaml, merge_configs, read_config, split_args, to_text
-from regularization.training.inherited_options import inherited_weight_decay
-from regularization.training.trainer_options import check_seed_and_root, check_trainer_options, for_scoring
+from regularization.training.inherited_options import inherited_weight_decay, with_monitors
+from regularization.training.trainer_options import check_before_trainer, check_trainer_options, for_scoring
 
 # Options of one start of a command: config.yaml does not repeat them.
-_OF_ONE_START = ("ckpt_path", "config", "preprocess", "test", "threads", "trust")
+_OF_ONE_START = ("ckpt_path", "config", "hours", "preprocess", "test", "threads", "trust")
 # What jsonargparse 4.53 writes before a name where the type of an option also allows a function, and before a device.
 _NOT_SERIALIZED = "Unable to serialize instance "
 
@@ -129,7 +129,7 @@ class TrainingCLI(LightningCLI):
             raise UserError(f"{self.command} needs a trained network: --ckpt_path best, last, a file or a run folder")
         if self.config.seed_everything is True:
             self.config.seed_everything = self._draw_seed()
-        check_seed_and_root(self.config)
+        check_before_trainer(self.config)
         self.warnings = list(inherited_weight_decay(self.config.model.optimizer, paths, configs, options))
 
     def before_instantiate_classes(self) -> None:
@@ -269,7 +269,7 @@ class TrainingCLI(LightningCLI):
 
 def _parse(parser: LightningArgumentParser, configs: Sequence[Config], options: Sequence[str]) -> Namespace:
     """All configs as one, and the command line on top of it."""
-    config = merge_configs(configs)
+    config = with_monitors(merge_configs(configs), options)
     optimizer = (config.get("model") or {}).get("optimizer")
     if isinstance(optimizer, str) and re.fullmatch(r"[\w.]+", optimizer):
         optimizer = {"class_path": optimizer}

@@ -19,14 +19,30 @@ LAMBDA = "model.optimizer.weight_decay"
 ACCURACIES = [0.80, 0.81, 0.79, 0.805, 0.795]
 
 
-def write_run(folder: Path, accuracy: float, seed: int, network: str = "SmallResNet", decay: float = 0.0) -> None:
+def write_run(
+    folder: Path,
+    accuracy: float,
+    seed: int,
+    network: str = "SmallResNet",
+    decay: float = 0.0,
+    objective: str = "",
+    metrics: dict[str, float] | None = None,
+) -> None:
     """A complete run of ``fit``."""
     folder.mkdir(parents=True, exist_ok=True)
     model = {"network": {"class_path": network}, "optimizer": {"init_args": {"weight_decay": decay}}}
     config = {"seed_everything": seed, "model": model, "data": {"init_args": {"split_seed": seed, "seed": None}}}
     config |= {"trainer": {"max_epochs": 2, "default_root_dir": str(folder.parents[1])}}
+    config |= {"objective": objective} if objective else {}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    row = {"epoch": 1.0, "step": 10.0, "val_accuracy": accuracy, "clean_accuracy": 0.9, "seconds": 1.0}
+    row = {
+        "epoch": 1.0,
+        "step": 10.0,
+        "val_accuracy": accuracy,
+        "clean_accuracy": 0.9,
+        "seconds": 1.0,
+        **(metrics or {}),
+    }
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(row))
         writer.writeheader()
@@ -134,6 +150,48 @@ def test_runs_of_fit_in_folders_of_one_name(capsys: pytest.CaptureFixture[str]) 
     _, remarks = report(capsys, "a", "b", "c", "--output", "out")
     assert counts(Path("out")) == {"a/x/version_0": 2, "b/x/version_0": 2}
     assert remarks == ["left out, copies of other runs: c/x/version_0, c/x/version_1"]
+
+
+def write_two_arms(objectives: tuple[str, str], metric: str = "val_loss") -> None:
+    """Arms a and b of three runs each: b has the higher accuracy, and the higher loss."""
+    for arm, gain, objective in zip("ab", (0.0, 0.02), objectives, strict=True):
+        for seed in range(3):
+            own = gain * (1 + 0.01 * seed)
+            values = (ACCURACIES[seed] + own, seed, arm, 0.0, objective)
+            write_run(Path(f"{arm}/version_{seed}"), *values, {metric: 1.0 + own})
+
+
+@pytest.mark.parametrize(
+    ("objective", "metric", "name"),
+    [("val_loss", "val_loss", "validation loss"), ("min:val_cost", "val_cost", "val_cost")],
+)
+def test_runs_are_compared_by_their_objective(
+    objective: str, metric: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_two_arms((objective, objective), metric)
+    sentence, remarks = report(capsys, "a", "b", "--baseline", "b", "--output", "out")
+    assert sentence.startswith(f"a helps. It lowers {'the ' * (name != metric)}{name} by at least 0.0")
+    assert remarks == ["helps: a"]
+    with Path("out/results.csv").open(newline="") as file:
+        assert [float(row[metric]) > 1.01 for row in csv.DictReader(file)] == [False] * 3 + [True] * 3
+    # A run without the metric is left out.
+    write_run(Path("a/version_3"), 0.8, 3, "a", 0.0, objective)
+    _, remarks = report(capsys, "a", "b", "--baseline", "b", "--output", "out")
+    assert remarks == ["helps: a", f"left out, without {name}: a/version_3"]
+
+
+def test_runs_with_several_objectives_are_compared_by_the_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    write_two_arms(("", "val_loss"))
+    sentence, remarks = report(capsys, "a", "b", "--baseline", "a", "--output", "out")
+    assert sentence.startswith("b helps. It gains at least 1.9")
+    assert remarks[-1] == (
+        "the runs have several objectives (3 by val_accuracy, 3 by val_loss): they are compared by validation accuracy"
+    )
+
+
+def test_runs_without_their_objective(refused: Refused) -> None:
+    write_two_arms(("max:val_mine", "max:val_mine"))
+    assert "no run has val_mine in the epoch that counts" in refused("report", "a", "b")
 
 
 def test_what_is_left_out_is_named(capsys: pytest.CaptureFixture[str]) -> None:

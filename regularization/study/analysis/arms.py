@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from regularization.models.objective import Objective
+from regularization.models.objective import ACCURACY, Objective
 from regularization.study.analysis import statistics
-from regularization.study.analysis.comparison import COLLAPSE, Comparison, Sample, compare
+from regularization.study.analysis.comparison import Comparison, Sample, compare
 from regularization.study.analysis.verdicts import Verdict, judge_arm
 from regularization.study.config import Study
 from regularization.study.results import Result
@@ -40,7 +40,7 @@ class ArmSummary:
     comparison: Comparison | None
     verdict: Verdict | None
     effects: dict[str, Comparison] = field(default_factory=dict)
-    objective: Objective = field(default_factory=Objective)
+    objective: Objective = ACCURACY
 
     @property
     def accuracies(self) -> list[float]:
@@ -94,7 +94,7 @@ def summarize_arms(
         baseline: Name of the arm to compare with, or None.
         alpha: The simultaneous intervals have the level 1 − ``alpha``.
     """
-    objective, own = Objective(study.objective), list(results.values())
+    objective, own = Objective.parse(study.objective), list(results.values())
     gains: dict[int, Comparison] = {}
     effects: dict[str, dict[int, Comparison]] = {}
     if baseline in results:
@@ -114,15 +114,13 @@ def summarize_arms(
 
 def compare_objective(sample: Sample, baseline: int, alpha: float, study: Study) -> dict[int, Comparison]:
     """Compares each arm with the baseline by the objective; see ``compare``."""
-    # How large a loss, or a calibration error, is that of a collapsed arm is not known.
-    collapse = COLLAPSE if Objective(study.objective).mode == "max" else math.inf
-    return compare(sample, baseline, alpha, study.paired, collapse)
+    return compare(sample, baseline, alpha, study.paired)
 
 
 def sample_of(results: Iterable[Sequence[Result]], objective: Objective) -> Sample:
     """The objective in all trials that have it, with a sign so that higher is better; arms by their position."""
     sample = _sample_of(results, objective.metric)
-    return replace(sample, values=objective.sign * sample.values)
+    return replace(sample, values=objective.sign * sample.values, collapse=objective.collapse)
 
 
 def _sample_of(results: Iterable[Sequence[Result]], metric: str) -> Sample:
@@ -133,7 +131,7 @@ def _sample_of(results: Iterable[Sequence[Result]], metric: str) -> Sample:
         if math.isfinite(value := result.metric(metric))
     ]
     values, arms, seeds = zip(*rows, strict=True) if rows else ((), (), ())
-    return Sample(np.array(values, dtype=float), np.array(arms, dtype=int), np.array(seeds, dtype=int))
+    return Sample(np.array(values, dtype=float), np.array(arms, dtype=int), np.array(seeds, dtype=int), math.inf)
 
 
 def _compare(
@@ -143,4 +141,4 @@ def _compare(
     sample = _sample_of(results, metric)
     if baseline not in sample.arms:
         return {}
-    return compare(sample, baseline, alpha, study.paired, collapse=math.inf)
+    return compare(sample, baseline, alpha, study.paired)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from regularization.models.objective import COLLAPSE
 from regularization.study.analysis.dunnett import adjusted_p, critical_value
 
 Array = NDArray[np.float64]
@@ -14,10 +15,9 @@ ALPHA = 0.05
 # The weight of the pooled variance in the variance of an arm. At a weight of 1, one arm with three times the spread of
 # the others makes 13% false claims instead of 5%; at 0, three seeds per arm show nothing. Chosen by simulation.
 POOLED_WEIGHT = 0.25
-# An arm leaves the pool if its variance is larger than that of the others at this level, or if it loses 10 points: such
+# An arm leaves the pool if its variance is larger than that of the others at this level, or if it has collapsed: such
 # networks no longer share the effects of seeds with the others.
 OUTLIER_LEVEL = 0.001
-COLLAPSE = 0.1
 # Variances below this value are rounding errors.
 TINY = 1e-18
 
@@ -49,15 +49,17 @@ class Sample:
         values: ``(n,)``.
         arms: Index of the arm of each trial, int ``(n,)``.
         seeds: Seed of each trial, int ``(n,)``. Trials with the same seed are compared with each other.
+        collapse: An arm has collapsed if its mean is lower than that of the baseline by more than this.
     """
 
     values: Array
     arms: NDArray[np.int64]
     seeds: NDArray[np.int64]
+    collapse: float = COLLAPSE
 
     def select(self, keep: NDArray[np.bool_]) -> "Sample":
         """The trials where ``keep`` is True."""
-        return Sample(self.values[keep], self.arms[keep], self.seeds[keep])
+        return Sample(self.values[keep], self.arms[keep], self.seeds[keep], self.collapse)
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,7 @@ class _Fit:
     own_df: Array
 
 
-def compare(
-    sample: Sample, baseline: int, alpha: float = ALPHA, blocked: bool = True, collapse: float = COLLAPSE
-) -> dict[int, Comparison]:
+def compare(sample: Sample, baseline: int, alpha: float = ALPHA, blocked: bool = True) -> dict[int, Comparison]:
     """Compares every arm with the baseline by simultaneous confidence intervals.
 
     The model is y = arm + seed + noise: a seed gives all arms the same split, initialization and order, so that its
@@ -91,7 +91,7 @@ def compare(
     plus ¾ of its own (a moment estimate from its residuals); degrees of freedom are Satterthwaite's (1946, Biometrics
     Bulletin 2). Intervals and p values are Dunnett's: all intervals together hold in 95% of studies.
 
-    Arms whose variance is far larger than that of the others, or whose accuracy collapsed, are left out of the model
+    Arms whose variance is far larger than that of the others, or that have collapsed, are left out of the model
     and compared in pairs of equal seeds, with Bonferroni's correction.
 
     Args:
@@ -99,13 +99,12 @@ def compare(
         baseline: The arm to compare with.
         alpha: Intervals have the simultaneous level 1 − ``alpha``.
         blocked: Whether trials with the same seed are comparable; otherwise the seeds are ignored.
-        collapse: An arm has collapsed if its mean is lower than that of the baseline by more than this.
 
     Returns:
         By arm, the baseline excepted, its comparison.
     """
     others = [arm for arm in np.unique(sample.arms).tolist() if arm != baseline]
-    pool = _pool(sample, baseline, blocked, collapse)
+    pool = _pool(sample, baseline, blocked)
     result = {}
     fit = _fit(sample.select(np.isin(sample.arms, pool)), pool, blocked)
     for arm in others:
@@ -197,11 +196,11 @@ def _variance(values: Array) -> float:
     return float(values.var(ddof=1) / len(values)) if len(values) > 1 else float("nan")
 
 
-def _pool(sample: Sample, baseline: int, blocked: bool, collapse: float = COLLAPSE) -> list[int]:
+def _pool(sample: Sample, baseline: int, blocked: bool) -> list[int]:
     """The arms that share a variance and seed effects: all but those that collapsed or vary far more than the rest."""
     arms = np.unique(sample.arms).tolist()
     means = {arm: sample.values[sample.arms == arm].mean() for arm in arms}
-    pool = [arm for arm in arms if means[arm] > means[baseline] - collapse]
+    pool = [arm for arm in arms if means[arm] > means[baseline] - sample.collapse]
     while len(pool) > 2:
         fit = _fit(sample.select(np.isin(sample.arms, pool)), pool, blocked)
         ratios = np.where(fit.own_df > 0, fit.own, -1.0)

@@ -9,7 +9,7 @@ import numpy as np
 from regularization.callbacks.history import format_duration
 from regularization.models.objective import ACCURACY, Objective
 from regularization.study.analysis.arms import ArmSummary
-from regularization.study.analysis.comparison import ALPHA, COLLAPSE, Comparison
+from regularization.study.analysis.comparison import ALPHA, Comparison
 from regularization.study.analysis.regularizers import kind_of, others_in
 from regularization.study.analysis.verdicts import Answer, Verdict
 from regularization.study.config import Study
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Metrics that are reported as ratios to the baseline's value, with their names.
 RATIOS = {
+    "val_accuracy": "validation accuracy",
     "val_loss": "validation loss",
     "val_calibration_error": "calibration error",
     "weight_norm": "norm of the weights",
@@ -74,7 +75,7 @@ def _helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
     if objective.mode == "max":
         gains = f"It gains at least {least} of {objective.name} over {baseline.name}"
     else:
-        gains = f"It lowers the {objective.name} by at least {least} compared with {baseline.name}"
+        gains = f"It lowers {objective.with_article} by at least {least} compared with {baseline.name}"
     text = objective.with_unit(objective.format_difference(gain))
     estimate = "" if math.isnan(gain) else f"; {text} on seeds that did not choose it"
     return f"{opening}. {gains} ({_interval(chosen)}{estimate})."
@@ -176,7 +177,8 @@ def remarks(conclusion: "Conclusion", study: Study, context: "Context") -> list[
 
 def _largest_effect(conclusion: "Conclusion") -> str:
     """The largest change of another metric by an arm that does not hurt; of the weights' norm if there is no other."""
-    for metrics in (("val_loss", "val_calibration_error"), ("weight_norm",)):
+    # The metric that is the objective is no effect.
+    for metrics in (("val_accuracy", "val_loss", "val_calibration_error"), ("weight_norm",)):
         changes = [
             change for arm in conclusion.arms for metric in metrics if (change := _change(conclusion, arm, metric))
         ]
@@ -227,7 +229,7 @@ def _name(arm: ArmSummary) -> str:
 
 
 def _collapsed(arm: ArmSummary) -> bool:
-    return arm.objective.mode == "max" and arm.difference < -COLLAPSE
+    return arm.difference < -arm.objective.collapse
 
 
 def _interval(arm: ArmSummary) -> str:

@@ -61,8 +61,15 @@ def _fit(trial: Trial, record: optuna.Trial | None) -> None:
     from regularization.training.memory import retain_freed_memory
 
     last = trial.folder / directory.CHECKPOINTS / "last.ckpt"
-    # The test set is for the end of the study, and the cores are shared out already, whatever a config says.
-    args = [*trial.args, "--test=null", "--threads=null", *(["--ckpt_path=last"] if last.is_file() else [])]
+    # The test set is for the end of the study, the cores are shared out already, and trials are run to their end,
+    # whatever a config says.
+    args = [
+        *trial.args,
+        "--test=null",
+        "--threads=null",
+        "--hours=null",
+        *(["--ckpt_path=last"] if last.is_file() else []),
+    ]
     retain_freed_memory()
     ignore_file_errors_in_threads()
     run_fit(args, trial.folder, callbacks=[] if record is None else [ReportEpochs(record, trial.folder)])

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from regularization.models.objective import ACCURACY
 from regularization.study.analysis.arms import ArmSummary
-from regularization.study.analysis.comparison import COLLAPSE
 from regularization.study.analysis.conclusion import Conclusion
 
 # Labels on a logarithmic axis are at least this share of its length apart.
@@ -34,18 +33,18 @@ def value_range(conclusion: Conclusion) -> tuple[float, float]:
     """The range of the objective around the curve; arms far below the best are named at its lower edge."""
     objective = conclusion.chosen.objective
     best = max(arm.score for arm in conclusion.arms)
-    near = [arm for arm in conclusion.arms if objective.mode == "min" or arm.score > best - COLLAPSE]
+    near = [arm for arm in conclusion.arms if arm.score > best - objective.collapse]
     values = [value for arm in near for value in arm.values]
     clean = [arm.average("clean_accuracy") for arm in near] if objective == ACCURACY else []
     shown = [value for value in (*values, *clean) if math.isfinite(value)]
     margin = 0.15 * (max(shown) - min(shown)) or 0.01
-    return max(0.0, min(shown) - margin), min(1.0 if objective.is_fraction else math.inf, max(shown) + margin)
+    return max(objective.lowest, min(shown) - margin), min(objective.highest, max(shown) + margin)
 
 
 def value_axis(conclusion: Conclusion) -> tuple[str, str]:
     """The name of the axis of the objective, and Plotly's format of its numbers."""
     objective = conclusion.chosen.objective
-    return objective.name, ".1~%" if objective.is_fraction else ".3~f"
+    return objective.name, ".1~%" if objective.is_fraction else ".3~f" if objective.is_known else ".4~g"
 
 
 def axis_name(option: str) -> str:

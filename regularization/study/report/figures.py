@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from regularization.models.objective import ACCURACY
+from regularization.models.objective import ACCURACY, Objective
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.analysis.curve import Curve
@@ -152,7 +152,7 @@ def forest_plot(conclusion: Conclusion) -> go.Figure:
     if (baseline := conclusion.baseline) is not None:
         figure.add_vline(baseline.mean, line_dash="dash", line_color=NEUTRAL, annotation_text="baseline")
     shown = [value for arm in arms for value in (arm.low, arm.high, *arm.values)]
-    figure.update_xaxes(title=title, tickformat=spec, range=_limits(shown, conclusion.chosen.objective.is_fraction))
+    figure.update_xaxes(title=title, tickformat=spec, range=_limits(shown, conclusion.chosen.objective))
     return with_layout(figure, rows_height(names, 34))
 
 
@@ -162,11 +162,11 @@ def rows_height(names: Sequence[str], row: int) -> int:
     return max(320, len(names) * max(row, 17 * lines + 6) + 160)
 
 
-def _limits(values: Sequence[float], is_fraction: bool = True) -> tuple[float, float]:
-    """A range of values with some space at both ends, not below 0, and for fractions not beyond 100%."""
+def _limits(values: Sequence[float], objective: Objective = ACCURACY) -> tuple[float, float]:
+    """A range of values with some space at both ends, but without values that the metric cannot have."""
     shown = [value for value in values if math.isfinite(value)]
     margin = 0.05 * (max(shown) - min(shown)) or 0.01
-    return max(0.0, min(shown) - margin), min(1.0 if is_fraction else math.inf, max(shown) + margin)
+    return max(objective.lowest, min(shown) - margin), min(objective.highest, max(shown) + margin)
 
 
 def epoch_curves(conclusion: Conclusion, metric: str, title: str, percent: bool = True) -> go.Figure:
@@ -235,7 +235,8 @@ def _seed_trace(
 
 def _precise(arms: Sequence[ArmSummary]) -> str:
     """Plotly's format of the objective of a single point."""
-    return ".2%" if arms[0].objective.is_fraction else ".4f"
+    objective = arms[0].objective
+    return ".2%" if objective.is_fraction else ".4f" if objective.is_known else ".5~g"
 
 
 def _plotly_error_bars(arms: Sequence[ArmSummary]) -> dict[str, Any]:

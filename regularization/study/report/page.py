@@ -13,6 +13,7 @@ from matplotlib import rc_context
 from plotly.offline import get_plotlyjs
 
 from regularization.callbacks.curves import save
+from regularization.models.objective import ACCURACY, Objective
 from regularization.runs import directory
 from regularization.study.analysis import statistics
 from regularization.study.analysis.conclusion import Conclusion
@@ -28,7 +29,7 @@ REPORT = "report.html"
 FIGURES = ("figure.png", "figure.pdf", "figure.svg")
 
 TABLE_NOTE = (
-    "Accuracies are means over seeds with their 95% intervals. Differences are in percentage points, within seeds; "
+    "Accuracies are means over seeds with their 95% intervals. Differences are {differences}, within seeds; "
     "their intervals hold simultaneously in 95% of studies, and p is adjusted likewise. An asterisk marks a mean that "
     "differs from the baseline's, tested in the same way. The difference by image compares predictions on the same "
     "images, with a bootstrap interval that crosses seeds and images. Over all seeds, “fixed” counts the predictions "
@@ -80,9 +81,7 @@ def write_report(conclusion: Conclusion, results: Sequence[Result], study: Study
     _save_figures(conclusion, study, folder)
     pairs = _pair_with_baseline(conclusion)
     plots = _plots(conclusion, study)
-    loader = jinja2.PackageLoader("regularization.study.report", ".")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
-    page = environment.get_template("report.html.j2").render(
+    page = _template().render(
         title=f"{folder.parent.name}/{folder.name}",
         conclusion=conclusion,
         card=answer_card(conclusion, results, study),
@@ -91,16 +90,30 @@ def write_report(conclusion: Conclusion, results: Sequence[Result], study: Study
         figures=f"[{', '.join(plot.figure.to_json() for plot in plots)}]".replace("</", "<\\/"),
         plotly=get_plotlyjs(),
         arm_rows=tables.arm_rows(conclusion, results, pairs),
-        hidden_columns=tables.HIDDEN,
-        table_note=TABLE_NOTE,
+        hidden_columns=tables.hidden_columns(conclusion.chosen.objective),
+        table_note=TABLE_NOTE.format(differences=_unit(conclusion.chosen.objective)),
         sheets=_contact_sheets(conclusion, pairs),
-        trial_rows=tables.trial_rows(results),
+        hidden_of_trials=tables.HIDDEN_OF_TRIALS,
+        trial_rows=tables.trial_rows(results, conclusion.chosen.objective),
         command=command,
         method=_method(study, conclusion),
         versions=_versions(),
     )
     directory.write_text(folder / REPORT, page)
     return folder / REPORT
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.PackageLoader("regularization.study.report", ".")
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("report.html.j2")
+
+
+def _unit(objective: Objective) -> str:
+    """What differences from the baseline are given in, and what their sign says."""
+    if objective == ACCURACY:
+        return "in percentage points"
+    kind = "percentage points" if objective.is_fraction else "the unit"
+    return f"in {kind} of {objective.with_article}, positive where the arm is better"
 
 
 def _save_figures(conclusion: Conclusion, study: Study, folder: Path) -> None:
@@ -119,7 +132,7 @@ def _pair_with_baseline(conclusion: Conclusion) -> dict[str, PairedImages | None
 
 
 def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
-    name = conclusion.chosen.objective.name.capitalize()
+    name = conclusion.chosen.objective.title
     title = f"{name} against {axis_name(study.axis)}" if study.axis else name
     line = "recommended value. The value 0 is at the left end" if study.axis else "baseline"
     note = f"Each dot is one seed; bars are 95% intervals over seeds. The dashed line marks the {line}."
@@ -136,11 +149,14 @@ def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
 def _epoch_plots(conclusion: Conclusion) -> list[Plot]:
     """What was measured by epoch; metrics of a single epoch are in the table."""
     plots = []
-    for metric, title, axis, percent in (
-        ("val_accuracy", "Validation accuracy by epoch", "validation accuracy", True),
-        ("gap_accuracy", "Clean training accuracy minus validation accuracy by epoch", "gap", True),
-        ("weight_norm", "Norm of all weights by epoch", "‖w‖", False),
-    ):
+    shown = {
+        "val_accuracy": ("Validation accuracy by epoch", "validation accuracy", True),
+        "gap_accuracy": ("Clean training accuracy minus validation accuracy by epoch", "gap", True),
+        "weight_norm": ("Norm of all weights by epoch", "‖w‖", False),
+    }
+    it = conclusion.chosen.objective
+    shown = {it.metric: (f"{it.title} by epoch", it.name, it.is_fraction)} | shown
+    for metric, (title, axis, percent) in shown.items():
         figure = figures.epoch_curves(conclusion, metric, axis, percent)
         if any(len(trace.x) > 1 for trace in figure.data):
             note = "Means over seeds. Click an arm in the legend to hide it; double-click it to hide all others."
@@ -176,7 +192,7 @@ def _method(study: Study, conclusion: Conclusion) -> str:
         )
     how, objective = "within seeds" if study.paired else "between seeds", conclusion.chosen.objective
     sentences = [
-        f"Arms are compared {how} by the {objective.name} of the {study.score} epoch, as fixed in advance, with "
+        f"Arms are compared {how} by {objective.with_article} of the {study.score} epoch, as fixed in advance, with "
         "simultaneous 95% intervals (Dunnett's) of a model with effects of arms and seeds. Differences below "
         f"{objective.format_resolution(study.resolution)} are taken not to matter."
     ]
@@ -205,12 +221,14 @@ def _validity(study: Study) -> str:
 
 
 def _validation_share(conclusion: Conclusion) -> str:
-    """How much of the spread between seeds comes from the size of the validation set."""
+    """How much of the spread of the accuracy between seeds comes from the size of the validation set."""
     arm = conclusion.baseline or conclusion.chosen
     logits = arm.results[0].logits()
     if logits is None:
         return ""
     images = len(logits[1])
+    if arm.objective != ACCURACY:
+        return f"Each trial is validated on {images:,} images."
     share = statistics.image_share(arm.accuracies, images)
     if math.isnan(share):
         return ""

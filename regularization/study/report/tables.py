@@ -35,6 +35,15 @@ class TableRow:
 MISSING = Cell("–", "")
 # Columns that are only shown when the reader chooses them: with the others, the table fits a page of 1200 pixels.
 HIDDEN = ("p", "difference by image", "fixed", "broken", "run length / τ", "trials", "steps")
+# These make room for the objective, if it is not the accuracy.
+HIDDEN_FOR_OBJECTIVE = ("clean training accuracy", "seconds")
+# The same for the table of trials.
+HIDDEN_OF_TRIALS = ("clean training accuracy", "gap", "steps")
+
+
+def hidden_columns(objective: Objective) -> tuple[str, ...]:
+    """The columns of the table of arms that are hidden at first."""
+    return HIDDEN if objective == ACCURACY else (*HIDDEN, *HIDDEN_FOR_OBJECTIVE)
 
 
 def arm_rows(
@@ -61,16 +70,17 @@ def arm_rows(
     ]
 
 
-def trial_rows(results: Sequence[Result]) -> list[TableRow]:
+def trial_rows(results: Sequence[Result], objective: Objective) -> list[TableRow]:
     """One row per trial."""
-    return [TableRow(_trial_cells(result)) for result in results]
+    return [TableRow(_trial_cells(result, objective)) for result in results]
 
 
-def write_table(results: Sequence[Result], path: Path) -> None:
+def write_table(results: Sequence[Result], path: Path, objective: Objective) -> None:
     """Writes one row per run as CSV: arm, seed, options, cost, and the metrics of the epoch that counts."""
     options = list(dict.fromkeys(option for result in results for option in result.values))
     metrics = ["val_accuracy", "val_loss", "val_calibration_error", "val_balanced_accuracy", "val_macro_f1"]
     metrics += ["clean_accuracy", "gap_accuracy", "sparsity"]
+    metrics += [] if objective.metric in metrics else [objective.metric]
     columns = ["arm", "seed", "stage", *options, "weight_decay", "timescale_epochs", "run_length_over_tau", *metrics]
     rows = []
     for result in results:
@@ -133,13 +143,17 @@ def _cost_cells(results: Sequence[Result]) -> dict[str, Cell]:
     }
 
 
-def _trial_cells(result: Result) -> dict[str, Cell]:
+def _trial_cells(result: Result, objective: Objective) -> dict[str, Cell]:
+    value = result.metric(objective.metric)
     return {
         "arm": _text(result.arm),
         "seed": _number(result.seed, ","),
         "stage": Cell(result.stage + (" (stopped early)" if result.pruned else ""), result.stage),
+        objective.name: MISSING if math.isnan(value) else Cell(objective.format(value), value),
         "validation accuracy": _number(result.accuracy, ".2%"),
-        "validation loss": _number(result.row.get("val_loss"), ".4f"),
+        "NLL": _number(result.row.get("val_loss"), ".4f"),
+        "ECE": _number(result.row.get("val_calibration_error"), ".4f"),
+        "norm of the weights": _number(result.weight_norm, ".3g"),
         "clean training accuracy": _number(result.row.get("clean_accuracy"), ".2%"),
         "gap": _number(result.row.get("gap_accuracy"), ".2%"),
         "test accuracy": _number(result.test_accuracy, ".2%"),
@@ -173,7 +187,8 @@ def _effect(arm: ArmSummary, metric: str, spec: str) -> Cell:
 def _objective(arm: ArmSummary) -> Cell:
     if arm.objective.is_fraction:
         return _mean(arm.mean, arm.low, arm.high)
-    interval = "" if math.isnan(arm.low) else f" ({arm.low:.4f} to {arm.high:.4f})"
+    ends = [f"{end:.4f}" if arm.objective.is_known else f"{end:.3g}" for end in (arm.low, arm.high)]
+    interval = "" if math.isnan(arm.low) else f" ({ends[0]} to {ends[1]})"
     return Cell(arm.objective.format(arm.mean) + interval, arm.mean)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from regularization.study.analysis.comparison import COLLAPSE, Sample, compare
+from regularization.models.objective import COLLAPSE
+from regularization.study.analysis.comparison import Sample, compare
 from tests.benchmarks import runs
 from tests.benchmarks.answer.claims import Array
 from tests.benchmarks.answer.simulator import Simulator, to_sample

@@ -12,6 +12,7 @@ import yaml
 
 import regularization
 from regularization import UserError
+from regularization.models.objective import ACCURACY
 from regularization.study import results as study_results
 from regularization.study.analysis.conclusion import Context, draw_conclusion
 from regularization.study.report.answer import StudyAnswer
@@ -26,7 +27,7 @@ def answer() -> StudyAnswer:
     conclusion = draw_conclusion(runs, study, Context("λ=0"))
     folder = Path("runs/study<1>/version_0")
     folder.mkdir(parents=True)
-    write_table(runs, folder / study_results.TABLE)
+    write_table(runs, folder / study_results.TABLE, ACCURACY)
     return StudyAnswer(**vars(conclusion), study=study, folder=folder)
 
 

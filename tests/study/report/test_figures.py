@@ -12,7 +12,7 @@ from regularization.study.config import Study
 from regularization.study.report import colors, effects, figures
 from regularization.study.report.card import answer_card
 from regularization.study.report.page import write_report
-from regularization.study.report.tables import HIDDEN, arm_rows
+from regularization.study.report.tables import HIDDEN, HIDDEN_OF_TRIALS, arm_rows, hidden_columns, trial_rows
 from regularization.study.results import Result
 from tests.study.analysis.synthetic import make_results, results_on_axis
 from tests.study.report.test_page import many, two_axes
@@ -141,3 +141,34 @@ def test_a_study_of_the_loss_is_reported_by_the_loss(tmp_path: Path) -> None:
     assert "Validation loss against weight decay λ" in page
     assert "by the validation loss of the last epoch" in page
     assert "Differences below 0.005 are taken not to matter" in page
+
+
+def test_the_tables_show_accuracy_loss_calibration_and_norms_beside_the_objective(tmp_path: Path) -> None:
+    results, study = results_on_axis([0, 0.5, 1, 0.5])
+    results = [replace(it, row={**it.row, "val_mine": -100.0 * it.accuracy}) for it in with_metrics(results)]
+    results = [replace(it, rows=[{**row, "val_mine": it.row["val_mine"]} for row in it.rows]) for it in results]
+    always = ["validation accuracy", "NLL", "ECE", "norm of the weights"]
+    for objective, name in (("val_accuracy", None), ("val_loss", "validation loss"), ("min:val_mine", "val_mine")):
+        study = replace(study, objective=objective)
+        conclusion = draw_conclusion(results, study, Context("λ=0"))
+        parsed = conclusion.chosen.objective
+        by_arm = list(arm_rows(conclusion, results, {})[0].cells)
+        by_trial = list(trial_rows(results, parsed)[0].cells)
+        for columns, hidden in ((by_arm, hidden_columns(parsed)), (by_trial, HIDDEN_OF_TRIALS)):
+            shown = [column for column in columns if column not in hidden]
+            assert set(hidden) < set(columns)
+            assert {*always, *([name] if name else [])} <= set(shown)
+        if name:
+            assert by_arm[1] == name
+            assert by_trial[3] == name
+    page = write_report(conclusion, results, study, tmp_path, "").read_text()
+    assert "<h2>val_mine by epoch</h2>" in page
+    assert "<h2>val_mine against weight decay λ</h2>" in page
+    assert "Differences are in the unit of val_mine, positive where the arm is better" in page
+    assert "by val_mine of the last epoch" in page
+    text = page[page.index("<h2>Arms</h2>") :]
+    assert f"{results[0].row['val_mine']:.5g}" in text
+    # The axis has room for values below 0.
+    low, high = figures.main_figure(conclusion, study).layout.yaxis.range
+    values = [it.row["val_mine"] for it in results]
+    assert low < min(values) < max(values) < high
