@@ -61,7 +61,7 @@ def check_extends(path: Path, plan: "Plan") -> None:
 
 
 def _by_content(value: Any, digests: dict[str, str]) -> Any:
-    """The words of a command line with the content of each config in place of its path, which machines may differ in."""
+    """The words of a command line with the digest of each config in place of its path, in which machines may differ."""
     return [digests.get(word, word) for word in value] if isinstance(value, list) else value
 
 

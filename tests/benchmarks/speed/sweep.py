@@ -62,7 +62,7 @@ def bare_loop(threads: int, divisor: int) -> float:
     """Seconds of the training steps of ``configs/fast.yaml``, divided by ``divisor`` in number."""
     retain_freed_memory()
     torch.set_num_threads(threads)
-    network = WhitenedNet(10, 32).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = WhitenedNet(10, 32).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.85, nesterov=True, weight_decay=1.33e-3)
     steps = EPOCHS * -(-EPOCH // BATCH) // divisor
     early = int(EARLY_SHARE * steps)
