@@ -50,7 +50,7 @@ class Conclusion:
     """The conclusion of a study.
 
     Attributes:
-        arms: Summaries of all arms, in the order of their values or of the study's config.
+        arms: Summaries of all arms, in the order of their values; without values the baseline, then from the best on.
         baseline: The arm that the others are compared with, or None.
         chosen: The recommended arm: that with the highest lower end, the baseline if none helps; while undecided, the
             one that looks best.
@@ -85,6 +85,8 @@ def draw_conclusion(results: Sequence[Result], study: Study, context: Context) -
     """
     ordered = by_arm(sorted(results, key=lambda result: _sort_key(result, study)))
     arms = summarize_arms(ordered, study, context.baseline, context.alpha)
+    if not study.vary:
+        arms.sort(key=lambda arm: (arm.name != context.baseline, -arm.score))
     baseline = next((arm for arm in arms if arm.name == context.baseline), None)
     candidates = [arm for arm in arms if arm.name not in context.failures] or arms
     answer = _answer(candidates, study) if baseline else None
@@ -97,7 +99,7 @@ def draw_conclusion(results: Sequence[Result], study: Study, context: Context) -
 
 
 def _sort_key(result: Result, study: Study) -> list[float]:
-    """The values along the axes, or the index of the arm in the study's config."""
+    """The values along the axes, or the index of the arm in the study's config, by which equal arms are ordered."""
     if study.vary:
         return [float(result.values[option]) for option in study.vary]
     names = list(study.arms)

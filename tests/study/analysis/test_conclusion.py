@@ -84,7 +84,7 @@ def test_none_helps_among_named_arms() -> None:
     assert conclusion.sentence == (
         "No arm helps by more than 0.5 points compared with none: the intervals end at +0.14 points or lower (l1)."
     )
-    assert conclusion.remarks == ["no difference that matters: l1, l2"]
+    assert conclusion.remarks == ["no difference that matters: l2, l1"]
     assert conclusion.chosen.name == "none"
 
 
@@ -371,7 +371,7 @@ def test_an_arm_without_any_seed_of_the_baseline() -> None:
     apart = [replace(result, seed=result.seed + 3) if result.arm == "other" else result for result in results]
     conclusion = conclude((apart, study), "none")
     assert verdicts(conclusion)["other"] == Verdict.UNDECIDED
-    assert conclusion.arms[2].difference == pytest.approx(0.11)
+    assert conclusion.arms[1].difference == pytest.approx(0.11)
     assert conclusion.seeds_needed is None
 
 
