@@ -7,15 +7,13 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from regularization.errors import UserError
-
 
 class MuonAdamW(Optimizer):
     """Muon for parameters with two or more dimensions, AdamW for biases and scales (arXiv:2502.16982).
 
     Muon moves a matrix by its momentum with all singular values set to about 1: w ← (1 − ηλ)·w − η·0.2·√max(n, m)·UVᵀ
     for the momentum U·S·Vᵀ ``(n, m)``. A kernel is a matrix of filters. The factor makes the step as large as AdamW's:
-    one learning rate η and one weight decay λ, which is decoupled, serve both. Needs torch 2.9 or newer.
+    one learning rate η and one weight decay λ, which is decoupled, serve both.
 
     Args:
         params: Parameters or parameter groups.
@@ -24,9 +22,6 @@ class MuonAdamW(Optimizer):
         momentum: Momentum of Muon.
         nesterov: Whether to use Nesterov's momentum in Muon.
         betas: Averaging coefficients of AdamW.
-
-    Raises:
-        UserError: If torch has no Muon.
     """
 
     def __init__(
@@ -38,8 +33,6 @@ class MuonAdamW(Optimizer):
         nesterov: bool = True,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
-        if not hasattr(torch.optim, "Muon"):
-            raise UserError(f"MuonAdamW needs torch 2.9 or newer, which has Muon; this is {torch.__version__}")
         options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "betas": betas}
         super().__init__(params, options)
         for group in self.param_groups:  # Both check their arguments.

@@ -1,6 +1,6 @@
 """Why weight decay helps: how much of its gain is the effective learning rate of scale-invariant filters.
 
-Run with ``python -m tests.benchmarks.mechanism --json mechanism.json``. Five arms of ``configs/fast.yaml`` with each
+Run with ``python -m tests.benchmarks.mechanism --json mechanism.json``. Five arms of ``configs/fast_sgd.yaml`` with each
 seed: weight decay, none, weight decay of the scale-invariant filters alone or of everything else alone, and a control
 without weight decay, in which each scale-invariant filter is rescaled after every step to the norm that it had in the
 run with weight decay. The control has the effective learning rate η/‖w‖² of that run, and no decay.
@@ -88,7 +88,7 @@ def train_seed(seed: int, options: Sequence[str] = ()) -> list[dict[str, Any]]:
             args = _penalty(INVARIANT if arm.startswith("invariant") else OTHERS)
         callbacks: dict[str, Callback] = {"weight decay": recorded, CONTROL: MatchNorms(recorded.norms)}
         with TemporaryDirectory() as folder:
-            words = [*config("fast"), "--test", "null", "--seed_everything", str(seed), *args, *options]
+            words = [*config("fast_sgd"), "--test", "null", "--seed_everything", str(seed), *args, *options]
             run_fit(
                 [*words, "--data.split_seed", str(seed)], Path(folder), [callbacks[arm]] if arm in callbacks else []
             )

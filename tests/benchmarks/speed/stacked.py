@@ -1,6 +1,6 @@
 """Training steps of several networks at once in one process: their weights stacked, one kernel for all of them.
 
-The step is that of ``configs/fast.yaml``: ``WhitenedNet`` of width 32, 256 images of 24×24 for each network,
+The step is that of ``configs/fast_sgd.yaml``: ``WhitenedNet`` of width 32, 256 images of 24×24 for each network,
 cross-entropy with label smoothing, and SGD with Nesterov momentum and another λ for each network. It shows what a study
 could gain by training its arms and seeds together instead of in a process each.
 """

@@ -1,4 +1,4 @@
-"""The part ``sweep``: how much longer 16 trials of ``configs/fast.yaml`` take than their training steps alone.
+"""The part ``sweep``: how much longer 16 trials of ``configs/fast_sgd.yaml`` take than their training steps alone.
 
 The sweep's time is that of the whole command: imports, images, validation, checkpoints, statistics and report. Beside
 it, before and after, a bare loop trains the same network for as many steps on prepared batches; with two workers, two
@@ -59,7 +59,7 @@ def _bare_seconds(settings: Settings, workers: int, threads: int) -> float:
 
 
 def bare_loop(threads: int, divisor: int) -> float:
-    """Seconds of the training steps of ``configs/fast.yaml``, divided by ``divisor`` in number."""
+    """Seconds of the training steps of ``configs/fast_sgd.yaml``, divided by ``divisor`` in number."""
     retain_freed_memory()
     torch.set_num_threads(threads)
     network = WhitenedNet(10, 32).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The part ``trials``: trials of ``configs/fast.yaml`` an hour on one GPU, by the number of trials at a time.
+"""The part ``trials``: trials of ``configs/fast_sgd.yaml`` an hour on one GPU, by the number of trials at a time.
 
 A study's trials are processes of their own. Beside them: training steps of as many networks in one process, their
 weights stacked (``stacked.py``), extrapolated to the images of a trial; without validation, checkpoints and the like.
@@ -41,7 +41,7 @@ def processes(settings: Settings, workers: int) -> float:
     """Trials an hour between the start of the first one and the end of the last one."""
     trials = max(2, 2 * workers)
     vary = json.dumps({"model.optimizer.weight_decay": [0, 1.33e-3]})
-    study = {"base": CONFIGS / "fast.yaml", "vary": vary, "seeds": trials // 2, "workers": workers, "threads": 1}
+    study = {"base": CONFIGS / "fast_sgd.yaml", "vary": vary, "seeds": trials // 2, "workers": workers, "threads": 1}
     with TemporaryDirectory() as folder:
         asked = options(study | {"until": "seeds", "folder": folder, "data.on_device": "true"})
         # Without max_steps, which would leave the last epoch without a validation.
