@@ -64,7 +64,7 @@ def test_value_and_gradient(name: str, shapes: list[tuple[int, ...]], seed: int)
     penalty = penalties()[name]
     weights = [draw(shape, seed + index).requires_grad_() for index, shape in enumerate(shapes)]
     if isinstance(penalty, L2SP):
-        penalty.origin = [torch.full_like(w, 0.5) for w in weights]
+        penalty.reference = [torch.full_like(w, 0.5) for w in weights]
     value = sum((formula(name, w) for w in weights), start=torch.zeros((), dtype=torch.double))
     gradients = torch.autograd.grad(value, weights)
     detached = [w.detach() for w in weights]

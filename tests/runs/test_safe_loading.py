@@ -437,6 +437,7 @@ def test_trusted_modules_of_the_program() -> None:
         "regularization.optim.function_penalties",
         "regularization.optim.muon",
         "regularization.optim.penalties",
+        "regularization.optim.references",
         "regularization.optim.schedules",
         "regularization.optim.sharpness",
         "regularization.optim.weight_decay",
