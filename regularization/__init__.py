@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from regularization.data.datamodules import CIFAR100 as CIFAR100
     from regularization.data.datamodules import Digits as Digits
     from regularization.data.datasets.arrays import Arrays as Arrays
+    from regularization.data.datasets.hugging_face import HuggingFaceData as HuggingFaceData
     from regularization.data.datasets.torchvision_data import TorchvisionData as TorchvisionData
     from regularization.data.image_data import ImageData as ImageData
     from regularization.data.image_folder import ImageFolder as ImageFolder
@@ -80,6 +81,7 @@ _MODULES = {
     "TrivialAugment": "data.augmentation.policies",
     "ImageFolder": "data.image_folder",
     "Arrays": "data.datasets.arrays",
+    "HuggingFaceData": "data.datasets.hugging_face",
     "TorchvisionData": "data.datasets.torchvision_data",
     "CIFAR10": "data.datamodules",
     "CIFAR100": "data.datamodules",

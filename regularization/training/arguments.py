@@ -14,7 +14,7 @@ from regularization.callbacks import averaging
 from regularization.data import image_folder
 from regularization.data.augmentation import policies
 from regularization.data.datamodules import CIFAR10
-from regularization.data.datasets import arrays, torchvision_data
+from regularization.data.datasets import arrays, hugging_face, torchvision_data
 from regularization.data.image_data import ImageData
 from regularization.internals.jsonargparse import try_integers_first
 from regularization.models import networks
@@ -26,7 +26,7 @@ from regularization.training.parser import Parser
 
 # Classes of modules that are imported can be named without the module's path.
 SHORT_NAMES = (
-    *(arrays, averaging, function_penalties, image_folder, muon, networks),
+    *(arrays, averaging, function_penalties, hugging_face, image_folder, muon, networks),
     *(penalties, policies, references, schedules, sharpness, torchvision_data, weight_decay),
 )
 

@@ -428,6 +428,7 @@ def test_trusted_modules_of_the_program() -> None:
         "regularization.data.augmentation.policies",
         "regularization.data.datamodules",
         "regularization.data.datasets.arrays",
+        "regularization.data.datasets.hugging_face",
         "regularization.data.datasets.torchvision_data",
         "regularization.data.image_data",
         "regularization.data.image_folder",
