@@ -6,6 +6,7 @@ with the gradient of the loss. Each λ is that of the paper that is named: only 
 """
 
 import math
+import warnings
 from abc import abstractmethod
 
 import torch
@@ -146,13 +147,19 @@ class RDrop(FunctionPenalty):
     time.
     """
 
+    _compared = False
+
     def loss(self, batch: Batch, logits: Tensor, network: nn.Module) -> Tensor:
         """½·Σ(p − q)·(log p − log q)."""
         with constant_statistics(network):
             output = network(batch.images.to(next(network.parameters()).dtype))
         repeated = output[0] if isinstance(output, tuple) else output  # without auxiliary classifiers
         log_p, log_q = (_precise(z).log_softmax(dim=1) for z in (logits, repeated))
-        return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(dim=1).mean()
+        divergence = 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(dim=1).mean()
+        if not self._compared and divergence.item() < 1e-10:
+            warnings.warn("RDrop has no effect: two passes of the network agree, it needs dropout", stacklevel=2)
+        self._compared = True  # in the first step only: each comparison waits for the device
+        return divergence
 
 
 def _precise(x: Tensor) -> Tensor:
