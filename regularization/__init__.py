@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from regularization.data.datamodules import CIFAR100 as CIFAR100
     from regularization.data.datamodules import Digits as Digits
     from regularization.data.datasets.arrays import Arrays as Arrays
+    from regularization.data.datasets.hugging_face import HuggingFaceData as HuggingFaceData
     from regularization.data.datasets.torchvision_data import TorchvisionData as TorchvisionData
     from regularization.data.image_data import ImageData as ImageData
     from regularization.data.image_folder import ImageFolder as ImageFolder
@@ -40,19 +41,22 @@ if TYPE_CHECKING:
     from regularization.optim.function_penalties import GradientPenalty as GradientPenalty
     from regularization.optim.function_penalties import JacobianPenalty as JacobianPenalty
     from regularization.optim.function_penalties import LogitPenalty as LogitPenalty
+    from regularization.optim.function_penalties import RDrop as RDrop
     from regularization.optim.function_penalties import ZLoss as ZLoss
     from regularization.optim.muon import MuonAdamW as MuonAdamW
     from regularization.optim.penalties import L1 as L1
     from regularization.optim.penalties import L2 as L2
-    from regularization.optim.penalties import L2SP as L2SP
     from regularization.optim.penalties import ElasticNet as ElasticNet
     from regularization.optim.penalties import GroupLasso as GroupLasso
     from regularization.optim.penalties import MaxNorm as MaxNorm
     from regularization.optim.penalties import Orthogonal as Orthogonal
     from regularization.optim.penalties import Penalty as Penalty
+    from regularization.optim.references import L2EMA as L2EMA
+    from regularization.optim.references import L2SP as L2SP
     from regularization.optim.schedules import Cosine as Cosine
     from regularization.optim.schedules import LikeLearningRate as LikeLearningRate
     from regularization.optim.schedules import Linear as Linear
+    from regularization.optim.schedules import SchedulerSequence as SchedulerSequence
     from regularization.optim.schedules import Steps as Steps
     from regularization.optim.schedules import StrengthSchedule as StrengthSchedule
     from regularization.optim.schedules import WarmupDecay as WarmupDecay
@@ -77,6 +81,7 @@ _MODULES = {
     "TrivialAugment": "data.augmentation.policies",
     "ImageFolder": "data.image_folder",
     "Arrays": "data.datasets.arrays",
+    "HuggingFaceData": "data.datasets.hugging_face",
     "TorchvisionData": "data.datasets.torchvision_data",
     "CIFAR10": "data.datamodules",
     "CIFAR100": "data.datamodules",
@@ -94,19 +99,22 @@ _MODULES = {
     "GradientPenalty": "optim.function_penalties",
     "JacobianPenalty": "optim.function_penalties",
     "LogitPenalty": "optim.function_penalties",
+    "RDrop": "optim.function_penalties",
     "ZLoss": "optim.function_penalties",
     "MuonAdamW": "optim.muon",
     "ElasticNet": "optim.penalties",
     "GroupLasso": "optim.penalties",
     "L1": "optim.penalties",
     "L2": "optim.penalties",
-    "L2SP": "optim.penalties",
     "MaxNorm": "optim.penalties",
     "Orthogonal": "optim.penalties",
     "Penalty": "optim.penalties",
+    "L2EMA": "optim.references",
+    "L2SP": "optim.references",
     "Cosine": "optim.schedules",
     "LikeLearningRate": "optim.schedules",
     "Linear": "optim.schedules",
+    "SchedulerSequence": "optim.schedules",
     "Steps": "optim.schedules",
     "StrengthSchedule": "optim.schedules",
     "WarmupDecay": "optim.schedules",

@@ -49,7 +49,7 @@ PENALTIES = some.dictionaries(
     some.none()
     | some.builds(
         lambda kind, strength: {"class_path": kind, "init_args": {"strength": strength}},
-        some.sampled_from(["L1", "L2", "GroupLasso", "Orthogonal", "L2SP"]),
+        some.sampled_from(["L1", "L2", "GroupLasso", "Orthogonal", "L2SP", "L2EMA"]),
         POSITIVE,
     ),
 )

@@ -15,7 +15,8 @@ from regularization.models.classifier import ImageClassifier
 from regularization.models.metrics import EpochMetrics
 from regularization.optim.applied import Regularizer
 from regularization.optim.invariance import Invariance
-from regularization.optim.penalties import L2SP, filters
+from regularization.optim.penalties import filters
+from regularization.optim.references import L2SP
 from regularization.optim.weight_decay import decay_per_step, is_decoupled, momentum_gain
 
 INTERVAL = 100  # optimizer steps between two measurements of the gradients; there is at least one per epoch

@@ -194,7 +194,8 @@ def stratified_subset(labels: Tensor, indices: Tensor, size: int | float | None,
     """
     if size is None:
         return indices
-    count = round(size * len(indices)) if isinstance(size, float) else size
+    # 30.0 is 30: jsonargparse may try float first, see internals.jsonargparse.try_integers_first.
+    count = round(size * len(indices)) if isinstance(size, float) and size <= 1 else int(size)
     if not 1 <= count <= len(indices) or size > count:
         raise UserError(
             f"--data.subset must be a number from 1 to {len(indices)}, as many as there are training images, or a "

@@ -38,9 +38,8 @@ class ImageClassifier(RegularizedModule):
     Args:
         network: Maps images to logits ``(B, num_classes)``. Any class path; its ``num_classes`` comes from the data.
         optimizer: Makes the optimizer from the parameters. Its ``weight_decay`` is λ, which adds λ·w to the gradient.
-        lr_scheduler: Makes the learning-rate scheduler from the optimizer. If its ``total_steps`` or ``T_max`` is null
-            or -1, the number of optimizer steps is filled in, and it steps once per optimizer step; otherwise it steps
-            once per epoch.
+        lr_scheduler: Makes the learning-rate scheduler. It steps once per epoch; or once per optimizer step if its
+            ``total_steps``, ``T_max`` or ``total_iters`` is null or -1, which becomes the number of these steps.
         penalties: Penalties that are added to the loss, under names you choose. Those of several configs are combined;
             null removes one.
         decay: What weight decay acts on: ``all``; ``weights``, without biases and norm layers' scales; or a list of

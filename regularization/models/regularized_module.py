@@ -15,10 +15,10 @@ from regularization.errors import UserError, did_you_mean
 from regularization.internals.lightning import training_length
 from regularization.models.metrics import check_is_metric, check_mode
 from regularization.optim.applied import Regularizer
-from regularization.optim.factory import OptimizerFactory, OptimizerMaker, SchedulerMaker
-from regularization.optim.hyperparameters import Hyperparameters, apply_overrides
+from regularization.optim.factory import OptimizerFactory, OptimizerMaker
+from regularization.optim.hyperparameters import Hyperparameters, apply_overrides, same_scheduler
 from regularization.optim.penalties import Penalty
-from regularization.optim.schedules import StrengthSchedule
+from regularization.optim.schedules import SchedulerMaker, StrengthSchedule
 from regularization.optim.weight_decay import Decay
 from regularization.runs import resume
 
@@ -140,7 +140,9 @@ class RegularizedModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the penalties, and keeps the hyperparameters of the checkpoint for ``on_train_start``."""
-        self._saved_hyperparameters = checkpoint.get("settings")
+        saved = self._saved_hyperparameters = checkpoint.get("settings")
+        if saved is not None and not same_scheduler(saved, self.optimization.hyperparameters):
+            checkpoint["lr_schedulers"] = []  # which it could not load; on_train_start replays its schedule
         self.regularizer.load_state_dict(checkpoint.get("regularizer", {}))
 
     def image_data(self) -> ImageData | None:
@@ -195,3 +197,4 @@ class RegularizedModule(LightningModule):
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         self.regularizer.apply_prox(optimizer, *self.progress())
+        self.regularizer.update_references()

@@ -11,7 +11,8 @@ from torch.optim import SGD, Optimizer
 from regularization.data.sampling import Batch
 from regularization.errors import UserError
 from regularization.optim.function_penalties import FunctionPenalty
-from regularization.optim.penalties import L2SP, Penalty, Selection
+from regularization.optim.penalties import Penalty, Selection
+from regularization.optim.references import ReferencePenalty
 from regularization.optim.selection import match_patterns
 from regularization.optim.weight_decay import momentum_gain, parameter_kind
 
@@ -47,13 +48,13 @@ class Regularizer:
             name: select_parameters(network, penalty.parameters, name) for name, penalty in self.penalties.items()
         }
         self.functions = {name: it for name, it in self.penalties.items() if isinstance(it, FunctionPenalty)}
+        self._with_reference = {name: it for name, it in self.penalties.items() if isinstance(it, ReferencePenalty)}
         self.input_gradients = any(penalty.input_gradients for penalty in self.functions.values())
 
     def start(self) -> None:
         """To be called once the network has the weights that training starts from, or a checkpoint was restored."""
-        for name, penalty in self.penalties.items():
-            if isinstance(penalty, L2SP):
-                penalty.start(self._weights(name))
+        for name, penalty in self._with_reference.items():
+            penalty.start(_full_precision(self._weights(name)))
 
     def strength(self, name: str, time: float, lr_ratio: float) -> float:
         """The current λ of the penalty ``name``.
@@ -116,6 +117,12 @@ class Regularizer:
                     _prox_in_full_precision(penalty, weights, threshold)
 
     @torch.no_grad()
+    def update_references(self) -> None:
+        """Updates the reference weights of penalties; to be called after each step, and after proximal steps."""
+        for name, penalty in self._with_reference.items():
+            penalty.update(_full_precision(self._weights(name)))
+
+    @torch.no_grad()
     def values(self, time: float, lr_ratio: float) -> dict[str, Tensor]:
         """λ·R of each penalty on weights, by its name."""
         return {
@@ -125,16 +132,17 @@ class Regularizer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the penalties: w₀ of each ``L2SP``, by the name of the penalty and of the parameter."""
-        origins = {name: penalty.origin for name, penalty in self.penalties.items() if isinstance(penalty, L2SP)}
-        return {name: dict(zip(self.selected[name], origin, strict=True)) for name, origin in origins.items()}
+        """The state of the penalties: their reference weights, by the name of the penalty and of the parameter."""
+        return {
+            name: dict(zip(self.selected[name], penalty.reference, strict=True))
+            for name, penalty in self._with_reference.items()
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what ``state_dict`` returned, for penalties that still select the same parameters."""
-        for name, origin in state.items():
-            penalty = self.penalties.get(name)
-            if isinstance(penalty, L2SP) and list(origin) == list(self.selected[name]):
-                penalty.origin = list(origin.values())
+        for name, reference in state.items():
+            if name in self._with_reference and list(reference) == list(self.selected[name]):
+                self._with_reference[name].reference = list(reference.values())
 
     def _weights(self, name: str) -> list[Tensor]:
         return list(self.selected[name].values())

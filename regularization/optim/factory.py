@@ -1,9 +1,7 @@
 """OptimizerFactory: makes the optimizer and the scheduler of the config, and sets λ, for a run of a given length."""
 
-import inspect
 import math
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 
 from torch import nn
 from torch.optim import Optimizer
@@ -12,14 +10,10 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 from regularization.errors import UserError, find_foreign_error
 from regularization.optim import weight_decay
 from regularization.optim.hyperparameters import Scheduler, hyperparameters, replay_schedule
-from regularization.optim.schedules import StrengthSchedule
+from regularization.optim.schedules import SchedulerMaker, StrengthSchedule, missing_lengths
 from regularization.optim.weight_decay import Decay
 
-# Arguments for the length of the training by which schedulers call them; they are filled in if they are null or -1.
-_LENGTH_ARGUMENTS = ("total_steps", "T_max")
-
 OptimizerMaker = Callable[..., Optimizer]
-SchedulerMaker = Callable[..., Scheduler]
 
 
 class OptimizerFactory:
@@ -103,7 +97,7 @@ class OptimizerFactory:
             self._set_timescale(optimizer)
             if self._make_scheduler is None:
                 return optimizer, None
-            lengths = dict.fromkeys(_missing_lengths(self._make_scheduler), max(1, int(self.steps)))
+            lengths = dict.fromkeys(missing_lengths(self._make_scheduler), max(1, int(self.steps)))
             return optimizer, self._make_scheduler(optimizer, **lengths)
         except (ValueError, TypeError) as error:
             if find_foreign_error(error):
@@ -114,7 +108,7 @@ class OptimizerFactory:
         """``step`` for a scheduler that counts optimizer steps, otherwise ``epoch``."""
         counts_steps = isinstance(scheduler, OneCycleLR | CyclicLR) or hasattr(scheduler, "total_steps")
         assert self._make_scheduler is not None
-        return "step" if counts_steps or _missing_lengths(self._make_scheduler) else "epoch"
+        return "step" if counts_steps or missing_lengths(self._make_scheduler) else "epoch"
 
     def progress(self, step: int, optimizer: Optimizer) -> tuple[float, float]:
         """``(time, lr_ratio)``, on which the schedules of λ depend.
@@ -171,18 +165,3 @@ class OptimizerFactory:
                 )
             # Only the first group decays, see parameter_groups.
             group["weight_decay"] = strength if index == 0 else 0.0
-
-
-def _missing_lengths(make_scheduler: SchedulerMaker) -> list[str]:
-    """The arguments of the scheduler for the length of the training that the config leaves open."""
-    given = make_scheduler.keywords if isinstance(make_scheduler, partial) else {}
-    if given.get("epochs") is not None or given.get("steps_per_epoch") is not None:
-        return []  # OneCycleLR takes its length from these two only where total_steps is null.
-    names = _argument_names(make_scheduler)
-    return [name for name in _LENGTH_ARGUMENTS if name in names and given.get(name) in (None, -1)]
-
-
-def _argument_names(make_scheduler: SchedulerMaker) -> Iterable[str]:
-    # LightningCLI passes a partial of its own function, with the class of the scheduler among the arguments.
-    parts = (make_scheduler.func, *make_scheduler.args) if isinstance(make_scheduler, partial) else (make_scheduler,)
-    return [name for part in parts if callable(part) for name in inspect.signature(part).parameters]

@@ -6,6 +6,7 @@ with the gradient of the loss. Each λ is that of the paper that is named: only 
 """
 
 import math
+import warnings
 from abc import abstractmethod
 
 import torch
@@ -16,6 +17,7 @@ from regularization.data.sampling import Batch
 from regularization.errors import UserError
 from regularization.optim.penalties import Penalty, Weights
 from regularization.optim.schedules import StrengthSchedule
+from regularization.optim.sharpness import constant_statistics
 
 
 class FunctionPenalty(Penalty):
@@ -134,6 +136,30 @@ class ZLoss(FunctionPenalty):
     def loss(self, batch: Batch, logits: Tensor, network: nn.Module) -> Tensor:
         """(log Σ exp z)²."""
         return _precise(logits).logsumexp(dim=1).square().mean()
+
+
+class RDrop(FunctionPenalty):
+    """R = ½·(KL(p‖q) + KL(q‖p)), a mean over images with predictions p and q of two passes. arXiv:2106.14448.
+
+    R-Drop (Liang et al. 2021). The passes differ by their dropout, stochastic depth or DropBlock: a network without
+    them has R = 0. Here the loss contains the cross-entropy of the first pass. The paper has the sum of both, so that
+    its α is twice this λ. The second pass does not change the statistics of batch norm. A step takes about twice the
+    time.
+    """
+
+    _compared = False
+
+    def loss(self, batch: Batch, logits: Tensor, network: nn.Module) -> Tensor:
+        """½·Σ(p − q)·(log p − log q)."""
+        with constant_statistics(network):
+            output = network(batch.images.to(next(network.parameters()).dtype))
+        repeated = output[0] if isinstance(output, tuple) else output  # without auxiliary classifiers
+        log_p, log_q = (_precise(z).log_softmax(dim=1) for z in (logits, repeated))
+        divergence = 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(dim=1).mean()
+        if not self._compared and divergence.item() < 1e-10:
+            warnings.warn("RDrop has no effect: two passes of the network agree, it needs dropout", stacklevel=2)
+        self._compared = True  # in the first step only: each comparison waits for the device
+        return divergence
 
 
 def _precise(x: Tensor) -> Tensor:

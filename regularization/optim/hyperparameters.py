@@ -56,6 +56,17 @@ def check_continues(saved: Hyperparameters, current: Hyperparameters) -> None:
         )
 
 
+def same_scheduler(saved: Hyperparameters, current: Hyperparameters) -> bool:
+    """Whether the scheduler of the config is of the class of the one in a checkpoint, whose state it can then load.
+
+    Args:
+        saved: Hyperparameters in the checkpoint.
+        current: Hyperparameters by the config.
+    """
+    classes = [(it["scheduler"], (it["schedule"] or {}).get("names")) for it in (saved, current)]
+    return classes[0] == classes[1]
+
+
 def apply_overrides(
     optimizer: Optimizer,
     scheduler: Scheduler | None,

@@ -207,29 +207,6 @@ class Orthogonal(Penalty):
         return wide @ wide.T - torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
 
 
-class L2SP(Penalty):
-    """R = ½·Σ(w − w₀)², where w₀ are the weights at the start of training. Li et al. 2018 (arXiv:1802.01483).
-
-    For fine-tuning: it pulls the weights towards the pretrained ones instead of zero. Checkpoints contain w₀.
-    """
-
-    origin: list[Tensor] | tuple[Tensor, ...] = ()  # w₀
-
-    def start(self, weights: Weights) -> None:
-        """Copies ``weights`` as w₀, unless a checkpoint has restored w₀. To be called before the first step."""
-        if not self.origin:
-            self.origin = [w.detach().clone() for w in weights]
-        self.origin = [w0.to(w) for w0, w in zip(self.origin, weights, strict=True)]
-
-    def value(self, weights: Weights) -> Tensor:
-        """½·Σ(w − w₀)²."""
-        return 0.5 * _total([norm.square() for norm in torch._foreach_norm(self.gradients(weights))])
-
-    def gradients(self, weights: Weights) -> list[Tensor]:
-        """w − w₀."""
-        return list(torch._foreach_sub(weights, self.origin))
-
-
 class MaxNorm(Penalty):
     """The constraint ‖w_g‖₂ ≤ limit on every output filter g: each step ends with a projection onto it.
 

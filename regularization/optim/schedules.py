@@ -1,14 +1,22 @@
 """Schedules of the learning rate and of λ, as pure functions of the training step."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from regularization.errors import UserError
+from regularization.optim.hyperparameters import Scheduler
+
+SchedulerMaker = Callable[..., Scheduler]
+
+# Arguments for the length of the training by which schedulers call them; they are filled in if they are null or -1.
+_LENGTH_ARGUMENTS = ("total_steps", "T_max", "total_iters")
 
 
 class WarmupDecay(LambdaLR):
@@ -53,6 +61,81 @@ class WarmupDecay(LambdaLR):
             return time / self.warmup
         remaining = max(0.0, (1 - time) / (1 - self.warmup)) if self.warmup < 1 else 1.0
         return remaining if self.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * remaining)
+
+
+class SchedulerSequence(SequentialLR):
+    """Schedulers that follow each other, such as a warm-up and then any other: torch's ``SequentialLR`` in fractions.
+
+    Each scheduler starts from the optimizer's own learning rate and steps once per optimizer step, so that their
+    lengths are numbers of optimizer steps. A ``total_steps``, ``T_max`` or ``total_iters`` that is null or -1 becomes
+    the number of steps from the scheduler's start to its end.
+
+    Args:
+        optimizer: The optimizer whose learning rates are scheduled.
+        schedulers: Make the schedulers, in their order, from the optimizer.
+        milestones: Where each scheduler but the first starts, as increasing fractions of the training.
+        total_steps: Optimizer steps of the whole training; null takes the number from the trainer.
+
+    Raises:
+        ValueError: If a milestone is missing or not a fraction, ``total_steps`` is not positive, or a scheduler
+            depends on a metric or sets a learning rate of its own.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedulers: list[Callable[[Optimizer], Scheduler]],
+        milestones: list[float],
+        total_steps: int | None = None,
+    ) -> None:
+        if total_steps is None or total_steps < 1:
+            raise ValueError(f"total_steps must be at least 1, not {total_steps}")
+        if len(milestones) != len(schedulers) - 1:
+            raise ValueError(
+                f"{len(schedulers)} schedulers need {max(0, len(schedulers) - 1)} milestones, not {len(milestones)}"
+            )
+        if not all(0 < milestone < 1 for milestone in milestones) or sorted(set(milestones)) != milestones:
+            raise ValueError(f"milestones must be increasing fractions between 0 and 1, not {milestones}")
+        steps = [0]
+        for milestone in milestones:
+            # A scheduler has at least one step, however short the training is.
+            steps.append(max(round(milestone * total_steps), steps[-1] + 1))
+        lengths = [max(1, end - start) for start, end in zip(steps, [*steps[1:], total_steps], strict=True)]
+        made = [_make(maker, optimizer, length) for maker, length in zip(schedulers, lengths, strict=True)]
+        # In the state, by which a restored run notices that the config has other schedulers.
+        self.names = [type(scheduler).__name__ for scheduler in made]
+        self.total_steps = total_steps
+        super().__init__(optimizer, made, steps[1:])
+
+
+def missing_lengths(maker: SchedulerMaker) -> list[str]:
+    """The arguments of a scheduler for the length of the training that the config leaves open, as null or -1."""
+    given = maker.keywords if isinstance(maker, partial) else {}
+    if given.get("epochs") is not None or given.get("steps_per_epoch") is not None:
+        return []  # OneCycleLR takes its length from these two only where total_steps is null.
+    # LightningCLI passes a partial of its own function, with the class of the scheduler among the arguments.
+    parts = (maker.func, *maker.args) if isinstance(maker, partial) else (maker,)
+    defaults = {
+        name: None if parameter.default is parameter.empty else parameter.default
+        for part in parts
+        if callable(part)
+        for name, parameter in inspect.signature(part).parameters.items()
+    }
+    values = {name: given.get(name, defaults[name]) for name in _LENGTH_ARGUMENTS if name in defaults}
+    return [name for name, value in values.items() if value in (None, -1)]
+
+
+def _make(maker: SchedulerMaker, optimizer: Optimizer, length: int) -> LRScheduler:
+    """One of several schedulers, which takes ``length`` steps."""
+    rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    scheduler = maker(optimizer, **dict.fromkeys(missing_lengths(maker), length))
+    name = type(scheduler).__name__
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ValueError(f"{name} depends on a metric, so that it cannot be one of several schedulers")
+    if [group["initial_lr"] for group in optimizer.param_groups] != rates:
+        # Those before and after it would start from that one, too.
+        raise ValueError(f"{name} sets a learning rate of its own, so that it cannot be one of several schedulers")
+    return scheduler
 
 
 class StrengthSchedule(ABC):

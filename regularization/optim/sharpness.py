@@ -60,7 +60,7 @@ class SAM:
         try:
             with torch.no_grad():
                 torch._foreach_add_(weights, self.perturbations(originals, gradients))
-            with _constant_statistics(network):
+            with constant_statistics(network):
                 perturbed = torch.autograd.grad(repeat(), weights)
         finally:
             with torch.no_grad():
@@ -96,7 +96,7 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 @contextmanager
-def _constant_statistics(network: nn.Module) -> Iterator[None]:
+def constant_statistics(network: nn.Module) -> Iterator[None]:
     """Keeps the running means and variances of batch norm as they are."""
     norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
     tracked = [norm for norm in norms if norm.track_running_stats]

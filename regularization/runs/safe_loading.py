@@ -52,7 +52,10 @@ TRUSTED = [
 ]
 # Classes that the option ``data.dataset`` may name; they are no layers, so they are not among the others.
 DATA_SETS = "torchvision.datasets"
-# Modules of version 0.1 that class paths may name, and where their classes are now.
+# Class paths and modules that old configs and checkpoints may name, and where the classes are now.
+MOVED_CLASSES = dict.fromkeys(
+    ("regularization.penalties.L2SP", "regularization.optim.penalties.L2SP"), "regularization.optim.references.L2SP"
+)
 MOVED = {
     "regularization.classifier": "regularization.models.classifier",
     "regularization.networks": "regularization.models.networks",
@@ -65,7 +68,9 @@ MOVED = {
 
 
 def current_path(text: str) -> str:
-    """Returns ``text`` or, where it is a class path of version 0.1, the class path of today."""
+    """Returns ``text`` or, where it is a former class path, the class path of today."""
+    if text in MOVED_CLASSES:
+        return MOVED_CLASSES[text]
     module, _, name = text.rpartition(".")
     return f"{MOVED[module]}.{name}" if module in MOVED else text
 

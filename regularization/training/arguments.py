@@ -14,20 +14,20 @@ from regularization.callbacks import averaging
 from regularization.data import image_folder
 from regularization.data.augmentation import policies
 from regularization.data.datamodules import CIFAR10
-from regularization.data.datasets import arrays, torchvision_data
+from regularization.data.datasets import arrays, hugging_face, torchvision_data
 from regularization.data.image_data import ImageData
 from regularization.internals.jsonargparse import try_integers_first
 from regularization.models import networks
 from regularization.models.classifier import ImageClassifier
 from regularization.models.objective import DEFAULT
-from regularization.optim import function_penalties, muon, penalties, schedules, sharpness, weight_decay
+from regularization.optim import function_penalties, muon, penalties, references, schedules, sharpness, weight_decay
 from regularization.runs import safe_loading
 from regularization.training.parser import Parser
 
 # Classes of modules that are imported can be named without the module's path.
 SHORT_NAMES = (
-    *(arrays, averaging, function_penalties, image_folder, muon, networks),
-    *(penalties, policies, schedules, sharpness, torchvision_data, weight_decay),
+    *(arrays, averaging, function_penalties, hugging_face, image_folder, muon, networks),
+    *(penalties, policies, references, schedules, sharpness, torchvision_data, weight_decay),
 )
 
 DESCRIPTIONS = {

@@ -53,6 +53,7 @@ def test_the_validation_images_stay_the_same() -> None:
     few, same = parts(subset=100)
     more, _ = parts(subset=0.5, label_noise=0.3)
     assert len(few) == 100
+    assert parts(subset=100.0)[0] == few  # as the command line may read it
     assert few < more < all_images
     assert len(more) == round(0.5 * len(all_images))
     assert torch.equal(val, same)

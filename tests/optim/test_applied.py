@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from regularization import (
     L1,
     L2,
+    L2EMA,
     L2SP,
     Cosine,
     Digits,
@@ -209,8 +210,8 @@ def test_schedules_reject_negative_factors(make: Any) -> None:
 
 
 def test_a_continued_run_has_the_same_lambda_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With schedules, L2SP, EMA and Lookahead, a stopped and continued run has the same bits as an undisturbed one."""
-    overlays = ("l1", "l2sp", "decay_schedule", "ema", "lookahead")
+    """With schedules, L2SP, L2EMA, EMA and Lookahead: the same bits as those of an undisturbed run."""
+    overlays = ("l1", "l2sp", "l2ema", "decay_schedule", "ema", "lookahead")
     Path("more.yaml").write_text("model: {penalties: {l1: {init_args: {schedule: {class_path: Cosine}}}}}")
     configs = [BASE, *(CONFIGS / "with" / f"{name}.yaml" for name in overlays), "more.yaml"]
     args = ["fit", *(part for config in configs for part in ("--config", str(config))), "--trainer.accelerator", "cpu"]
@@ -245,6 +246,44 @@ def test_the_origin_of_l2sp_is_where_training_starts() -> None:
     trainer(1, limit_train_batches=2, limit_val_batches=1).fit(classifier, Digits())
     origin = classifier.regularizer.state_dict()["sp"]
     assert (origin["head.weight"] == 1).all()
+
+
+@pytest.mark.parametrize("sgd", MOMENTA[:2])
+def test_the_pull_towards_the_average_has_its_closed_form(sgd: dict[str, Any]) -> None:
+    """Step by step against NumPy; under a constant gradient, the weights drift as slowly as the docstring says."""
+    lr, strength, decay, momentum = 0.05, 0.4, 0.9, sgd["momentum"]
+    network = nn.Linear(4, 3, bias=False).double()
+    slope = torch.randn(3, 4, dtype=torch.double)
+    w = average = network.weight.detach().numpy().copy()
+    buffer, drift = np.zeros_like(w), np.zeros_like(w)
+    penalty = L2EMA(strength, decay)
+    regularizer, optimizer = Regularizer(network, {"p": penalty}), torch.optim.SGD(network.parameters(), lr=lr, **sgd)
+    regularizer.start()
+    for _ in range(300):
+        network.weight.grad = slope.clone()
+        regularizer.add_gradients(0.0, 1.0)
+        optimizer.step()
+        regularizer.update_references()
+        buffer = momentum * buffer + slope.numpy() + strength * (w - average)
+        drift, w = -lr * buffer, w - lr * buffer
+        average = decay * average + (1 - decay) * w
+        np.testing.assert_allclose(network.weight.detach().numpy(), w, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(regularizer.state_dict()["p"]["weight"].numpy(), average, rtol=1e-12, atol=1e-12)
+    slower = 1 + lr * strength * decay / ((1 - momentum) * (1 - decay))
+    np.testing.assert_allclose(drift, -lr / (1 - momentum) * slope.numpy() / slower, rtol=1e-6)
+    value = regularizer.values(0.0, 1.0)["p"].item()
+    assert value == pytest.approx(0.5 * strength * np.square(w - average).sum(), rel=1e-12)
+
+
+def test_the_average_of_16_bit_weights_keeps_small_changes() -> None:
+    network = nn.Linear(1, 1, bias=False).bfloat16()
+    regularizer = Regularizer(network, {"p": L2EMA(1.0, 0.999)})
+    nn.init.ones_(network.weight)
+    regularizer.start()
+    nn.init.constant_(network.weight, 1.5)
+    for _ in range(5):
+        regularizer.update_references()
+    assert regularizer.state_dict()["p"]["weight"].item() == pytest.approx(1.5 - 0.5 * 0.999**5, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ import scipy.stats
 import torch
 from lightning import seed_everything
 from torch import Tensor, nn
+from torchvision.models import GoogLeNet
 
 from regularization import (
     L1,
     L2,
+    SAM,
     ConfidencePenalty,
     Digits,
     FunctionPenalty,
@@ -26,6 +28,7 @@ from regularization import (
     LogitPenalty,
     Orthogonal,
     Penalty,
+    RDrop,
     SmallResNet,
     ZLoss,
 )
@@ -124,6 +127,53 @@ def test_projections_are_unbiased() -> None:
     assert value.item() == pytest.approx(0.5 * network.weight.square().sum().item(), rel=0.05)
 
 
+def test_r_drop_is_the_symmetric_divergence_of_two_passes() -> None:
+    """By scipy, with the same masks; its gradient by finite differences."""
+    linear = nn.Linear(12, 4)
+    network = nn.Sequential(nn.Dropout(0.5), linear).double()
+    images, labels = torch.randn(5, 12, dtype=torch.double), torch.arange(5) % 4
+    batch = Batch(images, labels, torch.arange(5), 1.0)
+
+    def value() -> Tensor:
+        torch.manual_seed(1)
+        return RDrop(1.0).loss(batch, network(images), network)
+
+    loss = value()
+    torch.manual_seed(1)
+    p, q = (scipy.special.softmax(network(images).detach().numpy(), axis=1) for _ in range(2))
+    expected = 0.5 * (scipy.special.rel_entr(p, q) + scipy.special.rel_entr(q, p)).sum(axis=1).mean()
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+    assert expected > 0.01
+    (gradient,) = torch.autograd.grad(loss, linear.weight)
+    direction, values = torch.randn_like(gradient), []
+    for step in (1e-5, -2e-5):
+        with torch.no_grad():
+            linear.weight.add_(step * direction)
+        values.append(value().item())
+    assert (values[0] - values[1]) / 2e-5 == pytest.approx((gradient * direction).sum().item(), rel=1e-5)
+
+
+def test_r_drop_of_a_network_without_dropout_is_0_and_changes_no_statistics() -> None:
+    network = GoogLeNet(num_classes=3, init_weights=False).train()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    batch = Batch(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]), torch.arange(2), 1.0)
+    logits = network(batch.images)[0]  # beside those of auxiliary classifiers
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    with pytest.warns(UserWarning, match="RDrop has no effect: two passes of the network agree, it needs dropout"):
+        assert RDrop(1.0).loss(batch, logits, network).item() == pytest.approx(0, abs=1e-9)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+
+
+def test_r_drop_with_sharpness_in_16_bits() -> None:
+    network = SmallResNet(width=4, dropout=0.5)
+    classifier = ImageClassifier(network, penalties={"r": RDrop(1.0)}, sharpness=SAM())
+    fitted = trainer(1, limit_train_batches=2, limit_val_batches=1, precision="bf16-true")
+    fitted.fit(classifier, Digits())
+    assert 0 < fitted.callback_metrics["penalty/r"].item() < 1
+
+
 @pytest.mark.parametrize("penalty", FUNCTIONS, ids=lambda it: type(it).__name__)
 def test_gradients_by_finite_differences(penalty: FunctionPenalty) -> None:
     torch.manual_seed(0)
@@ -158,7 +208,7 @@ def test_parts_of_a_batch_add_up(penalty: FunctionPenalty) -> None:
 def test_a_continued_run_has_the_same_bits() -> None:
     """Stopped in the middle of an epoch, with random directions, dropout and a mean over the epoch."""
     Path("more.yaml").write_text("model: {penalties: {jacobian: {init_args: {schedule: {class_path: Cosine}}}}}")
-    overlays = ("jacobian", "confidence_penalty", "dropout")
+    overlays = ("jacobian", "confidence_penalty", "dropout", "r_drop")
     configs = [BASE, *(CONFIGS / "with" / f"{name}.yaml" for name in overlays), "more.yaml"]
     args = ["fit", *(part for config in configs for part in ("--config", str(config))), "--trainer.accelerator", "cpu"]
     args += ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "4", "--model.network.width", "4"]
@@ -174,7 +224,7 @@ def test_a_continued_run_has_the_same_bits() -> None:
     torch.testing.assert_close(second["state_dict"], first["state_dict"], rtol=0, atol=0)
     rows = [[line.split(",") for line in (run / "metrics.csv").read_text().splitlines()] for run in runs]
     columns = [index for index, name in enumerate(rows[0][0]) if name.startswith("penalty/")]
-    assert len(columns) == 2
+    assert len(columns) == 3
     assert [[row[c] for c in columns] for row in rows[0]] == [[row[c] for c in columns] for row in rows[1]]
 
 

@@ -1,5 +1,7 @@
 """Hyperparameters of optimizers: those of the config win over those of a checkpoint, and the schedule is replayed."""
 
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from regularization.errors import UserError
 from regularization.optim.hyperparameters import apply_overrides, check_continues, hyperparameters, replay_schedule
 from tests.conftest import rows_of
 from tests.runs.test_resume import LAST, SHORT, group, state, stop_after
-from tests.training.test_command import RUN
+from tests.training.test_command import QUICK, RUN, Refused, interrupt_at
 
 
 def make(lr: float, steps: int = 10, **options: Any) -> tuple[SGDW, WarmupDecay]:
@@ -151,3 +153,99 @@ def test_lambda_is_that_of_the_config_after_its_schedule_is_removed() -> None:
     assert group()["weight_decay"] < 2e-4
     main(["fit", *SHORT, "--model.decay_schedule", "null", "--ckpt_path", "last"])
     assert group()["weight_decay"] == 5e-4
+
+
+SEQUENCE = """model:
+  lr_scheduler:
+    class_path: regularization.SchedulerSequence
+    init_args:
+      schedulers:
+        - class_path: LinearLR
+          init_args: {start_factor: 0.1, total_iters: -1}
+        - class_path: torch.optim.lr_scheduler.CosineAnnealingLR
+          init_args: {T_max: -1}
+      milestones: [0.25]
+"""
+
+
+def sequence_rates(lr: float, steps: int) -> list[float]:
+    """The learning rates of SEQUENCE by the formulas of its schedulers."""
+    end = round(steps / 4)
+    warm = [lr * (0.1 + 0.9 * step / end) for step in range(end)]
+    length = steps - end
+    return [*warm, *(lr * 0.5 * (1 + math.cos(math.pi * step / length)) for step in range(length + 1))]
+
+
+def test_a_sequence_continues_exactly_and_its_learning_rates_are_those_of_the_config() -> None:
+    Path("sequence.yaml").write_text(SEQUENCE)
+    short = ("--trainer.max_epochs=4", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1")
+    args = [*QUICK, "--config", "sequence.yaml", *short, "--model.decay_schedule=LikeLearningRate"]
+    main(["fit", *args])
+    run = Path("runs/quickstart+sequence/version_0")
+    expected = sequence_rates(0.1, 16)
+    # A row has the learning rate of the first step of its epoch.
+    assert [row["lr"] for row in rows_of(run)] == pytest.approx(expected[:16:4], rel=1e-6)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(7, patch)
+        with pytest.raises(SystemExit):
+            main(["fit", *args])
+    other = run.with_name("version_1")
+    shutil.copytree(other, "stopped")
+    main(["fit", "--ckpt_path", str(other / "checkpoints" / "last.ckpt")])
+    whole, continued = (state(folder / "checkpoints" / "last.ckpt") for folder in (run, other))
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(continued[part], whole[part], rtol=0, atol=0)
+    assert continued["lr_schedulers"] == whole["lr_schedulers"]
+    (group,) = whole["optimizer_states"][0]["param_groups"]
+    assert group["weight_decay"] == pytest.approx(5e-4 * expected[15] / 0.1, rel=1e-6)  # as in the last step
+    # With another learning rate, the schedule continues where it would be.
+    main(["fit", "--ckpt_path", "stopped/checkpoints/last.ckpt", "--model.optimizer.lr=0.3"])
+    rates = [row["lr"] for row in rows_of(Path("stopped"))]
+    assert rates[-2:] == pytest.approx(sequence_rates(0.3, 16)[8:16:4], rel=1e-6)
+
+
+WARMUP = "--model.lr_scheduler=WarmupDecay"
+PLATEAU = "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (["--model.lr_scheduler=CosineAnnealingLR", "--model.lr_scheduler.T_max=-1"], [WARMUP]),
+        ([WARMUP], ["--config=sequence.yaml"]),
+        (["--config=other.yaml"], ["--config=sequence.yaml"]),
+        (["--config=sequence.yaml"], [PLATEAU, "--model.lr_scheduler.monitor=val_loss"]),
+    ],
+)
+def test_another_scheduler_takes_over(before: list[str], after: list[str]) -> None:
+    """From the point of the run at which it would be."""
+    Path("sequence.yaml").write_text(SEQUENCE)
+    Path("other.yaml").write_text(SEQUENCE.replace("CosineAnnealingLR", "PolynomialLR").replace("T_max", "total_iters"))
+    short = [*QUICK, "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1"]
+    main(["fit", *short, *before, "--trainer.max_epochs=2"])
+    main(["fit", *short, *after, "--trainer.max_epochs=4", "--ckpt_path", str(next(Path("runs").rglob("last.ckpt")))])
+    (run,) = Path("runs").glob("*/version_0")
+    optimizer = torch.optim.SGD([torch.ones(1)], lr=0.1)
+    warm = [*replay_schedule(WarmupDecay(optimizer, 16, 0.2), 15)]
+    expected = {WARMUP: warm, "--config=sequence.yaml": sequence_rates(0.1, 16)}.get(after[0], [0.1] * 16)
+    assert [row["lr"] for row in rows_of(run)][2:] == pytest.approx([expected[8], expected[12]], rel=1e-6)
+
+
+def test_a_printed_sequence_is_a_config(capsys: pytest.CaptureFixture[str], refused: Refused) -> None:
+    Path("sequence.yaml").write_text(SEQUENCE)
+    printed = []
+    for config in ("sequence.yaml", "printed.yaml"):
+        with pytest.raises(SystemExit) as exit_:
+            main(["fit", *QUICK, "--config", config, "--print_config"])
+        assert not exit_.value.code
+        printed.append(capsys.readouterr().out)
+        Path("printed.yaml").write_text(printed[-1])
+    assert printed[0] == printed[1]
+    assert "total_iters: -1" in printed[0]
+    # With options on the command line too, and mistakes.
+    option = "--model.lr_scheduler.milestones"
+    message = "milestones must be increasing fractions between 0 and 1, not [4.0]"
+    assert message in refused("fit", *QUICK, "--config", "sequence.yaml", option, "[4]")
+    assert "2 schedulers need 1 milestones, not 0" in refused("fit", *QUICK, "--config", "sequence.yaml", option, "[]")
+    endless = ("--trainer.max_epochs=-1", "--trainer.max_steps=-1", "--trainer.max_time=00:00:01:00")
+    assert "the schedule needs a fixed training length" in refused("fit", *QUICK, "--config=sequence.yaml", *endless)

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from regularization import L1, L2, L2SP, ElasticNet, GroupLasso, MaxNorm, Orthogonal, Penalty, SmallResNet
+from regularization import L1, L2, L2EMA, L2SP, ElasticNet, GroupLasso, MaxNorm, Orthogonal, Penalty, SmallResNet
 from regularization.errors import UserError
 from regularization.optim.applied import Regularizer
 from regularization.optim.penalties import filters
+from regularization.optim.references import ReferencePenalty
 
 SHAPES = st.sampled_from([(7,), (1,), (3, 5), (5, 3), (4, 4), (2, 3, 3, 3), (6, 1, 1, 1), (8, 2, 1, 2)])
 
@@ -27,6 +28,7 @@ def penalties() -> dict[str, Penalty]:
         "group": GroupLasso(1.0),
         "orthogonal": Orthogonal(1.0),
         "l2sp": L2SP(1.0),
+        "l2ema": L2EMA(1.0),
     }
 
 
@@ -63,8 +65,8 @@ def _formula(name: str, w: Tensor) -> Any:
 def test_value_and_gradient(name: str, shapes: list[tuple[int, ...]], seed: int) -> None:
     penalty = penalties()[name]
     weights = [draw(shape, seed + index).requires_grad_() for index, shape in enumerate(shapes)]
-    if isinstance(penalty, L2SP):
-        penalty.origin = [torch.full_like(w, 0.5) for w in weights]
+    if isinstance(penalty, ReferencePenalty):
+        penalty.reference = [torch.full_like(w, 0.5) for w in weights]
     value = sum((formula(name, w) for w in weights), start=torch.zeros((), dtype=torch.double))
     gradients = torch.autograd.grad(value, weights)
     detached = [w.detach() for w in weights]
@@ -77,7 +79,7 @@ def test_value_and_gradient(name: str, shapes: list[tuple[int, ...]], seed: int)
 def test_gradient_by_finite_differences(name: str) -> None:
     penalty = penalties()[name]
     w = draw((3, 2, 2, 2), 0)
-    if isinstance(penalty, L2SP):
+    if isinstance(penalty, ReferencePenalty):
         penalty.start([torch.zeros_like(w)])
 
     def value(flat: Any) -> float:
@@ -129,7 +131,7 @@ def test_orthogonal_penalizes_the_shorter_side_only() -> None:
 
 @pytest.mark.parametrize("strength", [-1e-9, math.nan, math.inf])
 def test_invalid_strengths_are_rejected(strength: float) -> None:
-    for make in (L1, L2, ElasticNet, GroupLasso, Orthogonal, L2SP):
+    for make in (L1, L2, ElasticNet, GroupLasso, Orthogonal, L2SP, L2EMA):
         with pytest.raises(
             UserError, match=f"{make.__name__}: strength must be a number of at least 0, not {strength}"
         ):
@@ -140,6 +142,9 @@ def test_other_invalid_values_are_rejected() -> None:
     for limit in (0.0, -1.0, math.nan):
         with pytest.raises(UserError, match="MaxNorm: limit must be above 0"):
             MaxNorm(limit)
+    for decay in (0.0, 1.0, math.nan):
+        with pytest.raises(UserError, match="L2EMA: decay must be above 0 and below 1"):
+            L2EMA(1.0, decay)
     with pytest.raises(UserError, match="l1_ratio must be between 0 and 1"):
         ElasticNet(1.0, l1_ratio=1.5)
 

@@ -180,8 +180,8 @@ def test_slurm_must_start_the_processes(monkeypatch: pytest.MonkeyPatch, refused
 
 
 @pytest.mark.slow
-def test_penalties_on_the_function_are_those_of_the_whole_batch() -> None:
-    chosen = {"gradient": ("GradientPenalty", 0.3), "confidence": ("ConfidencePenalty", 0.3)}
+def test_penalties_are_those_of_a_single_process() -> None:
+    chosen = {"gradient": ("GradientPenalty", 0.3), "confidence": ("ConfidencePenalty", 0.3), "ema": ("L2EMA", 0.3)}
     penalties = {n: {"class_path": path, "init_args": {"strength": value}} for n, (path, value) in chosen.items()}
     args = ["fit", *QUICK, *EXACT, "--trainer.max_epochs=1", f"--model.penalties={json.dumps(penalties)}"]
     done(by_torchrun(1, *args, "--trainer.default_root_dir=one"))
@@ -189,7 +189,7 @@ def test_penalties_on_the_function_are_those_of_the_whole_batch() -> None:
     for name, value in weights(run_of("two")).items():
         torch.testing.assert_close(value, weights(run_of("one"))[name], rtol=0, atol=1e-10)
     (alone,), (together,) = rows_of(run_of("one")), rows_of(run_of("two"))
-    for name in ("penalty/gradient", "penalty/confidence"):
+    for name in ("penalty/gradient", "penalty/confidence", "penalty/ema"):
         assert together[name] == pytest.approx(alone[name], rel=1e-6)
         assert alone[name] > 0
 

@@ -45,7 +45,8 @@ def test_no_option_and_no_default_is_lost(shown: Callable[..., str]) -> None:
             assert action.option_strings[-1].rstrip("+") in text
     assert "(ours: MuonAdamW, SGDW; default: SGD(lr=0.01, weight_decay=0.0001))" in text
     assert "GroupLasso, JacobianPenalty, L1, L2" in text
-    assert "ours: Arrays, CIFAR10, CIFAR100, Digits, ImageFolder, TorchvisionData; default: CIFAR10" in text
+    data_sets = "Arrays, CIFAR10, CIFAR100, Digits, HuggingFaceData, ImageFolder, TorchvisionData"
+    assert f"ours: {data_sets}; default: CIFAR10" in text
     assert "--trainer.max_epochs INT Stop training once this number of epochs is reached." in text
     assert "(default: 20)" in text
     assert not re.search(r"known subclasses|Union\[|type:|:paramref:|Default: ", text)

@@ -20,6 +20,7 @@ from regularization import (
     ImageClassifier,
     JacobianPenalty,
     LogitPenalty,
+    RDrop,
     SmallResNet,
     ZLoss,
 )
@@ -150,6 +151,19 @@ def test_l2sp() -> None:
     assert 0 < moved(network(checkpoint)) < 0.3 * moved(plain())
 
 
+def test_l2ema() -> None:
+    """The average is not the weights; a strong pull towards it slows them down."""
+    start = ("--model.penalties.start=L2SP", "--model.penalties.start.strength=0")  # which only records them
+    checkpoint, rows = run("l2ema", "--model.penalties.l2ema.strength=1", *start)
+    origin, average = (checkpoint["regularizer"][name] for name in ("start", "l2ema"))
+
+    def distance(weights: Weights, reference: Weights) -> float:
+        return math.fsum((weights[name] - w).square().sum().item() for name, w in reference.items())
+
+    assert rows[-1]["penalty/l2ema"] == pytest.approx(0.5 * distance(network(checkpoint), average), rel=1e-4)
+    assert 0 < distance(network(checkpoint), origin) < 0.3 * distance(plain(), origin)
+
+
 def test_max_norm() -> None:
     checkpoint, _ = run("max_norm", "--model.penalties.max_norm.limit", "0.4")
     norms = torch.cat([filters(w).norm(dim=1) for w in matrices(network(checkpoint))])
@@ -277,6 +291,22 @@ def test_penalties_on_the_function(overlay: str, strength: float, penalty: Funct
     assert value < 0.5 * penalized(penalty, plain_state())
     assert rows[-1][f"penalty/{overlay}"] > 0
     assert rows[-1]["val_accuracy"] > 0.8
+
+
+def test_r_drop() -> None:
+    """Two passes of the trained network with dropout differ less than without the penalty."""
+
+    def divergence(overlay: str, *more: str) -> float:
+        checkpoint, rows = run(overlay, *more)
+        assert rows[-1]["val_accuracy"] > 0.8
+        trained = SmallResNet(width=16, dropout=0.2).eval()
+        trained.load_state_dict({name.removeprefix("network."): w for name, w in checkpoint["state_dict"].items()})
+        trained.dropout.train()
+        images = torch.from_numpy(load_digits().images).float()[:, None].repeat(1, 3, 1, 1) / 8 - 1
+        labels = torch.zeros(len(images))
+        return RDrop(1.0).loss(Batch(images, labels, labels, 1.0), trained(images), trained).item()
+
+    assert divergence("r_drop", "--model.penalties.r_drop.strength=30") < 0.5 * divergence("dropout")
 
 
 def test_label_smoothing() -> None:

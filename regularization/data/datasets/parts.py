@@ -1,13 +1,19 @@
 """PartsData: data sets that bring training images and, perhaps, validation and test images of their own."""
 
 import dataclasses
+import math
+import sys
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
+from rich.progress import track
 from torch import Tensor
 
+from regularization.data import image_files
 from regularization.data.image_data import ImageData, Part
 from regularization.data.image_files import ImageFiles
 from regularization.data.preprocess import Preprocess
@@ -97,6 +103,38 @@ def side_of(image_size: int | None, resize: int | None) -> int | None:
 def _check_same_size(one: Images, other: Images) -> None:
     if one.shape != other.shape:
         raise UserError("the training and validation images have different sizes: give --data.image_size, such as 64")
+
+
+def stack_images(images: Iterable[Image.Image], count: int, side: int | None, memory_gb: float, name: str) -> Tensor:
+    """RGB images as uint8 ``(count, 3, H, W)``; on a terminal it shows a progress bar.
+
+    Args:
+        images: The images.
+        count: How many there are.
+        side: Length in pixels to which the short side is resized, before the central square is cropped; None for as
+            they are.
+        memory_gb: The most memory that they may need.
+        name: What they are, for messages.
+
+    Raises:
+        UserError: When they have different sizes or need more memory.
+    """
+    pixels = torch.empty(0)
+    shown = track(images, f"reading {name}", total=count, transient=True, disable=not sys.stdout.isatty())
+    for index, original in enumerate(shown):
+        image = original if side is None else image_files.square(original, side)
+        if index == 0:
+            pixels = _allocate((count, 3, image.height, image.width), memory_gb, name)
+        if pixels.shape[2:] != (image.height, image.width):
+            raise UserError(f"the {name} have different sizes: give --data.image_size, such as 64")
+        pixels[index] = torch.from_numpy(np.array(image)).movedim(-1, 0)
+    return pixels
+
+
+def _allocate(shape: tuple[int, ...], memory_gb: float, name: str) -> Tensor:
+    if (needed := math.prod(shape) / 1e9) > memory_gb:
+        raise UserError(f"the {name} need {needed:.1f} GB: raise --data.memory_gb, or give a smaller --data.image_size")
+    return torch.empty(shape, dtype=torch.uint8)
 
 
 def class_names(names: Any, labels: Tensor, where: str) -> tuple[str, ...]:

@@ -2,10 +2,9 @@
 
 import dataclasses
 import inspect
-import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +15,9 @@ import torch
 import torchvision.datasets
 from jsonargparse import Namespace
 from PIL import Image
-from rich.progress import track
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from regularization.data import image_files
-from regularization.data.datasets.parts import PartName, PartsData, class_names, one_line, side_of
+from regularization.data.datasets.parts import PartName, PartsData, class_names, one_line, side_of, stack_images
 from regularization.data.readers import Images, download_lock, progress_bars_on_terminals
 from regularization.errors import UserError, did_you_mean
 
@@ -210,24 +206,17 @@ def _accepts(source: Source, split: str) -> bool:
 @lru_cache(3)
 def _read(source: Source, part: PartName, side: int | None, memory_gb: float) -> Images:
     name, dataset = f"{part} images of {source.dataset.__name__}", source.open(part)
-    pixels, labels = torch.empty(0), torch.empty(len(dataset), dtype=torch.int64)
-    for index in track(range(len(dataset)), f"reading {name}", transient=True, disable=not sys.stdout.isatty()):
-        image, labels[index] = _checked(dataset[index], name)
-        image = image if side is None else image_files.square(image, side)
-        if index == 0:
-            pixels = _allocate((len(dataset), 3, image.height, image.width), memory_gb, name)
-        if pixels.shape[2:] != (image.height, image.width):
-            raise UserError(f"the {name} have different sizes: give --data.image_size, such as 64")
-        pixels[index] = torch.from_numpy(np.array(image)).movedim(-1, 0)
+    labels = torch.empty(len(dataset), dtype=torch.int64)
+
+    def images() -> Iterator[Image.Image]:
+        for index in range(len(dataset)):
+            image, labels[index] = _checked(dataset[index], name)
+            yield image
+
+    pixels = stack_images(images(), len(dataset), side, memory_gb, name)
     # MedMNIST has the names in a dict.
     names = getattr(dataset, "classes", None) or getattr(dataset, "info", {}).get("label")
     return Images(pixels, labels, class_names(names, labels, f"--data.dataset {source.dataset.__name__}"))
-
-
-def _allocate(shape: tuple[int, ...], memory_gb: float, name: str) -> Tensor:
-    if (needed := math.prod(shape) / 1e9) > memory_gb:
-        raise UserError(f"the {name} need {needed:.1f} GB: raise --data.memory_gb, or give a smaller --data.image_size")
-    return torch.empty(shape, dtype=torch.uint8)
 
 
 def _checked(item: Any, name: str) -> tuple[Image.Image, int]:
