@@ -96,5 +96,5 @@ def show_all(studies: int) -> None:
         for name, gains in (("peak +0.65", PEAK), ("null", NULL), ("partial null", PARTIAL)):
             for strategy in STRATEGIES:
                 # The strategies beside it are shown for comparison, with fewer studies and with the seeds of a grid.
-                own = (studies, 20) if strategy == "until: decided" else (studies // 10, 10)
+                own = (studies, 20) if strategy.startswith("until: decided") else (studies // 10, 10)
                 show(f"{strategy}, {name}", lambda: run_strategy(simulator, strategy, gains, *own))  # noqa: B023
