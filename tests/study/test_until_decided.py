@@ -144,6 +144,19 @@ def test_refine_adds_values_between_the_two_best() -> None:
         assert own == list(range(len(own)))
 
 
+def test_one_seed_of_each_is_enough_to_start() -> None:
+    values = [0, 1e-4, 1e-3, 1e-2]
+    study = Study(base="x", vary={LAMBDA: values}, until="decided", seeds=1, max_seeds=12)
+    trials = run_queue(study, made_up)
+    assert [trial.seed for trial in trials[:4]] == [0] * 4
+    assert len({trial.folder for trial in trials}) == len(trials)
+    counts = Counter(trial.arm.values[LAMBDA] for trial in trials)
+    # The peak is at 0.003; what is far below it is not tried again.
+    assert counts[0] > 1
+    assert max(counts[1e-3], counts[1e-2]) > 1
+    assert counts[1e-4] <= 2
+
+
 def test_without_refine_no_value_is_added() -> None:
     values = [0, 1e-4, 1e-3, 1e-2]
     study = Study(base="x", vary={LAMBDA: values}, until="decided", seeds=2, max_seeds=12)
