@@ -63,7 +63,8 @@ def run_strategy(
         counts["false claim"] += false_claim(outcome.comparisons, truth)
         counts["close to the best"] += outcome.close(truth)
         trials.append(len(outcome.runs))
-        errors.append(held_out_gain(outcome.sample, 0) - _true_gain(outcome.sample, gains))
+        stopped = strategy.startswith("until: decided")
+        errors.append(held_out_gain(outcome.sample, 0, stopped) - _true_gain(outcome.sample, gains))
     shares = {name: counts[name] / studies for name in (*Answer, "false claim", "close to the best")}
     return shares | {"median trials": float(np.median(trials)), "bias, points": 100 * float(np.nanmean(errors))}
 
