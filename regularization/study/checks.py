@@ -88,8 +88,8 @@ def _check_until(study: Study) -> None:
     if study.until == "decided":
         if isinstance(study.seeds, list):
             raise UserError("until: decided draws seeds as it needs them: give their number to start with, not a list")
-        if not 2 <= study.seeds <= study.max_seeds:
-            raise UserError(f"until: decided needs seeds from 2 to max_seeds = {study.max_seeds}, not {study.seeds}")
+        if not 1 <= study.seeds <= study.max_seeds:
+            raise UserError(f"until: decided needs seeds from 1 to max_seeds = {study.max_seeds}, not {study.seeds}")
         if not study.paired:
             raise UserError("until: decided compares within seeds: it needs paired: true")
         if study.refine and not study.axis:

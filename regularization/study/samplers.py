@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.pruners import SuccessiveHalvingPruner
@@ -18,7 +17,7 @@ from regularization.study import results
 from regularization.study.account import add_look, read_looks
 from regularization.study.analysis.allocation import next_trial
 from regularization.study.analysis.arms import compare_objective, sample_of
-from regularization.study.analysis.comparison import Sample
+from regularization.study.analysis.comparison import ALPHA, Sample
 from regularization.study.analysis.looks import next_look, scheduled_alpha
 from regularization.study.analysis.verdicts import Answer, judge_study
 from regularization.study.config import FAILED, Arm, Study, Trial, arm_from_values
@@ -211,10 +210,13 @@ class DecidingQueue(TrialQueue):
         values = [float(arm.values[option]) for arm in self.arms.values()]
         if len(set(sample.arms.tolist())) < len(values):
             return None
-        means = [np.mean(sample.values[sample.arms == index]) for index in range(len(values))]
-        best, second = sorted(sorted(range(len(values)), key=lambda index: -means[index])[:2], key=values.__getitem__)
+        baseline = list(self.arms).index(self._baseline)
+        # Within seeds, because arms have different ones; the level does not matter here.
+        comparisons = compare_objective(sample, baseline, ALPHA, self._study)
+        gains = [comparisons[index].difference if index != baseline else 0.0 for index in range(len(values))]
+        best, second = sorted(sorted(range(len(values)), key=lambda index: -gains[index])[:2], key=values.__getitem__)
         between = [value for value in values if values[best] < value < values[second]]
-        steep = abs(means[best] - means[second]) > self._study.resolution / 200
+        steep = abs(gains[best] - gains[second]) > self._study.resolution / 200
         if not values[best] > 0 or between or not steep or values[second] / values[best] < 1.5:
             return None
         arm = arm_from_values({option: float(f"{math.sqrt(values[best] * values[second]):.2g}")})

@@ -16,6 +16,7 @@ from regularization.cli.main import main
 from regularization.study.config import Arm, Study, Trial, build_arms, build_trials
 from regularization.study.execution.queue import RUN, QueueEmpty
 from regularization.study.samplers import DecidingQueue, Limits
+from tests.study.analysis.synthetic import sample_of
 from tests.study.test_report import write_trial
 from tests.study.test_sweep import LAMBDA, STUDY, starts, table, write
 from tests.training.test_command import Refused
@@ -98,9 +99,9 @@ def test_a_trial_that_ends_after_the_decision_may_reopen_the_study(
     assert json.loads((STUDY / "looks.json").read_text())[: len(looks)] == looks
 
 
-def run_queue(study: Study, accuracy: Callable[[Trial], float | None]) -> list[Trial]:
-    """Hands out trials until the queue ends, with made-up accuracies; None stands for a trial that fails."""
-    folder, arms = Path("study"), build_arms(study, Path())
+def make_queue(study: Study, folder: Path) -> DecidingQueue:
+    """The queue of a study in a new folder, without a limit that matters."""
+    arms = build_arms(study, Path())
     folder.mkdir()
 
     def plan(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Trial]:
@@ -108,7 +109,13 @@ def run_queue(study: Study, accuracy: Callable[[Trial], float | None]) -> list[T
 
     where = ("x", optuna.storages.InMemoryStorage(), folder, plan(arms, study.first_seeds()))
     limits = Limits(60, None)
-    queue = DecidingQueue(*where, study=study, arms=arms, baseline=arms[0].name, plan=plan, limits=limits)
+    return DecidingQueue(*where, study=study, arms=arms, baseline=arms[0].name, plan=plan, limits=limits)
+
+
+def run_queue(study: Study, accuracy: Callable[[Trial], float | None]) -> list[Trial]:
+    """Hands out trials until the queue ends, with made-up accuracies; None stands for a trial that fails."""
+    folder = Path("study")
+    queue = make_queue(study, folder)
     trials = []
     with closing(queue), suppress(QueueEmpty):
         while True:
@@ -142,6 +149,32 @@ def test_refine_adds_values_between_the_two_best() -> None:
     for name in refined:
         own = [trial.seed for trial in later if trial.arm.name == name]
         assert own == list(range(len(own)))
+
+
+def test_the_two_best_values_are_found_within_seeds() -> None:
+    values = [0, 1e-4, 1e-3, 1e-2]
+    study = Study(base="x", vary={LAMBDA: values}, until="decided", refine=True, seeds=1)
+    # Gains of 0, 0, 2 and 1 points; every seed is five points better than the one before.
+    table = 0.6 + np.array([[0], [0], [0.02], [0.01]]) + 0.05 * np.arange(4)
+    table[1:3, 1:] = math.nan
+    queue = make_queue(study, Path("study"))
+    with closing(queue):
+        arm = queue._refined(sample_of(table))
+    assert arm is not None
+    assert arm.name == "weight_decay=0.0032"
+
+
+def test_one_seed_of_each_is_enough_to_start() -> None:
+    values = [0, 1e-4, 1e-3, 1e-2]
+    study = Study(base="x", vary={LAMBDA: values}, until="decided", seeds=1, max_seeds=12)
+    trials = run_queue(study, made_up)
+    assert [trial.seed for trial in trials[:4]] == [0] * 4
+    assert len({trial.folder for trial in trials}) == len(trials)
+    counts = Counter(trial.arm.values[LAMBDA] for trial in trials)
+    # The peak is at 0.003; what is far below it is not tried again.
+    assert counts[0] > 1
+    assert max(counts[1e-3], counts[1e-2]) > 1
+    assert counts[1e-4] <= 2
 
 
 def test_without_refine_no_value_is_added() -> None:

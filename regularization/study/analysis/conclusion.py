@@ -91,7 +91,7 @@ def draw_conclusion(results: Sequence[Result], study: Study, context: Context) -
     candidates = [arm for arm in arms if arm.name not in context.failures] or arms
     answer = _answer(candidates, study) if baseline else None
     chosen = _choose(candidates, baseline, answer)
-    gain = _held_out_gain(candidates, baseline) if baseline else math.nan
+    gain = _held_out_gain(candidates, baseline, study) if baseline else math.nan
     needed = _seeds_needed(arms, baseline, study, context.alpha) if answer == Answer.UNDECIDED else None
     conclusion = Conclusion(arms, baseline, chosen, answer, gain, needed, _curve(arms, study))
     remarks = sentences.remarks(conclusion, study, context)
@@ -124,10 +124,11 @@ def _choose(arms: list[ArmSummary], baseline: ArmSummary | None, answer: Answer 
     return max(undecided, key=lambda arm: arm.difference, default=baseline)
 
 
-def _held_out_gain(candidates: list[ArmSummary], baseline: ArmSummary) -> float:
+def _held_out_gain(candidates: list[ArmSummary], baseline: ArmSummary, study: Study) -> float:
     """The gain on held-out seeds; only an arm that may be recommended is chosen there."""
     compared = [baseline, *(arm for arm in candidates if arm is not baseline)]
-    return held_out_gain(sample_of((arm.results for arm in compared), baseline.objective), baseline=0)
+    sample = sample_of((arm.results for arm in compared), baseline.objective)
+    return held_out_gain(sample, baseline=0, stopped=study.until == "decided")
 
 
 def _seeds_needed(arms: list[ArmSummary], baseline: ArmSummary | None, study: Study, alpha: float) -> int | None:

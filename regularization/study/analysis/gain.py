@@ -5,20 +5,46 @@ import math
 import numpy as np
 from scipy import stats
 
-from regularization.study.analysis.comparison import Sample
+from regularization.study.analysis.comparison import Array, Sample
 from regularization.study.analysis.dunnett import critical_value
 
 POWER = 0.8
 MAX_SEEDS = 1000
 
 
-def held_out_gain(sample: Sample, baseline: int) -> float:
+# With fewer seeds than this, an arm keeps the trial that ended the study.
+FEW_SEEDS = 3
+
+
+def held_out_gain(sample: Sample, baseline: int, stopped: bool = False) -> float:
     """The gain of the chosen arm over the baseline, on seeds that did not choose it.
 
     For every seed, the arm with the largest mean difference within the *other* seeds is chosen and its difference in
     this seed is taken; the result is the mean over seeds. The gain of the arm that looks best is too high on average,
     because chance has helped to choose it; this one is not. NaN if fewer than two seeds can be used.
+
+    Args:
+        sample: The values of all arms.
+        baseline: The arm to compare with.
+        stopped: Whether the results decide when the study ends. It then ends when a value is high: the last trial of
+            the arm that looks best is left out. In simulated studies with residuals of CIFAR-10, the gain is 0.02
+            points too high then, and 0.05 with this trial.
     """
+    table = _differences(sample, baseline)
+    if stopped and table.size:
+        best = int(_means(table).argmax())
+        used = np.flatnonzero(np.isfinite(table[best]))
+        table[best, used[FEW_SEEDS - 1 :][-1:]] = math.nan
+    gains = []
+    for column in range(table.shape[1]):
+        means = _means(np.delete(table, column, axis=1))
+        gains.append(table[int(means.argmax()), column] if np.isfinite(means).any() else math.nan)
+    usable = [gain for gain in gains if math.isfinite(gain)]
+    return float(np.mean(usable)) if table.shape[1] > 1 and usable else math.nan
+
+
+def _differences(sample: Sample, baseline: int) -> Array:
+    """The differences from the baseline within its seeds, ``(arms, seeds)``; NaN where an arm was not trained."""
     seeds = np.unique(sample.seeds[sample.arms == baseline])
     arms = [arm for arm in np.unique(sample.arms).tolist() if arm != baseline]
     table = np.full((len(arms), len(seeds)), math.nan)
@@ -28,14 +54,14 @@ def held_out_gain(sample: Sample, baseline: int) -> float:
         for row, arm in enumerate(arms):
             values = sample.values[own & (sample.arms == arm)]
             table[row, column] = values.mean() - reference if len(values) else math.nan
-    gains = []
-    for column in range(len(seeds)):
-        others = np.delete(table, column, axis=1)
-        counts = np.isfinite(others).sum(axis=1)
-        means = np.where(counts > 0, np.nansum(others, axis=1) / np.maximum(counts, 1), -math.inf)
-        gains.append(table[int(means.argmax()), column] if np.isfinite(means).any() else math.nan)
-    usable = [gain for gain in gains if math.isfinite(gain)]
-    return float(np.mean(usable)) if len(seeds) > 1 and usable else math.nan
+    return table
+
+
+def _means(table: Array) -> Array:
+    """The mean of each row over what is not NaN; −∞ where there is nothing."""
+    counts = np.isfinite(table).sum(axis=1)
+    means: Array = np.where(counts > 0, np.nansum(table, axis=1) / np.maximum(counts, 1), -math.inf)
+    return means
 
 
 def power(seeds: int, difference: float, std: float, arms: int, alpha: float) -> float:

@@ -5,6 +5,7 @@ each λ with each seed (docs/measurements/runs, written by tests.benchmarks.runs
 random order. A strategy asks for the run of a λ with a seed and pays its recorded seconds:
 
   until: decided       our own: the run that is likely to decide the study soonest, after two or three of each λ
+  …, seeds: 1          the same after one run of each λ
   grid                 every λ with every seed; judged once
   grid, until decided  the same seed by seed, judged at the looks of until: decided
   TPE                  Optuna's TPESampler chooses λ, after one run of each; the baseline is trained with every seed

@@ -143,6 +143,11 @@ class UntilDecided(Sequential):
         return None
 
 
+def one_seed(available: NDArray[np.bool_], start: int, seed: int) -> Strategy:
+    """``until: decided`` where every arm begins with one seed, whatever the study's config says."""
+    return UntilDecided(available, 1, seed)
+
+
 class TPE(Sequential):
     """Optuna's TPE over the arms, after one trial of each; the baseline is trained with every seed that an arm has.
 
@@ -268,6 +273,7 @@ def wilcoxon(available: NDArray[np.bool_], start: int, seed: int) -> Strategy:
 
 STRATEGIES: dict[str, Callable[[NDArray[np.bool_], int, int], Strategy]] = {
     "until: decided": UntilDecided,
+    "until: decided, seeds: 1": one_seed,
     "grid": Grid,
     "grid, until decided": GridUntilDecided,
     "TPE": TPE,

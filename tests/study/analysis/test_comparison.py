@@ -209,6 +209,18 @@ def test_an_arm_without_a_seed_in_common_cannot_be_compared_within_seeds() -> No
     assert math.isfinite(compare(sample_of(linked), 0)[2].p)
 
 
+def test_an_arm_with_one_trial_has_no_interval() -> None:
+    """Its own noise is not known, and that of the others may be smaller."""
+    table = draw_accuracies([0, 0.1, -0.05], 5, np.random.default_rng(6))
+    table[2, 1:] = math.nan
+    comparisons = compare(sample_of(table), 0)
+    assert math.isfinite(comparisons[1].p)
+    effects = table[:2] - table[:2].mean(axis=0) + table[:2].mean()
+    check_missing(comparisons[2], table[2, 0] - table[0].mean() - (table[:2, 0] - effects[:, 0]).mean())
+    table[2, 1] = table[2, 0]
+    assert math.isfinite(compare(sample_of(table), 0)[2].p)
+
+
 def test_a_baseline_with_one_seed_is_compared_by_the_noise_of_the_others() -> None:
     table = draw_accuracies([0, 0.1, -0.05], 5, np.random.default_rng(6))
     table[0, 1:] = math.nan

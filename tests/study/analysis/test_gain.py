@@ -44,6 +44,31 @@ def test_the_gain_on_held_out_seeds_is_unbiased_and_that_of_the_best_arm_is_not(
     assert best.mean() > 0.001
 
 
+def test_the_trial_that_ended_the_study_is_left_out() -> None:
+    """The last trial of the arm that looks best: without it, the differences are (1, 3) and (2, 0, 1)."""
+    table = np.array([[10.0, 20, 30], [11, 23, 38], [12, 20, 31]])
+    # Without seed 0: +3 against +0.5, and the first arm has +1 there. Without seed 1: +1 against +1.5, and the second
+    # has 0. Without seed 2: +2 against +1, and the first arm has nothing there.
+    assert held_out_gain(sample_of(table), baseline=0, stopped=True) == pytest.approx((1 + 0) / 2)
+    # Of two trials, none is left out: +3 and +1 on the other seed.
+    assert held_out_gain(sample_of(table[:, :2]), baseline=0, stopped=True) == pytest.approx((1 + 0) / 2)
+    assert math.isnan(held_out_gain(sample_of(table[:1]), baseline=0, stopped=True))
+
+
+def test_without_the_trial_that_ended_the_study_the_gain_is_less_too_high() -> None:
+    generator, true = np.random.default_rng(1), 0.004
+    errors: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(400):
+        table = draw_accuracies([0, true], 12, generator)
+        differences = table[1] - table[0]
+        t = [differences[:n].mean() / differences[:n].std(ddof=1) * math.sqrt(n) for n in range(3, 13)]
+        count = next((n for n, value in enumerate(t, 3) if value > 2.5), 12)
+        for stopped, values in errors.items():
+            values.append(held_out_gain(sample_of(table[:, :count]), 0, stopped) - true)
+    assert np.mean(errors[False]) > 0.0002
+    assert abs(np.mean(errors[True])) < 0.7 * np.mean(errors[False])
+
+
 @pytest.mark.parametrize(("arms", "seeds", "difference"), [(7, 4, 0.007), (3, 5, 0.006), (2, 6, 0.004)])
 def test_power_agrees_with_the_comparison_that_is_used(arms: int, seeds: int, difference: float) -> None:
     """The comparison estimates the variance of each arm, which costs some power."""
