@@ -56,7 +56,8 @@ class Conclusion:
             one that looks best.
         answer: Whether an arm helps, none helps by more than the resolution, or neither is known; None without
             a baseline.
-        gain: The gain of the chosen arm on seeds that did not choose it; NaN without one.
+        gain: The gain of the chosen arm on seeds that did not choose it; NaN without one, or if another arm has a higher
+            gain but a lower end of its interval that is lower, too.
         seeds_needed: While undecided, the number of seeds per arm that would decide with a probability of 80%;
             None if 1,000 are not enough.
         curve: The objective as a smooth function of λ, or None.
@@ -91,7 +92,7 @@ def draw_conclusion(results: Sequence[Result], study: Study, context: Context) -
     candidates = [arm for arm in arms if arm.name not in context.failures] or arms
     answer = _answer(candidates, study) if baseline else None
     chosen = _choose(candidates, baseline, answer)
-    gain = _held_out_gain(candidates, baseline, study) if baseline else math.nan
+    gain = _held_out_gain(candidates, chosen, baseline, study) if baseline else math.nan
     needed = _seeds_needed(arms, baseline, study, context.alpha) if answer == Answer.UNDECIDED else None
     conclusion = Conclusion(arms, baseline, chosen, answer, gain, needed, _curve(arms, study))
     remarks = sentences.remarks(conclusion, study, context)
@@ -124,8 +125,10 @@ def _choose(arms: list[ArmSummary], baseline: ArmSummary | None, answer: Answer 
     return max(undecided, key=lambda arm: arm.difference, default=baseline)
 
 
-def _held_out_gain(candidates: list[ArmSummary], baseline: ArmSummary, study: Study) -> float:
+def _held_out_gain(candidates: list[ArmSummary], chosen: ArmSummary, baseline: ArmSummary, study: Study) -> float:
     """The gain on held-out seeds; only an arm that may be recommended is chosen there."""
+    if chosen is not baseline and chosen.difference < max(arm.difference for arm in candidates if arm.comparison):
+        return math.nan
     compared = [baseline, *(arm for arm in candidates if arm is not baseline)]
     sample = sample_of((arm.results for arm in compared), baseline.objective)
     return held_out_gain(sample, baseline=0, stopped=study.until == "decided")

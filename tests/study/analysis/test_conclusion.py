@@ -1,5 +1,6 @@
 """The conclusion of a study, word for word, drawn from synthetic results."""
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -421,3 +422,13 @@ def test_the_recommended_arm_is_never_one_without_a_difference_that_matters() ->
         assert conclusion.chosen.verdict != Verdict.NO_DIFFERENCE
         assert conclusion.chosen.verdict != Verdict.HURTS
         assert (conclusion.chosen.verdict is None) == (conclusion.answer == Answer.NONE_HELPS)
+
+
+def test_no_gain_of_another_arm_is_stated() -> None:
+    """The recommended arm has the highest lower end; the held-out gain is that of the highest mean."""
+    steady = [NONE[0] + 0.031, NONE[1] + 0.03, NONE[2] + 0.029]
+    wide = [NONE[0] - 0.02, NONE[1] + 0.12, NONE[2] + 0.02]
+    conclusion = conclude(named_arms(none=NONE, steady=steady, wide=wide), "none")
+    assert conclusion.chosen.name == "steady"
+    assert math.isnan(conclusion.gain)
+    assert "on seeds that did not choose it" not in conclusion.sentence
