@@ -56,8 +56,8 @@ class Conclusion:
             one that looks best.
         answer: Whether an arm helps, none helps by more than the resolution, or neither is known; None without
             a baseline.
-        gain: The gain of the chosen arm on seeds that did not choose it; NaN without one, or if another arm has a higher
-            gain but a lower end of its interval that is lower, too.
+        gain: The gain of the chosen arm on seeds that did not choose it; NaN without one, or if another arm has a
+            higher gain with a wider interval.
         seeds_needed: While undecided, the number of seeds per arm that would decide with a probability of 80%;
             None if 1,000 are not enough.
         curve: The objective as a smooth function of λ, or None.
