@@ -47,7 +47,7 @@ from tests.benchmarks.answer import simulated
 from tests.benchmarks.answer.page import markdown
 from tests.benchmarks.answer.rates import measure
 from tests.benchmarks.answer.strategies import STRATEGIES
-from tests.benchmarks.answer.tables import FOLDER, read
+from tests.benchmarks.answer.tables import FOLDER, RunTable, read
 
 # Tables with one λ; the runs of quickstart and small_cifar10 were themselves chosen by a strategy.
 TABLES = (
@@ -77,8 +77,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--simulated",
         action="store_true",
-        help="instead, simulates studies with the residuals in tests/benchmarks/residuals around means of several "
-        "scenarios: error rates and power, also of fixed designs that are extended",
+        help="instead, simulates studies with the residuals of the given tables, or else of those in "
+        "tests/benchmarks/residuals, around means of several scenarios: error rates and power, also of fixed designs "
+        "that are extended",
     )
     return result
 
@@ -90,11 +91,12 @@ def main(args: Sequence[str] | None = None) -> None:
     # WilcoxonPruner says so where an arm lacks seeds.
     warnings.filterwarnings("ignore", category=UserWarning, module="optuna")
     if options.simulated:
-        simulated.show_all(options.studies or 2000)
+        found = [_read(name).residuals() for name in options.tables]
+        simulated.show_all(options.studies or 2000, [simulator for simulator in found if simulator])
         return
     rows = []
     for name in options.tables or TABLES:
-        table = read(Path(name) if name.endswith(".csv.gz") else FOLDER / f"{name}.csv.gz")
+        table = _read(name)
         for strategy in options.strategies:
             print(f"{table.name}: {strategy}", file=sys.stderr, flush=True)
             rows.append(measure(table, strategy, options.studies or 20, options.seeds, options.workers))
@@ -105,3 +107,7 @@ def main(args: Sequence[str] | None = None) -> None:
         (options.to / "answer.md").write_text(text)
         content = {"rows": [dataclasses.asdict(row) for row in rows]}
         (options.to / "answer.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _read(name: str) -> RunTable:
+    return read(Path(name) if name.endswith(".csv.gz") else FOLDER / f"{name}.csv.gz")

@@ -81,9 +81,9 @@ def show(title: str, function: Callable[[], dict[str, float]]) -> None:
     print(f"{title}: " + ", ".join(f"{name} {value:.3g}" for name, value in function().items()), flush=True)
 
 
-def show_all(studies: int) -> None:
-    """Prints all scenarios with the residuals of every table."""
-    for simulator in map(load, sorted(FOLDER.glob("*.csv"))):
+def show_all(studies: int, simulators: Sequence[Simulator] = ()) -> None:
+    """Prints all scenarios with the residuals of these tables, or else of those in ``residuals``."""
+    for simulator in simulators or map(load, sorted(FOLDER.glob("*.csv"))):
         print("\n{}: residuals of {} arms × {} seeds".format(simulator.name, *simulator.residuals.shape))
         for arms, seeds in ((2, 2), (2, 5), (3, 4), (5, 3), (7, 2), (7, 3), (7, 10), (12, 2), (12, 5)):
             title = f"fixed, {arms} arms × {seeds} seeds"
