@@ -27,13 +27,13 @@ def make_parser() -> Parser:
 def report(args: list[str]) -> None:
     """Rebuilds a study's report, or makes one from any finished runs."""
     options = make_parser().parse_args(args)
-    import lightning  # noqa: F401 - it sets its log levels when it is imported
     import yaml
 
     from regularization.study.analysis.conclusion import Context
     from regularization.study.closing import STUDY, conclude, write_answer
     from regularization.study.found_runs import common_objective
 
+    # Lightning, which sets its log levels when it is imported, has only been imported now.
     configure_logging()
     folders = _existing(options.folders)
     path = folders[0] / STUDY

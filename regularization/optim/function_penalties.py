@@ -157,7 +157,7 @@ class RDrop(FunctionPenalty):
         log_p, log_q = (_precise(z).log_softmax(dim=1) for z in (logits, repeated))
         divergence = 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(dim=1).mean()
         if not self._compared and divergence.item() < 1e-10:
-            warnings.warn("RDrop has no effect: two passes of the network agree, it needs dropout", stacklevel=2)
+            warnings.warn("RDrop has no effect: two passes of the network agree; it needs dropout", stacklevel=2)
         self._compared = True  # in the first step only: each comparison waits for the device
         return divergence
 

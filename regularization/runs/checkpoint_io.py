@@ -154,7 +154,7 @@ def find(name: str, newest_with: Callable[[str], Path], prefer_best: bool = Fals
     elif Path(name).is_dir():
         folder = Path(name) / directory.CHECKPOINTS
         if not folder.is_dir():
-            raise UserError(f"--ckpt_path: {name} is no run folder, because it has no folder {directory.CHECKPOINTS}")
+            raise UserError(f"--ckpt_path: {name} is not a run folder: it has no folder {directory.CHECKPOINTS}")
         name = "best" if prefer_best and (folder / BEST).is_file() else "last"
     else:
         return Path(name), read(Path(name))

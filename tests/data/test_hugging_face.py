@@ -122,7 +122,7 @@ def broken(kind: str) -> Any:
     [
         ("damaged", "number 0 of the train images of leaves cannot be decoded"),
         ("sizes", "the train images of leaves have different sizes: give --data.image_size"),
-        ("float", "leaves: the training images have the label 0.0, which is none of a class"),
+        ("float", "leaves: the training images have the label 0.0, which is not a class label"),
     ],
 )
 def test_what_cannot_be_used_is_refused(kind: str, message: str, refused: Refused) -> None:
@@ -143,7 +143,7 @@ def test_no_file_outside_of_the_folder_is_opened() -> None:
     with pyarrow.ipc.new_stream(file, table.schema) as stream:
         stream.write_table(table.set_column(table.schema.get_field_index("image"), "image", column))
     assert datasets.load_from_disk("leaves")["train"][0]["image"].size == (12, 12)
-    with pytest.raises(UserError, match="number 0 of the train images of leaves is no image file, but"):
+    with pytest.raises(UserError, match="number 0 of the train images of leaves is not an image file but"):
         HuggingFaceData("leaves").load("train")
 
 
@@ -153,12 +153,12 @@ def test_other_mistakes(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> No
     assert "--data.root: there is no folder" in refused(*options, "nowhere")
     assert "--data.root: there is no folder" in refused(*options, "s3://bucket/leaves")
     Path("empty").mkdir()
-    assert "is no folder that save_to_disk has written" in refused(*options, "empty")
+    assert "is not a folder that save_to_disk has written" in refused(*options, "empty")
     datasets.DatasetDict({"all": split(12, 0)}).save_to_disk("unsplit")
     assert "there is no split train in" in refused(*options, "unsplit")
     save(train=split(12, 0), test=split(3, 1).map(lambda _: {"label": -1}))
     data = HuggingFaceData("leaves")
-    with pytest.raises(UserError, match="leaves: the test images have the label -1, which is none of a class"):
+    with pytest.raises(UserError, match="leaves: the test images have the label -1, which is not a class label"):
         data.read(train=False)
 
 

@@ -161,7 +161,7 @@ def test_r_drop_of_a_network_without_dropout_is_0_and_changes_no_statistics() ->
     batch = Batch(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]), torch.arange(2), 1.0)
     logits = network(batch.images)[0]  # beside those of auxiliary classifiers
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    with pytest.warns(UserWarning, match="RDrop has no effect: two passes of the network agree, it needs dropout"):
+    with pytest.warns(UserWarning, match="RDrop has no effect: two passes of the network agree; it needs dropout"):
         assert RDrop(1.0).loss(batch, logits, network).item() == pytest.approx(0, abs=1e-9)
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
 

@@ -97,7 +97,7 @@ def _open(root: Path) -> dict[str, Any]:
         with progress_bars_on_terminals():
             content = load_from_disk(str(root))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"--data.root: {root} is no folder that save_to_disk has written: {one_line(error)}") from error
+        raise UserError(f"--data.root: {root} is not a folder that save_to_disk has written: {one_line(error)}") from error
     splits = dict(content) if isinstance(content, DatasetDict) else {"train": content}
     if "train" not in splits:
         raise UserError(f"--data.root: there is no split train in {root}, only {', '.join(map(str, splits))}")
@@ -154,7 +154,7 @@ def _labels(values: Sequence[Any], names: Sequence[str] | None, which: str) -> T
     labels = [numbers.get(value, -1) if isinstance(value, str) else value for value in values]
     for label, value in zip(labels, values, strict=True):
         if not isinstance(label, int) or isinstance(label, bool) or label < 0:
-            raise UserError(f"{which} images have the label {one_line(value)}, which is none of a class")
+            raise UserError(f"{which} images have the label {one_line(value)}, which is not a class label")
     return torch.tensor(labels, dtype=torch.int64)
 
 
@@ -182,7 +182,7 @@ def _decoded(split: Any, column: str, name: str) -> Iterator[Image.Image]:
         value = item[column]
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
-            raise UserError(f"number {index} of the {name} is no image file, but {one_line(value)}")
+            raise UserError(f"number {index} of the {name} is not an image file but {one_line(value)}")
         try:
             with Image.open(BytesIO(content), formats=formats()) as image:
                 decoded = on_white(to_upright_rgb(image))

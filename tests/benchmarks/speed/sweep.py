@@ -52,10 +52,10 @@ def _sweep_seconds(settings: Settings, workers: int, threads: int, trials: int) 
 
 def _bare_seconds(settings: Settings, workers: int, threads: int) -> float:
     """The seconds of one trial's training steps, a mean over ``workers`` loops that run at the same time."""
-    share = settings.size(1, 20)
+    divisor = settings.size(1, 20)
     with ThreadPoolExecutor(workers) as pool:
-        loops = [pool.submit(elsewhere, bare_loop, threads, share) for _ in range(workers)]
-    return sum(loop.result() for loop in loops) / workers * share
+        loops = [pool.submit(elsewhere, bare_loop, threads, divisor) for _ in range(workers)]
+    return sum(loop.result() for loop in loops) / workers * divisor
 
 
 def bare_loop(threads: int, divisor: int) -> float:
