@@ -97,7 +97,8 @@ def _open(root: Path) -> dict[str, Any]:
         with progress_bars_on_terminals():
             content = load_from_disk(str(root))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"--data.root: {root} is not a folder that save_to_disk has written: {one_line(error)}") from error
+        message = f"--data.root: {root} is not a folder that save_to_disk has written: {one_line(error)}"
+        raise UserError(message) from error
     splits = dict(content) if isinstance(content, DatasetDict) else {"train": content}
     if "train" not in splits:
         raise UserError(f"--data.root: there is no split train in {root}, only {', '.join(map(str, splits))}")
