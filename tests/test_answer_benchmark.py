@@ -137,10 +137,10 @@ def test_the_command_writes_a_table_and_its_figures(tiny: Path, capsys: pytest.C
     assert Path("answer.md").read_text() in printed
     assert "| `tiny`, 2 λ, up to 3 seeds | grid | " in printed
     grid, decided = json.loads(Path("answer.json").read_text())["rows"]
-    assert grid["core_seconds"] == 10 + 11 + 12 + 10 + 11
+    assert grid["training_seconds"] == 10 + 11 + 12 + 10 + 11
     assert grid["trials"] == 5
     assert grid["false_claims"] is None
-    assert decided["wall"]["1"] == decided["core_seconds"]
+    assert decided["wall"]["1"] == decided["training_seconds"]
 
 
 @pytest.mark.parametrize(("strategy", "trials"), [("until: decided", 18), ("until: decided, seeds: 1", 15)])

@@ -119,11 +119,12 @@ def test_the_page_on_studies_lists_every_option_of_a_study() -> None:
 @pytest.mark.slow
 @each_page_of_single_blocks
 def test_its_commands(page: Path) -> None:
-    draw(Path("PICTURES"), {"cat": 10, "dog": 10})
+    for folder in ("PICTURES", "NEW_PICTURES"):
+        draw(Path(folder), {"cat": 10, "dog": 10})
     torch.save(torchvision.models.resnet18().state_dict(), "resnet18.pth")
     typed = list(commands(page))
     for line in typed:
-        words = shlex.split(line)
+        words = shlex.split(line, comments=True)
         if words[0] == "pip":
             continue
         assert words[:3] == ["python", "-m", "regularization"], line

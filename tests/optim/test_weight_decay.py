@@ -86,26 +86,30 @@ def test_hooks_of_sgdw_are_called_once_per_step() -> None:
 
 
 def test_conversion_table() -> None:
-    """What remains of a weight of 1 after five steps with zero gradient, lr 0.1, λ 0.1 and momentum 0.9."""
+    """What remains of a weight of 1 after 2,000 steps with zero gradient, lr 0.1, λ 5e-4 and momentum 0.9."""
 
     def remaining(make: Any) -> float:
         w = torch.ones(1, dtype=torch.double, requires_grad=True)
-        optimizer = make([w], lr=0.1, momentum=0.9, weight_decay=0.1)
-        for _ in range(5):
-            w.grad = torch.zeros_like(w)
+        optimizer = make([w], lr=0.1, momentum=0.9, weight_decay=5e-4)
+        w.grad = torch.zeros_like(w)
+        for _ in range(2000):
             optimizer.step()
         return w.item()
 
-    assert remaining(SGDW) == pytest.approx(0.99**5)
-    assert remaining(SGDW) == pytest.approx(0.951, abs=5e-4)
-    assert remaining(torch.optim.SGD) == pytest.approx(0.872, abs=5e-4)
+    assert remaining(SGDW) == pytest.approx((1 - 5e-5) ** 2000)
+    assert remaining(SGDW) == pytest.approx(0.905, abs=5e-4)
+    assert remaining(torch.optim.SGD) == pytest.approx(0.368, abs=5e-4)
     assert remaining(lambda p, lr, momentum, weight_decay: torch.optim.AdamW(p, lr, weight_decay=weight_decay)) == (
-        pytest.approx(0.951, abs=5e-4)
+        pytest.approx(0.905, abs=5e-4)
     )
+    # Keras' L2(λ) adds λ·Σw² to the loss, without the factor ½.
+    assert remaining(
+        lambda p, lr, momentum, weight_decay: torch.optim.SGD(p, lr, momentum, weight_decay=2 * weight_decay)
+    ) == pytest.approx(0.134, abs=5e-4)
     # Composer multiplies by 1 − λ·lr/initial_lr: its λ is that of SGDW times the initial learning rate.
     assert remaining(
         lambda p, lr, momentum, weight_decay: SGDW(p, lr, momentum, weight_decay=weight_decay / lr)
-    ) == pytest.approx(0.59, abs=5e-4)
+    ) == pytest.approx(0.368, abs=5e-4)
 
 
 def recursion_root(lr: float, decay: float, momentum: float, dampening: float) -> float:

@@ -56,7 +56,7 @@ class Conclusion:
             one that looks best.
         answer: Whether an arm helps, none helps by more than the resolution, or neither is known; None without
             a baseline.
-        gain: The gain of the chosen arm on seeds that did not choose it; NaN without one, or if another arm has a
+        gain: The cross-validated gain of the chosen arm; NaN without one, or if another arm has a
             higher gain with a wider interval.
         seeds_needed: While undecided, the number of seeds per arm that would decide with a probability of 80%;
             None if 1,000 are not enough.

@@ -1,4 +1,4 @@
-"""Planning and correcting: the gain on seeds that did not choose the arm, and the seeds that would decide."""
+"""The cross-validated gain of the arm that looks best, and the number of seeds that would decide."""
 
 import math
 
@@ -17,7 +17,7 @@ FEW_SEEDS = 3
 
 
 def held_out_gain(sample: Sample, baseline: int, stopped: bool = False) -> float:
-    """The gain of the chosen arm over the baseline, on seeds that did not choose it.
+    """The cross-validated gain over the baseline: that of the chosen arm on seeds that did not choose it.
 
     For every seed, the arm with the largest mean difference within the *other* seeds is chosen and its difference in
     this seed is taken; the result is the mean over seeds. The gain of the arm that looks best is too high on average,

@@ -77,7 +77,7 @@ def _helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
     else:
         gains = f"It lowers {objective.with_article} by at least {least} compared with {baseline.name}"
     text = objective.with_unit(objective.format_difference(gain))
-    estimate = "" if math.isnan(gain) else f"; {text} on seeds that did not choose it"
+    estimate = "" if math.isnan(gain) else f"; cross-validated: {text}"
     return f"{opening}. {gains} ({_interval(chosen)}{estimate})."
 
 

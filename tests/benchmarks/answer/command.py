@@ -21,10 +21,10 @@ Columns:
 
   decided          share of studies that end with an answer (a λ helps, or none helps by more than 0.5 points)
   trials           median number of runs, those of undecided studies included
-  core-seconds     median of the sum of their recorded training times: the wall time with one worker
+  training seconds median of the sum of their recorded training times: the wall time with one worker
   wall time        median from the first start to the last end; a free worker gets the next run at once, and starting
                    processes takes no time
-  of the grid      core-seconds divided by those of the grid
+  of the grid      training seconds divided by those of the grid
   good advice      share of studies that recommend a λ whose gain, by all runs of the table, is within 0.15 points of
                    the best one
   wrong            share of studies that claim anything that all runs of the table contradict. The table is the truth

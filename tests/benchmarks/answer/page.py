@@ -14,7 +14,7 @@ def markdown(rows: Sequence[Row]) -> str:
         "strategy",
         "decided",
         "trials",
-        "core-seconds",
+        "training seconds",
         *(f"wall time, {count} worker{'s' * (count != 1)}" for count in walls),
         "of the grid",
         "good advice",
@@ -24,7 +24,7 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = [head, ["---"] * len(head)]
     for _, group in groupby(rows, key=lambda row: row.table):
         own = list(group)
-        grid = next((row.core_seconds for row in own if row.strategy == "grid"), None)
+        grid = next((row.training_seconds for row in own if row.strategy == "grid"), None)
         lines += [_cells(row, row is own[0], grid) for row in own]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
@@ -36,9 +36,9 @@ def _cells(row: Row, first: bool, grid: float | None) -> list[str]:
         row.strategy,
         f"{1 - row.undecided:.0%}",
         f"{row.trials:g}",
-        f"{row.core_seconds:,.0f}",
+        f"{row.training_seconds:,.0f}",
         *(f"{seconds:,.0f} s" for seconds in row.wall.values()),
-        f"{row.core_seconds / grid:.0%}" if grid else "",
+        f"{row.training_seconds / grid:.0%}" if grid else "",
         f"{row.close:.0%}",
         f"{row.wrong:.1%}",
         "" if row.false_claims is None else f"{row.false_claims:.1%}",

@@ -25,7 +25,7 @@ class Row:
         studies: Number of studies.
         helps, none_helps, undecided: Shares of studies with this answer, with one worker.
         trials: Number of runs, with one worker.
-        core_seconds: Sum of their training times, with one worker.
+        training_seconds: Sum of their training times, with one worker.
         wall: Time from the first start to the last end, by the number of workers.
         wrong: Share of studies that claim anything that all runs of the table contradict.
         close: Share of studies that recommend an arm whose gain is within 0.15 points of the best one.
@@ -41,7 +41,7 @@ class Row:
     none_helps: float
     undecided: float
     trials: float
-    core_seconds: float
+    training_seconds: float
     wall: dict[int, float]
     wrong: float
     close: float
@@ -74,7 +74,7 @@ def measure(table: RunTable, strategy: str, studies: int, most: int, workers: Se
         none_helps=answers[Answer.NONE_HELPS] / studies,
         undecided=answers[Answer.UNDECIDED] / studies,
         trials=float(np.median([len(outcome.runs) for outcome in alone])),
-        core_seconds=round(float(np.median([outcome.seconds for outcome in alone])), 1),
+        training_seconds=round(float(np.median([outcome.seconds for outcome in alone])), 1),
         wall=wall,
         wrong=float(np.mean([outcome.wrong(gains) for outcome in alone])),
         close=float(np.mean([outcome.close(gains) for outcome in alone])),
