@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import shlex
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from regularization.runs import directory
 from regularization.study import found_runs, results
 from regularization.study.account import add_look, first_alpha, read_looks
 from regularization.study.analysis.conclusion import Conclusion, Context, draw_conclusion
+from regularization.study.analysis.verdicts import Answer
 from regularization.study.config import FAILED, TRIAL, Arm, Study, Trial
 from regularization.study.config import STUDY as STUDY
 from regularization.study.extension import study_record
@@ -97,8 +99,11 @@ def close_study(
     _test(first, plan, trials, folder)
     final, everything = conclude([folder], plan.study, context, plan.compared)
     write_answer(final, everything, plan.study, folder, command)
+    chosen = next(arm for arm in arms if arm.name == first.chosen.name)
     if plan.refit:
-        _refit(plan, next(arm for arm in arms if arm.name == first.chosen.name), folder, train)
+        _refit(plan, chosen, folder, train)
+    elif final.answer == Answer.HELPS:
+        print(f"train it: {_fit_command(plan, chosen)}", flush=True)
     return StudyAnswer(**vars(final), study=plan.study, folder=folder)
 
 
@@ -188,6 +193,13 @@ def write_answer(conclusion: Conclusion, runs: Sequence[Result], study: Study, f
     for remark in conclusion.remarks:
         print(remark)
     print(f"{conclusion.sentence}\n{page}", flush=True)
+
+
+def _fit_command(plan: "Plan", arm: Arm) -> str:
+    """The command that trains an arm as the study did, with paths as they are seen from here."""
+    here, args = Path.cwd(), [*plan.common, *arm.args]
+    shown = [str(Path(word).relative_to(here)) if Path(word).is_relative_to(here) else word for word in args]
+    return shlex.join(["python", "-m", "regularization", "fit", *shown])
 
 
 def _final(runs: Sequence[Result], study: Study, compared: Collection[str] | None) -> list[Result]:

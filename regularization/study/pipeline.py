@@ -59,7 +59,9 @@ class Pipeline:
                 failed.unlink()
         arms = plan.arms
         if plan.study.adaptive:
+            print("stage 1 of 2: choosing the values of each arm")
             arms = self._search()
+            print(f"stage 2 of 2: comparing {', '.join(arm.name for arm in arms)}", flush=True)
             # A report that is made before the end counts what is missing of these.
             plan.compared = [arm.name for arm in arms]
             with directory.exclusive_lock(folder, PATIENCE):

@@ -99,7 +99,7 @@ def _commands_to_show(run: FitRun, folder: Path, page: Path | None) -> list[str]
     lines = []
     if isinstance(run.trainer.logger, TensorBoard):
         lines.append(f"in TensorBoard: tensorboard --logdir {shlex.quote(str(folder))}")
-    compare = f"in a report: python -m regularization report {shlex.quote(str(folder.parent))}"
+    compare = f"compare runs: python -m regularization report {shlex.quote(str(folder.parent))}"
     return [*lines, compare if page is None else f"on one page: {printable(page)}"]
 
 

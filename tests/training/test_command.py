@@ -75,7 +75,7 @@ def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str
     assert out[-4] == f"best validation accuracy {best['val_accuracy']:.2%} in epoch {best['epoch'] + 1:.0f}"
     assert out[-3] == str(RUN)
     assert out[-2] == "in TensorBoard: tensorboard --logdir runs/quickstart/version_0"
-    assert out[-1] == "in a report: python -m regularization report runs/quickstart"
+    assert out[-1] == "compare runs: python -m regularization report runs/quickstart"
     assert max(map(len, out)) <= 80
     assert json.loads((RUN / "result.json").read_text())["best"]["val_accuracy"] == best["val_accuracy"]
 

@@ -57,6 +57,6 @@ def test_a_run_ends_with_what_acted(
     out = capsys.readouterr().out.splitlines()
     assert line in out
     (run,) = Path("runs").glob("*/version_0")
-    assert out[-1] == f"in a report: python -m regularization report {run.parent}"
+    assert out[-1] == f"compare runs: python -m regularization report {run.parent}"
     assert (f"in TensorBoard: tensorboard --logdir {run}" in out) == ("--trainer.logger" not in options)
     assert max(map(len, out[:-3])) <= 80

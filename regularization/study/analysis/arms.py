@@ -105,7 +105,8 @@ def summarize_arms(
     arms = []
     for index, (name, runs) in enumerate(results.items()):
         values = [run.metric(objective.metric) for run in runs]
-        verdict = judge_arm(gains[index], study.resolution / 100) if index in gains else None
+        judged = (study.resolution / 100, objective.collapse)
+        verdict = judge_arm(gains[index], *judged) if index in gains else None
         by_metric = {metric: by_arm[index] for metric, by_arm in effects.items() if index in by_arm}
         mean, interval = float(np.mean(values)), statistics.mean_interval(values, objective.is_fraction)
         arms.append(ArmSummary(name, runs, mean, *interval, gains.get(index), verdict, by_metric, objective))

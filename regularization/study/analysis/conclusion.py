@@ -11,7 +11,7 @@ from regularization.study.analysis.arms import ArmSummary, sample_of, summarize_
 from regularization.study.analysis.comparison import ALPHA
 from regularization.study.analysis.curve import Curve, fit_curve
 from regularization.study.analysis.gain import held_out_gain, seeds_needed
-from regularization.study.analysis.verdicts import Answer, Verdict, judge_study
+from regularization.study.analysis.verdicts import OPEN, Answer, Verdict, judge_study
 from regularization.study.config import Study
 from regularization.study.results import Result, by_arm
 
@@ -121,7 +121,7 @@ def _choose(arms: list[ArmSummary], baseline: ArmSummary | None, answer: Answer 
     compared = [arm for arm in arms if arm.comparison is not None]
     if answer == Answer.HELPS:
         return max((arm for arm in compared if arm.verdict == Verdict.HELPS), key=lambda arm: arm.interval[0])
-    undecided = [arm for arm in compared if arm.verdict == Verdict.UNDECIDED]
+    undecided = [arm for arm in compared if arm.verdict in OPEN]
     return max(undecided, key=lambda arm: arm.difference, default=baseline)
 
 
@@ -139,7 +139,7 @@ def _seeds_needed(arms: list[ArmSummary], baseline: ArmSummary | None, study: St
 
     More than any arm has, because those have not decided.
     """
-    undecided = [arm for arm in arms if arm.verdict == Verdict.UNDECIDED]
+    undecided = [arm for arm in arms if arm.verdict in OPEN]
     if baseline is None or not undecided:
         return None
     best = max(undecided, key=lambda arm: arm.difference)

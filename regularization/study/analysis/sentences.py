@@ -17,15 +17,17 @@ from regularization.study.config import Study
 if TYPE_CHECKING:
     from regularization.study.analysis.conclusion import Conclusion, Context
 
-# Metrics that are reported as ratios to the baseline's value, with their names.
-RATIOS = {
-    "val_accuracy": "validation accuracy",
-    "val_loss": "validation loss",
-    "val_calibration_error": "calibration error",
-    "weight_norm": "norm of the weights",
+# Other metrics whose changes are named: in words, the format of their values, and whether higher is better.
+METRICS = {
+    "val_accuracy": ("validation accuracy", ".2%", True),
+    "val_loss": ("validation loss", ".3g", False),
+    "val_calibration_error": ("calibration error", ".2g", False),
+    "weight_norm": ("norm of the weights", ".3g", None),
 }
-# An effect on one of them is named if it is at least this factor.
+# A change is named if it is at least this factor.
 NOTABLE_RATIO = 1.2
+# Between values that are further apart than this factor, a better one may have been missed.
+WIDE_STEP = 3.5
 
 
 def answer(conclusion: "Conclusion", study: Study, context: "Context") -> str:
@@ -161,29 +163,45 @@ def remarks(conclusion: "Conclusion", study: Study, context: "Context") -> list[
     if conclusion.baseline is None:
         return lines
     # With few seeds, the interval of a collapsed arm is very wide, although its loss is obvious.
-    collapsed = [arm for arm in conclusion.arms if arm.verdict == Verdict.UNDECIDED and _collapsed(arm)]
-    lines += [f"{arm.name} collapses: {arm.mean:.0%} against {conclusion.baseline.mean:.0%}" for arm in collapsed]
-    for verdict in Verdict:
-        if names := [arm.name for arm in conclusion.arms if arm.verdict == verdict and arm not in collapsed]:
+    lines += [
+        f"{arm.name} collapses: {arm.mean:.0%} against {conclusion.baseline.mean:.0%}"
+        for arm in conclusion.arms
+        if arm.verdict == Verdict.COLLAPSES
+    ]
+    for verdict in (verdict for verdict in Verdict if verdict != Verdict.COLLAPSES):
+        if names := [arm.name for arm in conclusion.arms if arm.verdict == verdict]:
             lines.append(f"{_heading(verdict, conclusion, study)}: {', '.join(names)}")
-    lines += [line for line in (_largest_effect(conclusion), _curve(conclusion, study)) if line]
-    if study.axis and conclusion.answer == Answer.HELPS and conclusion.chosen is conclusion.arms[-1]:
-        lines.append("the largest value is the best: widen the range")
+    if sum(arm.verdict == Verdict.HELPS for arm in conclusion.arms) > 1:
+        lines.append("which of the arms that help is the best has not been tested: each is compared with the baseline")
+    lines += filter(None, (_changes(conclusion), _curve(conclusion, study), _end_of_range(conclusion, study)))
     options = {option for arm in conclusion.arms for option in arm.results[0].values}
     if others := others_in(conclusion.baseline.results[0].folder, options):
         lines.append(f"all arms also have: {', '.join(others)}")
     return lines
 
 
-def _largest_effect(conclusion: "Conclusion") -> str:
-    """The largest change of another metric by an arm that does not hurt; of the weights' norm if there is no other."""
-    # The metric that is the objective is no effect.
+def _changes(conclusion: "Conclusion") -> str:
+    """What else the recommended arm changed, for better or worse; without one, any arm that does not hurt."""
+    arms = [arm for arm in (conclusion.chosen,) if arm.comparison is not None] or conclusion.arms
+    # The metric that is the objective is no effect, and the norm is named where nothing else has changed.
     for metrics in (("val_accuracy", "val_loss", "val_calibration_error"), ("weight_norm",)):
-        changes = [
-            change for arm in conclusion.arms for metric in metrics if (change := _change(conclusion, arm, metric))
-        ]
+        changes = [change for arm in arms for metric in metrics if (change := _change(conclusion, arm, metric))]
         if changes:
-            return f"what else changed most: {max(changes)[1]}"
+            return f"what else changed: {'; '.join(changes)}"
+    return ""
+
+
+def _end_of_range(conclusion: "Conclusion", study: Study) -> str:
+    """That the best value of one option is the largest that was tried, or the largest that does not collapse."""
+    if not study.axis or conclusion.answer != Answer.HELPS:
+        return ""
+    larger = conclusion.arms[conclusion.arms.index(conclusion.chosen) + 1 :]
+    if not larger:
+        return "the largest value is the best: add larger ones"
+    values = [arm.results[0].values[study.axis] for arm in (conclusion.chosen, larger[0])]
+    # Nothing was tried between the best value and a far too large one.
+    if _collapsed(larger[0]) and values[1] > WIDE_STEP * values[0]:
+        return f"the best value may lie between {values[0]:g} and {values[1]:g}, where nothing was tried: add values"
     return ""
 
 
@@ -193,18 +211,19 @@ def _heading(verdict: Verdict, conclusion: "Conclusion", study: Study) -> str:
     return "undecided, and not followed up" if left else verdict
 
 
-def _change(conclusion: "Conclusion", arm: ArmSummary, metric: str) -> tuple[float, str] | None:
-    """How large a significant change is, as |log ratio|, and the change in words."""
+def _change(conclusion: "Conclusion", arm: ArmSummary, metric: str) -> str:
+    """A significant and notable change in words, or nothing."""
     baseline, effect = conclusion.baseline, arm.effects.get(metric)
     if baseline is None or effect is None or not effect.p < ALPHA:
-        return None
+        return ""
     if arm.verdict == Verdict.HURTS or _collapsed(arm):
-        return None
-    ratio = arm.average(metric) / baseline.average(metric) if baseline.average(metric) > 0 else math.nan
-    if not ratio > 0 or max(ratio, 1 / ratio) < NOTABLE_RATIO:
-        return None
-    text = f"the {RATIOS[metric]} with {arm.name} is {ratio:.2g} times that of {baseline.name} ({format_p(effect.p)})"
-    return abs(math.log(ratio)), text
+        return ""
+    before, after = baseline.average(metric), arm.average(metric)
+    if not min(before, after) > 0 or max(before, after) < NOTABLE_RATIO * min(before, after):
+        return ""
+    name, form, higher_is_better = METRICS[metric]
+    judged = "" if higher_is_better is None else f"{'better' if (after > before) == higher_is_better else 'worse'}, "
+    return f"{name} with {arm.name} {after:{form}} instead of {before:{form}} ({judged}{format_p(effect.p)})"
 
 
 def _curve(conclusion: "Conclusion", study: Study) -> str:
@@ -221,7 +240,8 @@ def _curve(conclusion: "Conclusion", study: Study) -> str:
     if math.isnan(curve.probability):
         return text
     least = conclusion.chosen.objective.format_resolution(study.resolution)
-    return f"{text}; it gains more than {least} with probability {curve.probability:.0%}"
+    probability = "> 99%" if curve.probability > 0.99 else f"{curve.probability:.0%}"
+    return f"{text}; it gains more than {least} with probability {probability}"
 
 
 def _name(arm: ArmSummary) -> str:

@@ -1,5 +1,6 @@
 """Verdicts: what the interval of an arm says about it, and what all of them say about the study."""
 
+import math
 from collections.abc import Iterable
 from enum import StrEnum
 
@@ -13,6 +14,12 @@ class Verdict(StrEnum):
     HURTS = "hurts"
     NO_DIFFERENCE = "no difference that matters"
     UNDECIDED = "undecided"
+    # Far below the baseline, with too few seeds for an interval that says so: not decided either.
+    COLLAPSES = "collapses"
+
+
+# Verdicts that more seeds may change.
+OPEN = (Verdict.UNDECIDED, Verdict.COLLAPSES)
 
 
 class Answer(StrEnum):
@@ -23,14 +30,21 @@ class Answer(StrEnum):
     UNDECIDED = "undecided"
 
 
-def judge_arm(comparison: Comparison, resolution: float) -> Verdict:
-    """The verdict on one arm: the interval lies above 0, below 0, inside ± ``resolution``, or none of these."""
+def judge_arm(comparison: Comparison, resolution: float, collapse: float = math.inf) -> Verdict:
+    """The verdict on one arm: the interval lies above 0, below 0, inside ± ``resolution``, or none of these.
+
+    Args:
+        comparison: The comparison with the baseline.
+        resolution: The smallest difference that matters.
+        collapse: An undecided arm that loses more than this has collapsed.
+    """
     if comparison.low > 0:
         return Verdict.HELPS
     if comparison.high < 0:
         return Verdict.HURTS
-    inside = comparison.low > -resolution and comparison.high < resolution
-    return Verdict.NO_DIFFERENCE if inside else Verdict.UNDECIDED
+    if comparison.low > -resolution and comparison.high < resolution:
+        return Verdict.NO_DIFFERENCE
+    return Verdict.COLLAPSES if comparison.difference < -collapse else Verdict.UNDECIDED
 
 
 def judge_study(comparisons: Iterable[Comparison], resolution: float) -> Answer:

@@ -122,4 +122,4 @@ def mean_test_accuracy(arm: ArmSummary) -> float | None:
 def _cost(results: Sequence[Result]) -> Fact:
     seconds, steps = sum(result.seconds for result in results), sum(result.steps for result in results)
     trials = "1 trial" if len(results) == 1 else f"{len(results):,} trials"
-    return Fact("training time of all trials", format_duration(seconds), f"{trials}, {steps:,} steps")
+    return Fact("sum of training times", format_duration(seconds), f"{trials}, {steps:,} steps")

@@ -226,7 +226,7 @@ def _seed_trace(
     return go.Scatter(
         coordinates,
         customdata=[[result.arm, result.seed] for _, result in dots],
-        name="one seed",
+        name="one trial",
         mode="markers",
         marker={"color": VALIDATION, "size": 6, "opacity": 0.55},
         hovertemplate=f"%{{customdata[0]}}<br>seed %{{customdata[1]}}: {value}<extra></extra>",

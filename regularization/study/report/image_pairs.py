@@ -32,7 +32,7 @@ class PairedImages:
         broken: Number of predictions that are wrong in the first arm and correct in the second.
         p: The p value of McNemar's test on these two numbers. It is valid for these trained networks only.
         gains_by_image: For each image with any difference, by its index: the mean over seeds of +1 (fixed), 0 or −1.
-        read_as: For each of these images, the class that was most often predicted by whichever arm was wrong.
+        predicted: For each of these images, the class that was most often predicted by whichever arm was wrong.
     """
 
     gain: Comparison
@@ -40,7 +40,7 @@ class PairedImages:
     broken: int
     p: float
     gains_by_image: dict[int, float]
-    read_as: dict[int, int]
+    predicted: dict[int, int]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Thumbnail:
 
     Attributes:
         source: A PNG as a data URI.
-        caption: The image's class, what it was read as, and in which share of the seeds.
+        caption: The image's class, what was predicted, and in which share of the seeds.
     """
 
     source: str
@@ -84,7 +84,7 @@ def compare_images(first: Sequence[Result], second: Sequence[Result]) -> PairedI
     fixed = sum(int((pair.first & ~pair.second).sum()) for pair in pairs)
     broken = sum(int((pair.second & ~pair.first).sum()) for pair in pairs)
     p = statistics.mcnemar(fixed, broken)
-    return PairedImages(gain, fixed, broken, p, _gains_by_image(pairs), _read_as(pairs))
+    return PairedImages(gain, fixed, broken, p, _gains_by_image(pairs), _predicted(pairs))
 
 
 def _pair(first: Result, second: Result) -> _SeedPair | None:
@@ -117,7 +117,7 @@ def _gains_by_image(pairs: list[_SeedPair]) -> dict[int, float]:
     return {index: float(np.mean(values)) for index, values in gains.items() if any(values)}
 
 
-def _read_as(pairs: list[_SeedPair]) -> dict[int, int]:
+def _predicted(pairs: list[_SeedPair]) -> dict[int, int]:
     """By image, the most frequent wrong prediction in the seeds in which exactly one of the arms is wrong."""
     predictions: dict[int, list[int]] = {}
     for pair in pairs:
@@ -157,6 +157,6 @@ def _thumbnail(data: ImageData, paired: PairedImages, index: int) -> Thumbnail:
     size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
     Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(file, "PNG")
     share = abs(paired.gains_by_image[index])
-    caption = f"{images.classes[int(images.labels[index])]}, read as {images.classes[paired.read_as[index]]}"
+    caption = f"{images.classes[int(images.labels[index])]}, predicted {images.classes[paired.predicted[index]]}"
     caption += "" if share == 1 else f"; {share:.0%} of the seeds"
     return Thumbnail(f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", caption)

@@ -32,16 +32,16 @@ TABLE_NOTE = (
     "Accuracies are means over seeds with their 95% intervals. Differences are {differences}, within seeds; "
     "their intervals hold simultaneously in 95% of studies, and p is adjusted likewise. An asterisk marks a mean that "
     "differs from the baseline's, tested in the same way. The difference by image compares predictions on the same "
-    "images, with a bootstrap interval that crosses seeds and images. Over all seeds, “fixed” counts the predictions "
-    "that are correct in this arm and wrong in the baseline, and “broken” the opposite. NLL is the negative "
-    "log-likelihood in nats and ECE the expected calibration error, both on the validation images. Trials, steps and "
-    "seconds include tuning."
+    "images, with a bootstrap interval that crosses seeds and images. Over all seeds, “corrected” counts the "
+    "predictions that are correct in this arm and wrong in the baseline, and “newly wrong” the opposite. NLL is the "
+    "negative log-likelihood in nats and ECE the expected calibration error, both on the validation images. Trials, "
+    "steps and training time include tuning, and the training time is a sum over trials."
 )
 
 
 NORMS_NOTE = (
     "One row per layer, from the input to the output. Each number is the norm ‖w‖ of its weights, the mean over seeds; "
-    "the color is that norm as a share of the norm at the smallest value."
+    "the color is that norm divided by the norm in the first column."
 )
 
 
@@ -134,10 +134,13 @@ def _pair_with_baseline(conclusion: Conclusion) -> dict[str, PairedImages | None
 def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
     name = conclusion.chosen.objective.title
     title = f"{name} against {axis_name(study.axis)}" if study.axis else name
-    line = "recommended value. The value 0 is at the left end" if study.axis else "baseline"
-    note = f"Each dot is one seed; bars are 95% intervals over seeds. The dashed line marks the {line}."
+    line = "recommended value. λ = 0 is drawn at the left end" if study.axis else "baseline"
+    note = (
+        f"Each dot is one trial; bars are 95% intervals of the mean. The dashed line marks the {line}. Arms are "
+        "compared within seeds, so a difference can be clear although the bars overlap."
+    )
     if conclusion.curve is not None and study.axis:
-        note += " The band is the 95% interval of a smooth curve through all trials, at the average of the seeds tried."
+        note += " The smooth curve is fitted to all values that do not collapse; the band is its 95% interval."
     plots = [Plot(figures.main_figure(conclusion, study), title, "" if len(study.vary) == 2 else note)]
     side_by_side = len(study.vary) != 2
     plots += [Plot(figure, title, small=side_by_side) for title, figure in effects.effect_figures(conclusion, study)]
@@ -174,11 +177,9 @@ def _contact_sheets(conclusion: Conclusion, pairs: Mapping[str, PairedImages | N
         return None
     note = (
         f"Validation images that {conclusion.chosen.name} classifies correctly and {conclusion.baseline.name} does "
-        f"not, ordered by the share of seeds in which they differ, with what "
-        f"{conclusion.baseline.name} read them as most often. "
-        f"Over all seeds, {paired.fixed:,} predictions were "
-        f"fixed and {paired.broken:,} broken (McNemar's test: p = {paired.p:.2g}, valid for these trained networks "
-        "only)."
+        f"not, ordered by the share of seeds in which they differ, with the most frequent prediction of "
+        f"{conclusion.baseline.name}. Over all seeds, {paired.fixed:,} predictions became correct and "
+        f"{paired.broken:,} wrong (McNemar's test: p = {paired.p:.2g}, for these trained networks, not for new ones)."
     )
     return ContactSheets(*image_pairs.contact_sheets(paired, data), note)
 
@@ -192,13 +193,14 @@ def _method(study: Study, conclusion: Conclusion) -> str:
         )
     how, objective = "within seeds" if study.paired else "between seeds", conclusion.chosen.objective
     sentences = [
-        f"Arms are compared {how} by {objective.with_article} of the {study.score} epoch, as fixed in advance, with "
+        f"Arms are compared {how} by {objective.with_article} of the {study.score} epoch, with "
         "simultaneous 95% intervals (Dunnett's) of a model with effects of arms and seeds. Differences below "
-        f"{objective.format_resolution(study.resolution)} are taken not to matter."
+        f"{objective.format_resolution(study.resolution)} (the resolution) do not matter."
     ]
     if study.until == "decided":
         sentences.append(
-            "Seeds were added until the study was decided; each look at the results has a share of the 5%."
+            "Results were analyzed several times while seeds were added until the study was decided. The error rate of "
+            "5% is divided among these analyses."
         )
     sentences += [_validation_share(conclusion), _validity(study)]
     if study.adaptive and conclusion.chosen.results[0].stage == "final":

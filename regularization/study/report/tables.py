@@ -12,6 +12,7 @@ from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.comparison import ALPHA, Comparison
 from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.analysis.sentences import format_interval, format_percent
+from regularization.study.analysis.verdicts import Verdict
 from regularization.study.report.image_pairs import PairedImages
 from regularization.study.results import Result
 
@@ -34,11 +35,11 @@ class TableRow:
 
 MISSING = Cell("–", "")
 # Columns that are only shown when the reader chooses them: with the others, the table fits a page of 1200 pixels.
-HIDDEN = ("p", "difference by image", "fixed", "broken", "run length / τ", "trials", "steps")
+HIDDEN = ("p", "difference by image", "corrected", "newly wrong", "run length / τ", "trials", "steps")
 # These make room for the objective, if it is not the accuracy.
-HIDDEN_FOR_OBJECTIVE = ("clean training accuracy", "seconds")
+HIDDEN_FOR_OBJECTIVE = ("clean training accuracy", "training time (s)")
 # The same for the table of trials.
-HIDDEN_OF_TRIALS = ("clean training accuracy", "gap", "steps")
+HIDDEN_OF_TRIALS = ("clean training accuracy", "gap (points)", "steps")
 
 
 def hidden_columns(objective: Objective) -> tuple[str, ...]:
@@ -103,7 +104,10 @@ def write_table(results: Sequence[Result], path: Path, objective: Objective) -> 
 def _accuracy_cells(arm: ArmSummary) -> dict[str, Cell]:
     difference, p = MISSING, None
     tests = [result.test_accuracy for result in arm.results if result.test_accuracy is not None]
-    if arm.comparison is not None:
+    if arm.verdict == Verdict.COLLAPSES:
+        # Its interval is so wide that it says nothing.
+        difference = Cell(arm.objective.format_difference(arm.difference), arm.difference)
+    elif arm.comparison is not None:
         difference, p = _difference(arm.comparison, arm.objective), arm.comparison.p
     return {
         "arm": _text(arm.name),
@@ -119,8 +123,8 @@ def _accuracy_cells(arm: ArmSummary) -> dict[str, Cell]:
 def _image_cells(pairs: PairedImages | None) -> dict[str, Cell]:
     return {
         "difference by image": MISSING if pairs is None else _difference(pairs.gain),
-        "fixed": _number(None if pairs is None else pairs.fixed, ","),
-        "broken": _number(None if pairs is None else pairs.broken, ","),
+        "corrected": _number(None if pairs is None else pairs.fixed, ","),
+        "newly wrong": _number(None if pairs is None else pairs.broken, ","),
     }
 
 
@@ -139,7 +143,7 @@ def _cost_cells(results: Sequence[Result]) -> dict[str, Cell]:
     return {
         "trials": _number(len(results), ","),
         "steps": _number(sum(result.steps for result in results), ","),
-        "seconds": _number(round(sum(result.seconds for result in results)), ","),
+        "training time (s)": _number(round(sum(result.seconds for result in results)), ","),
     }
 
 
@@ -155,11 +159,11 @@ def _trial_cells(result: Result, objective: Objective) -> dict[str, Cell]:
         "ECE": _number(result.row.get("val_calibration_error"), ".4f"),
         "norm of the weights": _number(result.weight_norm, ".3g"),
         "clean training accuracy": _number(result.row.get("clean_accuracy"), ".2%"),
-        "gap": _number(result.row.get("gap_accuracy"), ".2%"),
+        "gap (points)": _number(_points(result.row.get("gap_accuracy")), ".2f"),
         "test accuracy": _number(result.test_accuracy, ".2%"),
         "epochs": _number(len(result.rows), ","),
         "steps": _number(result.steps, ","),
-        "seconds": _number(result.seconds, ",.1f"),
+        "training time (s)": _number(result.seconds, ",.1f"),
         "folder": _text(str(result.folder)),
     }
 
@@ -170,6 +174,10 @@ def _text(text: str) -> Cell:
 
 def _number(value: float | None, spec: str) -> Cell:
     return MISSING if value is None or math.isnan(value) else Cell(format(value, spec), value)
+
+
+def _points(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
 
 
 def _mean(mean: float, low: float, high: float) -> Cell:

@@ -42,6 +42,12 @@ def test_the_verdict_on_an_arm(low: float, high: float, verdict: Verdict) -> Non
     assert judge_arm(interval(low, high), RESOLUTION) == verdict
 
 
+def test_an_arm_collapses_that_is_undecided_and_far_below() -> None:
+    assert judge_arm(interval(-0.9, 0.1), RESOLUTION, collapse=0.1) == Verdict.COLLAPSES
+    assert judge_arm(interval(-0.15, 0.05), RESOLUTION, collapse=0.1) == Verdict.UNDECIDED
+    assert judge_arm(interval(-0.9, -0.1), RESOLUTION, collapse=0.1) == Verdict.HURTS
+
+
 @pytest.mark.parametrize(
     ("comparisons", "answer"),
     [
@@ -73,4 +79,10 @@ def test_answer_and_verdicts_agree(comparisons: list[Comparison]) -> None:
 
 
 def test_verdicts_read_as_they_are_shown() -> None:
-    assert [str(verdict) for verdict in Verdict] == ["helps", "hurts", "no difference that matters", "undecided"]
+    assert [str(verdict) for verdict in Verdict] == [
+        "helps",
+        "hurts",
+        "no difference that matters",
+        "undecided",
+        "collapses",
+    ]

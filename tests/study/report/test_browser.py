@@ -156,7 +156,7 @@ def check_columns(browser: Any) -> None:
     """A column appears when the reader chooses it."""
     header = "#arms th:nth-child({})"
     columns = [cell.get_attribute("textContent") for cell in browser.find_elements("css selector", "#arms th")]
-    number = columns.index("fixed") + 1
+    number = columns.index("corrected") + 1
     assert browser.find_element("css selector", header.format(2)).is_displayed()
     assert not browser.find_element("css selector", header.format(number)).is_displayed()
     chooser = browser.find_element("css selector", "details[data-table=arms]")

@@ -140,7 +140,7 @@ def test_a_study_of_the_loss_is_reported_by_the_loss(tmp_path: Path) -> None:
     page = write_report(conclusion, results, study, tmp_path, "").read_text()
     assert "Validation loss against weight decay λ" in page
     assert "by the validation loss of the last epoch" in page
-    assert "Differences below 0.005 are taken not to matter" in page
+    assert "Differences below 0.005 (the resolution) do not matter" in page
 
 
 def test_the_tables_show_accuracy_loss_calibration_and_norms_beside_the_objective(tmp_path: Path) -> None:

@@ -142,13 +142,13 @@ def test_the_curve_is_drawn_with_its_band() -> None:
     assert (np.array(curve.y) < high).all()
     # The arm that collapsed is drawn as dots, and is no part of the curve.
     assert max(curve.x) == pytest.approx(0.01)
-    assert len(traces["one seed"].x) == 15
+    assert len(traces["one trial"].x) == 15
 
 
 def test_without_three_positive_values_there_is_no_curve() -> None:
     results, study = results_on_axis([0, 0.2, 1])
     names = [trace.name for trace in figures.main_figure(draw_conclusion(results, study, Context("λ=0")), study).data]
-    assert names == ["clean training", "validation, 95% interval", "one seed"]
+    assert names == ["clean training", "validation, 95% interval", "one trial"]
 
 
 def test_the_table_shows_verdicts_and_marks_other_significant_changes() -> None:
@@ -241,7 +241,7 @@ def test_compare_images_counts_fixed_and_broken_predictions(tmp_path: Path) -> N
     paired = image_pairs.compare_images(first, second)
     assert paired is not None
     # Image 7 was read as class 0 by the second arm, image 9 by the first one.
-    assert paired.read_as == {7: 0, 9: 0}
+    assert paired.predicted == {7: 0, 9: 0}
     assert (paired.fixed, paired.broken) == (2, 1)
     assert paired.gains_by_image == {7: 1.0, 9: -0.5}
     assert paired.gain.difference == pytest.approx(1 / 8)
