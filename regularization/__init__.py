@@ -1,4 +1,4 @@
-"""Does regularization help this image classifier, which kind, and how strong should λ be?"""
+"""Does regularization improve an image classifier? Which kind, and how strong should it be?"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,0 +1,6 @@
+"""Tests of the package, in folders like its own."""
+
+import os
+
+# Before PyTorch is imported: threads of one process that wait in a loop would slow down the other processes of the tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

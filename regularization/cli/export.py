@@ -18,7 +18,7 @@ def make_parser() -> Parser:
         "as JSON."
     )
     parser = Parser(prog="regularization export", description=description)
-    checkpoint = "A checkpoint, or a run folder, which stands for its best checkpoint."
+    checkpoint = "A checkpoint, or a run folder, whose best checkpoint is used."
     parser.add_argument("--ckpt_path", type=Path, required=True, help=checkpoint)
     formats = "onnx, for ONNX Runtime and others; or torch, for torch.export.load, which does not need this program."
     parser.add_argument("--format", type=Literal["onnx", "torch"], default="onnx", help=formats)

@@ -62,5 +62,8 @@ def usage() -> str:
     """The commands with their descriptions."""
     commands = [f"  {name:<12}{description}" for name, (_, description) in COMMANDS.items()]
     first = "usage: regularization COMMAND [options]      (or python -m regularization COMMAND)"
-    last = "COMMAND --help lists the options of a command; --version prints the version."
+    last = (
+        "Start with regularization fit --config quickstart, then sweep --config sweeps/quickstart.\n"
+        "COMMAND --help lists the options of a command; --version prints the version."
+    )
     return "\n".join([first, "", str(purpose), "", *commands, "", last])

@@ -9,7 +9,7 @@ from regularization.training.parser import Parser
 def make_parser() -> Parser:
     """The options of ``predict``."""
     parser = Parser(prog="regularization predict", description="Classifies images with a trained network.")
-    checkpoint = "A checkpoint, or a run folder, which stands for its best checkpoint."
+    checkpoint = "A checkpoint, or a run folder, whose best checkpoint is used."
     parser.add_argument("--ckpt_path", type=Path, required=True, help=checkpoint)
     images = "Image files, or folders to search for them. Files that are not images are listed and skipped."
     parser.add_argument("--images", type=Path, nargs="+", required=True, help=images)

@@ -30,8 +30,8 @@ _OPTIONS: tuple[tuple[str, Any, Any, str, str], ...] = (
 _SWITCHES = (
     ("dry_run", "Only list the trials and their cost."),
     ("fresh", "Start a new study instead of continuing the latest one."),
-    ("retry_failed", "Run the trials that failed once more."),
-    ("refit", "Train the chosen arm on all images and test it once."),
+    ("retry_failed", "Run the failed trials again."),
+    ("refit", "Train the recommended arm on training and validation images, and test it once."),
 )
 
 

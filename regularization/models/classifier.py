@@ -40,15 +40,15 @@ class ImageClassifier(RegularizedModule):
         optimizer: Makes the optimizer from the parameters. Its ``weight_decay`` is λ, which adds λ·w to the gradient.
         lr_scheduler: Makes the learning-rate scheduler. It steps once per epoch; or once per optimizer step if its
             ``total_steps``, ``T_max`` or ``total_iters`` is null or -1, which becomes the number of these steps.
-        penalties: Penalties that are added to the loss, under names you choose. Those of several configs are combined;
+        penalties: Penalties that are added to the loss, under names you choose. Several configs are merged;
             null removes one.
         decay: What weight decay acts on: ``all``; ``weights``, without biases and norm layers' scales; or a list of
             names such as ``["*.weight", "!*norm*"]``.
         decay_schedule: Schedule of λ for the optimizer's weight decay; null keeps λ constant.
         timescale_epochs: The timescale τ: the number of epochs after which weights have decayed to 1/e. Sets λ.
         label_smoothing: Fraction of each training target that is spread evenly over all classes (arXiv:1512.00567).
-        mixing: Mixes images and labels: torchvision's ``v2.MixUp`` or ``v2.CutMix``; several by name alternate.
-        sharpness: Takes the gradient where the loss is higher nearby.
+        mixing: Mixes images and labels: torchvision's ``v2.MixUp`` or ``v2.CutMix``; several alternate.
+        sharpness: Takes the gradient at nearby weights with a higher loss.
         memory_format: Memory layout; contiguous if a convolution has fewer than 16 filters.
         weights: File with the weights to start from. The last layer may have another number of classes.
         compile: Whether PyTorch compiles the network. It takes a minute and pays off on a GPU.

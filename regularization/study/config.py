@@ -51,14 +51,14 @@ class Study:
         max_seeds: The largest number of seeds per arm with ``until: decided``.
         refine: With ``until: decided`` and one option in ``vary``, also try a value between the two best ones.
         objective: The metric by which arms, and epochs, are compared; ``max:NAME`` or ``min:NAME`` for one of your own.
-        resolution: The smallest difference that matters, in percentage points; in hundredths where it is no fraction.
+        resolution: The smallest difference that matters, in percentage points, or in units of 0.01.
         search: ``grid`` tries all values; ``halving`` stops the worse arms early; ``tpe`` has Optuna propose
             ``proposals`` values between the smallest and the largest value that ``vary`` lists. After an adaptive
             search, the finalists and the baseline are trained again with new seeds.
         search_seeds: The number of seeds per arm in the search.
         proposals: The number of arms that ``tpe`` proposes.
         learning_rates: Learning rates that every arm chooses from, with ``search_seeds`` seeds each, before arms are
-            compared: a gain of λ may only say that the learning rate was too small.
+            compared: without this, λ may only seem to help because the learning rate was too small.
         finalists: The number of arms that are compared after an adaptive search.
         score: The epoch whose metrics count: ``last`` or ``best``.
         paired: Whether to compare arms within seeds. Switch it off if the arms are trained on different data.

@@ -53,7 +53,7 @@ _GROUPS = {
     "model": ("model", f"The network and how it is trained. {_CLASSES}"),
     "data": (
         "data",
-        f"--data.help Digits lists its own options and those of every data set, --data.NAME: {_DATA_OPTIONS}.",
+        f"--data.help Digits lists the options of Digits. All data sets have --data.NAME for {_DATA_OPTIONS}.",
     ),
     "trainer": (
         "Lightning's options",
@@ -95,18 +95,18 @@ def usage(command: str) -> str:
 
 def add_run_arguments(parser: LightningArgumentParser) -> None:
     """The options of one start of a command, and the seed."""
-    seed = "Seed of the weights, the order of images and augmentation; true draws one."
+    seed = "Seed of the weights, the order of images and augmentation; true picks one."
     parser.add_argument("--seed_everything", type=bool | int, default=0, metavar="INT", help=seed)
     # Not the argument of Trainer.fit: this one comes first in the help, with a text that fits.
-    checkpoint = "The checkpoint to continue or score: best or last of the latest run, a file, a run folder."
+    checkpoint = "Checkpoint to continue or evaluate: best or last of the latest run, a file, a run folder."
     parser.add_argument("--ckpt_path", type=str | None, default=None, metavar="best|last|PATH", help=checkpoint)
     threads = "CPU threads of PyTorch; null for its default, one per core."
     parser.add_argument("--threads", type=PositiveInt | None, default=None, metavar="INT", help=threads)
-    hours = "Stop fit after this many hours; --ckpt_path last continues it, for as long again."
+    hours = "Stop fit after so many hours; --ckpt_path last continues the run."
     parser.add_argument("--hours", type=PositiveFloat | None, default=None, metavar="NUMBER", help=hours)
-    test = "After fit: score this checkpoint on the test images, as the command test does."
+    test = "After fit: evaluate this checkpoint on the test images, as the command test does."
     parser.add_argument("--test", type=Literal["best", "last"] | None, default=None, metavar="best|last", help=test)
-    which = "checkpoint refuses images of another size than in training, config scores them."
+    which = "Images of another size than in training: checkpoint refuses them, config evaluates them."
     mode: Any = {"type": Literal["checkpoint", "config"], "default": "checkpoint", "metavar": "MODE"}
     parser.add_argument("--preprocess", help=which, **mode)
     parser.add_argument("--trust", action="store_true", help=safe_loading.HELP)

@@ -27,7 +27,7 @@ _VALUE_NAMES = {
 # Replaces the help texts of jsonargparse, by option.
 _HELP_TEXTS = {
     "help": "Show this message and exit.",
-    "config": "A YAML file, or the name of a config of the program. Later ones win, and the command line over all.",
+    "config": "A YAML file, or the name of a config of the program. Later ones override earlier ones.",
     "print_config": "Print the config with all options, and exit.",
 }
 # Options that read a file for a whole group: --config does the same.

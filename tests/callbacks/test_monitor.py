@@ -150,7 +150,7 @@ def test_a_run_ends_without_a_verdict_on_lambda(capsys: pytest.CaptureFixture[st
         f"clean training accuracy {row['clean_accuracy']:.1%}, gap {100 * row['gap_accuracy']:+.1f} "
     )
     assert message.endswith(f"run length 2 epochs = {2 / result['timescale_epochs']:.2g} τ")
-    assert caveat == "one run cannot tell whether regularization helps; the command sweep can"
+    assert caveat == "one run cannot tell whether regularization helps: compare several with sweep"
 
 
 def clean_images(data: Digits | CIFAR10) -> int:

@@ -65,7 +65,7 @@ def test_the_other_commands(shown: Callable[..., str]) -> None:
     assert "--search {grid,halving,tpe}" in text
     text = shown("predict", "--help")
     assert text.startswith("usage: regularization predict --ckpt_path PATH --images PATH [PATH ...] [options]\n")
-    assert "A checkpoint, or a run folder, which stands for its best checkpoint. (required)" in " ".join(text.split())
+    assert "A checkpoint, or a run folder, whose best checkpoint is used. (required)" in " ".join(text.split())
     assert shown("report", "--help").startswith("usage: regularization report FOLDER [FOLDER ...] [options]\n")
 
 
