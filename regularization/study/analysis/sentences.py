@@ -223,7 +223,7 @@ def _change(conclusion: "Conclusion", arm: ArmSummary, metric: str) -> str:
         return ""
     name, form, higher_is_better = METRICS[metric]
     judged = "" if higher_is_better is None else f"{'better' if (after > before) == higher_is_better else 'worse'}, "
-    return f"{name} with {arm.name} {after:{form}} instead of {before:{form}} ({judged}{format_p(effect.p)})"
+    return f"{name} {after:{form}} with {arm.name} instead of {before:{form}} ({judged}{format_p(effect.p)})"
 
 
 def _curve(conclusion: "Conclusion", study: Study) -> str:

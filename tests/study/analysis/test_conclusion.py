@@ -308,9 +308,9 @@ def with_metric(accuracies: list[float], arm: str, name: str, values: list[float
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("val_loss", "validation loss with l1 2 instead of 1 (worse, p < 0.0001)"),
-        ("val_calibration_error", "calibration error with l1 2 instead of 1 (worse, p < 0.0001)"),
-        ("norm/w", "norm of the weights with l1 2 instead of 1 (p < 0.0001)"),
+        ("val_loss", "validation loss 2 with l1 instead of 1 (worse, p < 0.0001)"),
+        ("val_calibration_error", "calibration error 2 with l1 instead of 1 (worse, p < 0.0001)"),
+        ("norm/w", "norm of the weights 2 with l1 instead of 1 (p < 0.0001)"),
     ],
 )
 def test_notable_changes_of_other_metrics_are_named(name: str, words: str) -> None:
@@ -334,7 +334,7 @@ def test_a_metric_that_some_runs_lack() -> None:
     study = Study(base="x", arms={"none": None, "l1": None, "other": None})
     del l1[1].row["val_loss"]
     conclusion = conclude((none + l1 + other, study), "none")
-    assert any("validation loss with l1 1.98 instead of 1 (worse" in remark for remark in conclusion.remarks)
+    assert any("validation loss 1.98 with l1 instead of 1 (worse" in remark for remark in conclusion.remarks)
     assert "val_loss" not in conclusion.arms[2].effects
     for result in none:
         del result.row["val_loss"]
