@@ -2,7 +2,8 @@
 
 ``python -m tests.benchmarks.gains .github/images.png docs/measurements/runs/images_*.csv.gz``
 
-With ``--tau``, a second panel shows the same gains by the timescale τ in epochs.
+With ``--tau``, a second panel shows the same gains by the timescale τ in epochs. ``LABEL=TABLE`` gives a line another
+label than the name of its table.
 """
 
 import argparse
@@ -36,38 +37,48 @@ def gains(path: Path, by: str = "weight_decay") -> dict[float, NDArray[np.float6
     }
 
 
-def draw(tables: list[Path], picture: Path, lowest: float, columns: list[str]) -> None:
+def draw(tables: dict[str, Path], picture: Path, lowest: float, columns: list[str]) -> None:
     """Draws means with their standard errors; means below ``lowest`` are cut off."""
     figure = Figure(figsize=(1.7 + 5.1 * len(columns), 3.6), layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for column, axes in zip(columns, panels, strict=True):
-        _draw(axes, tables, column)
-        axes.set(xscale="log", xlabel=LABELS[column], ylim=(lowest, None))
+        highest = _draw(axes, tables, column)
+        axes.set(xscale="log", xlabel=LABELS[column], ylim=(lowest, 1.1 * highest))
     panels[0].set_ylabel("gain over λ = 0, points")
     panels[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(picture, dpi=150)
 
 
-def _draw(axes: Axes, tables: list[Path], by: str) -> None:
-    for path, color in zip(tables, colormaps["viridis"](np.linspace(0, 0.85, len(tables))), strict=True):
+def _draw(axes: Axes, tables: dict[str, Path], by: str) -> float:
+    """Draws one panel; returns the upper end of the highest error bar."""
+    ends = []
+    for (label, path), color in zip(
+        tables.items(), colormaps["viridis"](np.linspace(0, 0.85, len(tables))), strict=True
+    ):
         by_position = gains(path, by)
         means = [float(values.mean()) for values in by_position.values()]
         errors = [float(values.std(ddof=1) / len(values) ** 0.5) for values in by_position.values()]
-        label = path.name.removesuffix(".csv.gz").replace("_", " ")
         axes.errorbar(list(by_position), means, errors, color=color, label=label, capsize=2, marker="o", markersize=3)
+        ends += [mean + error for mean, error in zip(means, errors, strict=True)]
     axes.axhline(0, color="gray", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
+    return max(ends)
+
+
+def _named(table: str) -> tuple[str, Path]:
+    label, _, path = table.rpartition("=")
+    return label or Path(path).name.removesuffix(".csv.gz").replace("_", " "), Path(path)
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path, metavar="PNG")
-    parser.add_argument("tables", type=Path, nargs="+", metavar="TABLE")
+    parser.add_argument("tables", type=_named, nargs="+", metavar="TABLE")
     parser.add_argument("--lowest", type=float, default=-2.0, metavar="POINTS")
     parser.add_argument("--tau", action="store_true")
     args = parser.parse_args()
-    draw(args.tables, args.picture, args.lowest, list(LABELS)[: 1 + args.tau])
+    draw(dict(args.tables), args.picture, args.lowest, list(LABELS)[: 1 + args.tau])
 
 
 if __name__ == "__main__":
