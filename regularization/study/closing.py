@@ -7,6 +7,7 @@ import math
 import shlex
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from regularization.study.report.page import write_report
 from regularization.study.report.tables import write_table
 from regularization.study.results import Result
 from regularization.training.command import run_scoring
+from regularization.training.configs import short_name
 
 if TYPE_CHECKING:
     from regularization.study.plan import Plan
@@ -196,9 +198,9 @@ def write_answer(conclusion: Conclusion, runs: Sequence[Result], study: Study, f
 
 
 def _fit_command(plan: "Plan", arm: Arm) -> str:
-    """The command that trains an arm as the study did, with paths as they are seen from here."""
-    here, args = Path.cwd(), [*plan.common, *arm.args]
-    shown = [str(Path(word).relative_to(here)) if Path(word).is_relative_to(here) else word for word in args]
+    """The command that trains an arm as the study did, except for the seed."""
+    args = [*plan.common, *arm.args]
+    shown = [short_name(Path(word)) if before == "--config" else word for before, word in pairwise(["", *args])]
     return shlex.join(["python", "-m", "regularization", "fit", *shown])
 
 

@@ -77,6 +77,14 @@ def config_names() -> list[str]:
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
+def short_name(path: Path) -> str:
+    """The text by which ``find_config`` finds the file: the name of a config of the program, or a path."""
+    packaged, here = _packaged_folder(), Path.cwd()
+    if path.is_relative_to(packaged):
+        return path.relative_to(packaged).with_suffix("").as_posix()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def read_config(path: Path) -> Config:
     """The options in the YAML file ``path``; a key such as ``trainer.max_epochs`` stands for nested options.
 

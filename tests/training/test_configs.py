@@ -14,7 +14,15 @@ from hypothesis import strategies as some
 
 from regularization.cli.main import main
 from regularization.errors import UserError
-from regularization.training.configs import load_yaml, merge_configs, read_config, split_args, to_text
+from regularization.training.configs import (
+    find_config,
+    load_yaml,
+    merge_configs,
+    read_config,
+    short_name,
+    split_args,
+    to_text,
+)
 from tests.conftest import CONFIGS
 
 Printed = Callable[..., dict[str, Any]]
@@ -205,3 +213,14 @@ def test_a_key_that_is_there_twice(text: str, key: str, line: int) -> None:
 def test_equal_keys_in_different_places_are_no_duplicates() -> None:
     Path("x.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: [*a, {x: 1}, '1', 1]\n1: 2\n'1': 3\n")
     assert read_config(Path("x.yaml"))["b"] == {"x": 3, "y": 2}
+
+
+def test_a_short_name_is_found_again() -> None:
+    for name in ("quickstart", "with/l1"):
+        assert short_name(find_config(name)) == name
+    own = Path("study/mine.yaml").absolute()
+    own.parent.mkdir()
+    own.touch()
+    assert short_name(own) == "study/mine.yaml"
+    assert find_config("study/mine.yaml").absolute() == own
+    assert short_name(Path("/elsewhere/mine.yaml")) == "/elsewhere/mine.yaml"
