@@ -167,14 +167,19 @@ def test_a_training_is_its_steps_times_their_seconds(tmp_path: Path) -> None:
     asked = yaml.safe_load((CONFIGS / "speedrun.yaml").read_text())
     steps = asked["trainer"]["max_epochs"] * 98
     early = round(steps * asked["data"]["init_args"]["early_share"])
-    *_, first, second = speedrun._rows(values, known=True)
+    *_, first, second = speedrun._rows(values)
     seconds = 1.5 * early + 3 * (steps - early)
     assert first.value == pytest.approx(seconds)
     assert first.ratio == pytest.approx(seconds / 5000)
     assert first.met is (seconds / 5000 <= 1.25)
     assert second.against_value == 2000
-    assert second.target is None
-    assert speedrun._rows(values, known=False)[-1].note.startswith("not run")
+    assert second.met is (seconds / 2000 <= 1.0)
+    in_bf16 = {f"step, {name}, bf16": [0.5, 0.5] for name in ("small", "whole")}
+    *_, last = speedrun._rows({**values, **in_bf16, "memory kept, bf16": [4.0, 4.0]})
+    assert last.ratio == pytest.approx(0.5 * steps / 800)
+    for name in ("as it is", "memory kept"):
+        del values[name]
+    assert speedrun._rows(values)[-1].note.startswith("not run")
 
 
 def test_a_process_of_its_own() -> None:

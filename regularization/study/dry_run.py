@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, Timer
 from regularization.callbacks.history import format_duration
 from regularization.data.sampling import Batch
 from regularization.errors import UserError
+from regularization.models.compilation import precision_advice
 from regularization.training.training_cli import TrainingCLI
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class DryRun(TrainingCLI):
         times = []
         for batch in self._some_batches():
             start = time.perf_counter()
-            loss = torch.nn.functional.cross_entropy(self.model(batch.images), batch.labels)
+            with self.trainer.precision_plugin.forward_context():
+                loss = torch.nn.functional.cross_entropy(self.model(batch.images), batch.labels)
             torch.autograd.backward(loss)
             times.append(time.perf_counter() - start)
         images = len(self.datamodule.val_set[1]) if self.datamodule.val_set else 0
@@ -74,6 +76,10 @@ class DryRun(TrainingCLI):
         # Weights and momentum, in best.ckpt and last.ckpt.
         size = 4 * sum(parameter.nbytes for parameter in self.model.network.parameters())
         return _limited(self.trainer, -(-batches // self.trainer.accumulate_grad_batches), epoch, size)
+
+    def precision_advice(self) -> str | None:
+        """Which precision would be faster on this machine, if one would be."""
+        return precision_advice(self.trainer, self.model.network)
 
     def _some_batches(self) -> list[Batch]:
         some = islice(self.datamodule.train_dataloader(), 4)
@@ -107,6 +113,8 @@ def describe(plan: "Plan") -> None:
         print(f"{each} and {total} in all")
     workers = _count(plan.workers, "worker") if plan.workers else "as many workers as the cluster has room for,"
     print(f"with {workers} of {_count(plan.threads, 'thread')}; about {cost.bytes * len(trials) / 1e6:,.0f} MB of disk")
+    if advice := plan.first.precision_advice():
+        print(advice)
     if plan.study.until == "decided":
         print(f"then more seeds of the arms that decide, up to {plan.study.max_seeds} per arm")
     if plan.study.adaptive:

@@ -108,6 +108,9 @@ def _folder(plan: Plan, root: Path, name: str) -> Path:
         if existing and not plan.options.fresh:
             check_extends(existing[-1], plan)
             return existing[-1].parent
+        # Ray's nodes may have other processors, and a study that is continued keeps its precision.
+        if plan.first is not None and not plan.options.ray and (advice := plan.first.precision_advice()):
+            print(advice)
         folder = directory.create_run_dir(root, name)
         directory.write_text(folder / STUDY, study_record(plan, ""))
         return folder

@@ -22,6 +22,7 @@ from regularization.callbacks.tensorboard import TensorBoard
 from regularization.data.sampling import smallest_valid_batch
 from regularization.errors import UserError
 from regularization.internals.lightning import raised_by_lightning
+from regularization.models.compilation import precision_advice
 from regularization.models.objective import Objective
 from regularization.runs import directory, distributed
 from regularization.training import regularizers
@@ -126,6 +127,8 @@ class FitRun:
         if processes > 1:
             share = data.batch_size // processes
             print(f"{processes} processes: each gets {share} of the {data.batch_size} images per batch")
+        if self.cli.checkpoint is None and (advice := precision_advice(self.trainer, network)):
+            print(advice)
         where = "none, because of --trainer.fast_dev_run" if self.cli.is_debug_run else self.run_dir
         print(f"run folder: {where}", flush=True)
         for message in self.cli.warnings:

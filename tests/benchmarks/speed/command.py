@@ -18,7 +18,7 @@ from tests.benchmarks.speed.settings import Settings
 from tests.benchmarks.speed.table import print_wide, show
 
 # Those of each device, in their order; each is a module that has measure(settings), which returns rows.
-PARTS = ("seed", "path", "overhead", "start", "fast", "speedrun", "growth", "sweep", "gpu", "trials")
+PARTS = ("seed", "path", "overhead", "start", "fast", "speedrun", "precision", "growth", "sweep", "gpu", "trials")
 BY_DEVICE = {"cpu": PARTS[:-1], "cuda": ("seed", "overhead", "start", "growth", "gpu", "trials")}
 
 
