@@ -111,14 +111,18 @@ def _reason_to_end(epochs: int, trainer: Trainer) -> str:
 
 
 def summary(history: History) -> str:
-    """The best epoch and the run folder, in two lines."""
+    """The best and the last epoch, and the run folder, in two lines."""
     if not history.rows:
         return f"no epoch was completed in {history.folder}"
     best, objective = history.best(), history.objective
     if objective.metric not in best:
         return f"trained without validation\n{history.folder}"
     value = objective.format(best[objective.metric])
-    return f"best {objective.name} {value} in epoch {best['epoch'] + 1:.0f}\n{history.folder}"
+    line = f"best {objective.name} {value} in epoch {best['epoch'] + 1:.0f}"
+    last = [row for row in history.rows if objective.metric in row][-1]
+    if last is not best:
+        line += f", {objective.format(last[objective.metric])} in the last one"
+    return f"{line}\n{history.folder}"
 
 
 def last_checkpoint(run: Path) -> Path | None:

@@ -18,8 +18,10 @@ from regularization.runs.directory import METRICS, RESULT, add_result, write_csv
 Row = dict[str, float]
 # Prefixes of the metrics that only exist after a validation.
 VALIDATION = ("val_", "clean_")
-# Columns of a terminal, which the line of an epoch fits into.
+# Columns of a terminal.
 MAX_WIDTH = 80
+# Columns of a loss, an accuracy and a duration in the line of an epoch.
+LOSS, ACCURACY_WIDTH, TIME = 7, 8, 7
 FIRST_COLUMNS = ["epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"]
 
 
@@ -87,6 +89,7 @@ class History(Checkpoint):
                 self._write_metrics()
             else:
                 (self.folder / METRICS).unlink(missing_ok=True)
+            print(header(trainer))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of the epoch."""
@@ -141,15 +144,14 @@ class History(Checkpoint):
 
     def _describe_epoch(self, trainer: Trainer) -> str:
         row, left = self.rows[-1], self._seconds_left(trainer)
-        parts = [_describe_position(row, trainer)]
-        for stage, label in (("train", "train"), ("val", "val")):
-            if f"{stage}_loss" in row:
-                loss, accuracy = row[f"{stage}_loss"], row[f"{stage}_accuracy"]
-                parts.append(f"{label} loss {_format_loss(loss)} {accuracy:5.1%}")
-        times = [_format_seconds(row["seconds"]), *([f"{_format_seconds(left)} left"] if left else [])]
-        # Where the line is too long, the duration of the epoch is only in metrics.csv.
-        whole, short = ("  ".join([*parts, *shown]) for shown in (times, times[1:]))
-        return whole if len(whole) <= MAX_WIDTH else short
+        cells = []
+        for stage in ("train", "val"):
+            known = f"{stage}_loss" in row
+            loss = _format_loss(row[f"{stage}_loss"]) if known else ""
+            accuracy = f"{row[f'{stage}_accuracy']:.1%}" if known else ""
+            cells.append(f"{loss:>{LOSS}} {accuracy:>{ACCURACY_WIDTH}}")
+        cells += [f"{_format_seconds(seconds) if seconds else '':>{TIME}}" for seconds in (row["seconds"], left)]
+        return "  ".join([_describe_position(int(row["epoch"]) + 1, trainer), *cells]).rstrip()
 
     def _seconds_left(self, trainer: Trainer) -> float:
         """An estimate from the epochs of this process so far; 0 if the end is unknown."""
@@ -164,9 +166,18 @@ class History(Checkpoint):
         return (time.perf_counter() - self._run_start) / (epochs - self._first_epoch) * epochs_left
 
 
-def _describe_position(row: Row, trainer: Trainer) -> str:
-    """The epoch, counted from 1, of how many, where only their number ends the run."""
-    number, total = int(row["epoch"]) + 1, trainer.max_epochs or -1
+def header(trainer: Trainer) -> str:
+    """The two lines above those of the epochs, which name their columns."""
+    start = " " * len(_describe_position(0, trainer))
+    pair = f"{'loss':>{LOSS}} {'accuracy':>{ACCURACY_WIDTH}}"
+    stages = [f"{name:>{len(pair)}}" for name in ("training", "validation")]
+    times = [f"{name:>{TIME}}" for name in ("time", "left")]
+    return "  ".join([start, *stages]) + "\n" + "  ".join([start, pair, pair, *times])
+
+
+def _describe_position(number: int, trainer: Trainer) -> str:
+    """The number of the epoch, counted from 1, of how many, where only their number ends the run."""
+    total = trainer.max_epochs or -1
     if total == -1 or trainer.max_steps != -1:
         return f"epoch {number:3}"
     return f"epoch {number:{len(str(total))}}/{total}"

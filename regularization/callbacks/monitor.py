@@ -93,8 +93,7 @@ class Monitor(Callback):
         """The measurements of the last epoch, see ``describe_run``; and what they cannot tell."""
         classifier = trainer.lightning_module
         assert isinstance(classifier, ImageClassifier)
-        tau = classifier.optimization.tau(trainer.optimizers[0], 0)
-        description = describe_run(self._history.rows[-1], tau, distances_from_start(classifier.regularizer))
+        description = describe_run(self._history.rows[-1], distances_from_start(classifier.regularizer))
         return f"{wrap(description)}\n{CAVEAT}"
 
     def _accumulate_decay(self, optimizer: Optimizer, *_: Any) -> None:
@@ -110,23 +109,21 @@ class Monitor(Callback):
         classifier.log_dict({f"clean_{name}": value for name, value in means.items()})
 
 
-def describe_run(row: Row, tau: float | None, distances: dict[str, float]) -> str:
+def describe_run(row: Row, distances: dict[str, float]) -> str:
     """The measurements of one epoch, in one line. A single run gives no reason to judge λ by them.
 
     Args:
         row: The row of the epoch in the history, with the metrics of ``Monitor``.
-        tau: τ in epochs at the highest learning rate; None or infinite if there is none.
         distances: See ``distances_from_start``.
     """
-    parts = [f"clean training accuracy {row['clean_accuracy']:.1%}, gap {100 * row['gap_accuracy']:+.1f} points"]
+    gap = 100 * row["gap_accuracy"]
+    above = f"{abs(gap):.1f} points {'above' if gap >= 0 else 'below'} the validation accuracy"
+    parts = [f"accuracy on clean training images {row['clean_accuracy']:.1%}", above]
     if row.get("sparsity"):
         parts.append(f"{row['sparsity']:.1%} of the weights are zero")
     if norms := [value for name, value in row.items() if name.startswith("norm/")]:
-        parts.append(f"weight norm {math.hypot(*norms):.3g}")
+        parts.append(f"norm of the weights {math.hypot(*norms):.3g}")
     parts += [f"distance from w₀ {distance:.3g} ({name})" for name, distance in distances.items()]
-    epochs = row["epoch"] + 1
-    length = f"run length {epochs:g} epoch{'s' if epochs > 1 else ''}"
-    parts.append(length if tau is None or tau == math.inf else f"{length} = {epochs / tau:.2g} τ")
     return ", ".join(parts)
 
 

@@ -22,6 +22,9 @@ from regularization.optim.weight_decay import parameter_kind
 
 # The number of training images that scale invariance is measured on, and the least number for it.
 SAMPLE, SMALLEST_SAMPLE = 64, 16
+# Kinds of parameters that have another name in the table.
+KINDS = {"scales": "norm scales"}
+INVARIANT = "scale-invariant: a norm layer follows, so that their size has no effect\n"
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,11 @@ def table(rows: list[ReportRow], classifier: ImageClassifier) -> Table:
         invariant = ", ".join(f"{fraction:.0%} {level}" for level, fraction in row.invariant.items())
         invariant = invariant or ("0%" if row.kind == "weights" else "–")
         decay = f"{row.decay:.3g}" if row.decay else "–"
-        result.add_row(row.kind, str(len(row.names)), f"{row.elements:,}", invariant, decay, tau, penalties)
+        result.add_row(
+            KINDS.get(row.kind, row.kind), str(len(row.names)), f"{row.elements:,}", invariant, decay, tau, penalties
+        )
+    if any(row.invariant for row in rows):
+        result.caption, result.caption_justify, result.caption_style = INVARIANT, "left", ""
     return result
 
 

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def _run(plan: Plan, name: str, command: str) -> StudyAnswer:
         storage = database or open_journal(folder)
         # In a database there may be other studies; the journal's is read by people.
         title = str(folder.resolve()) if database else f"{folder.parent.name}/{folder.name}"
-        print(f"study: {folder}\n{_dashboard(folder, plan.options.storage)}", flush=True)
+        print("\n".join([f"study: {folder}", *_dashboard(folder, plan.options.storage)]), flush=True)
         return Pipeline(plan, folder, executor, storage, title).run(command)
     except RunInterrupted as stopped:
         print(f"stopped by {stopped}; the same command goes on\n{folder}")
@@ -92,9 +93,11 @@ def _silent_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(verbosity)
 
 
-def _dashboard(folder: Path, url: str | None) -> str:
-    """How to watch the study in a browser."""
-    return f"watch it: optuna-dashboard {shlex.quote(without_password(url) if url else str(folder / JOURNAL))}"
+def _dashboard(folder: Path, url: str | None) -> list[str]:
+    """The command that shows the study in a browser, where Optuna's dashboard is installed."""
+    if find_spec("optuna_dashboard") is None:
+        return []
+    return [f"watch it: optuna-dashboard {shlex.quote(without_password(url) if url else str(folder / JOURNAL))}"]
 
 
 def _folder(plan: Plan, root: Path, name: str) -> Path:

@@ -47,6 +47,7 @@ def row_of(result: Result) -> dict[str, Any]:
         "tau": result.timescale,
         "epochs": len(result.rows),
         "steps": steps,
+        "precision": config["trainer"].get("precision"),
         "val_size": data.get("val_size"),
         "split_seed": data.get("split_seed", 0),
         **{name: result.row.get(name) for name in METRICS},

@@ -46,7 +46,7 @@ def test_only_the_first_process_writes_the_config(tmp_path: Path) -> None:
     [
         ([], "no epoch was completed in {folder}"),
         ([{"epoch": 0.0}], "trained without validation\n{folder}"),
-        (VALIDATED, "best validation accuracy 90.00% in epoch 2\n{folder}"),
+        (VALIDATED, "best validation accuracy 90.00% in epoch 2, 90.00% in the last one\n{folder}"),
     ],
 )
 def test_the_summary_names_the_best_epoch(rows: list[Row], text: str, tmp_path: Path) -> None:

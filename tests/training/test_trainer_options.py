@@ -119,7 +119,7 @@ def test_every_option_of_the_trainer_is_tried() -> None:
 def test_an_option_that_works(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     main([*TINY, *f"--trainer.{option}".split()])
     said = capsys.readouterr()
-    assert "  train loss " in said.out
+    assert "loss accuracy" in said.out
     if "fast_dev_run" not in option:
         (run,) = Path.cwd().rglob("version_0/config.yaml")
         assert rows_of(run.parent)[0]["train_loss"] > 0

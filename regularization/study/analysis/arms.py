@@ -1,7 +1,7 @@
 """Summaries of arms: accuracy, comparison with the baseline, verdict, and what else the arm changed."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -50,7 +50,11 @@ class ArmSummary:
     @property
     def values(self) -> list[float]:
         """The objective of each seed."""
-        return [result.metric(self.objective.metric) for result in self.results]
+        return [self.value_of(result) for result in self.results]
+
+    def value_of(self, result: Result) -> float:
+        """The objective of one run."""
+        return result.metric(self.objective.metric)
 
     @property
     def score(self) -> float:
@@ -68,6 +72,11 @@ class ArmSummary:
         return (0.0, 0.0) if self.comparison is None else (self.comparison.low, self.comparison.high)
 
     @property
+    def has_collapsed(self) -> bool:
+        """Whether the arm is far below the baseline, for instance by more than 10 points of accuracy."""
+        return self.difference < -self.objective.collapse
+
+    @property
     def unregularized(self) -> bool:
         """Whether the arm is known to have no regularization."""
         return self.results[0].unregularized
@@ -81,6 +90,17 @@ class ArmSummary:
         """Mean of a metric over seeds, each in its scored epoch; NaN if the metric was not measured."""
         values = [value for result in self.results if math.isfinite(value := result.metric(metric))]
         return float(np.mean(values)) if values else math.nan
+
+
+def common_means(arm: ArmSummary, baseline: ArmSummary, value: Callable[[Result], float | None]) -> tuple[float, float]:
+    """The means of a value over the seeds that both arms have, or over all where they share none; NaN without any."""
+    common = {result.seed for result in arm.results} & {result.seed for result in baseline.results}
+    means = []
+    for results in (arm.results, baseline.results):
+        values = [value(result) for result in results if result.seed in common or not common]
+        known = [it for it in values if it is not None and math.isfinite(it)]
+        means.append(float(np.mean(known)) if known else math.nan)
+    return means[0], means[1]
 
 
 def summarize_arms(

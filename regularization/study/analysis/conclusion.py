@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from regularization.study.analysis import sentences
 from regularization.study.analysis.arms import ArmSummary, sample_of, summarize_arms
 from regularization.study.analysis.comparison import ALPHA
 from regularization.study.analysis.curve import Curve, fit_curve
 from regularization.study.analysis.gain import held_out_gain, seeds_needed
+from regularization.study.analysis.remarks import remarks_on
+from regularization.study.analysis.sentences import answer
 from regularization.study.analysis.verdicts import OPEN, Answer, Verdict, judge_study
 from regularization.study.config import Study
 from regularization.study.results import Result, by_arm
@@ -90,13 +91,13 @@ def draw_conclusion(results: Sequence[Result], study: Study, context: Context) -
         arms.sort(key=lambda arm: (arm.name != context.baseline, -arm.score))
     baseline = next((arm for arm in arms if arm.name == context.baseline), None)
     candidates = [arm for arm in arms if arm.name not in context.failures] or arms
-    answer = _answer(candidates, study) if baseline else None
-    chosen = _choose(candidates, baseline, answer)
+    judged = _answer(candidates, study) if baseline else None
+    chosen = _choose(candidates, baseline, judged)
     gain = _held_out_gain(candidates, chosen, baseline, study) if baseline else math.nan
-    needed = _seeds_needed(arms, baseline, study, context.alpha) if answer == Answer.UNDECIDED else None
-    conclusion = Conclusion(arms, baseline, chosen, answer, gain, needed, _curve(arms, study))
-    remarks = sentences.remarks(conclusion, study, context)
-    return replace(conclusion, sentence=sentences.answer(conclusion, study, context), remarks=remarks)
+    needed = _seeds_needed(arms, baseline, study, context.alpha) if judged == Answer.UNDECIDED else None
+    conclusion = Conclusion(arms, baseline, chosen, judged, gain, needed, _curve(arms, study))
+    sentence, remarks = answer(conclusion, study, context), remarks_on(conclusion, study, context)
+    return replace(conclusion, sentence=sentence, remarks=remarks)
 
 
 def _sort_key(result: Result, study: Study) -> list[float]:
@@ -162,7 +163,5 @@ def _curve(arms: list[ArmSummary], study: Study) -> Curve | None:
     # The curve is made for accuracies: a loss, which has another scale, is measured in multiples of the resolution.
     unit = objective.sign * (1.0 if objective.is_fraction else study.resolution / 100 / CURVE_RESOLUTION)
     scores = np.array([result.metric(objective.metric) for result in trials]) / unit
-    curve = fit_curve(
-        values.squeeze(axis=1) if len(study.vary) == 1 else values, seeds, scores, study.resolution / 100 / abs(unit)
-    )
+    curve = fit_curve(values.squeeze(axis=1) if len(study.vary) == 1 else values, seeds, scores)
     return None if curve is None else curve.scaled(unit)

@@ -66,7 +66,6 @@ class Curve:
         zero: Accuracy at λ = 0, ``()``; NaN likewise.
         best: λ with the highest mean; one number per axis.
         best_low, best_high: Ends of the 95% interval of the λ at which the accuracy is highest; one number per axis.
-        probability: Posterior probability that the gain at ``best`` is larger than the resolution; NaN likewise.
         collapsed: λ of the arms that were left out, ``(K,)`` or ``(K, 2)``.
     """
 
@@ -79,7 +78,6 @@ class Curve:
     best: Location
     best_low: Location
     best_high: Location
-    probability: float
     collapsed: Floats
 
     def scaled(self, unit: float) -> "Curve":
@@ -101,16 +99,13 @@ class _Levels:
     degrees: float  # of freedom of σ²: one per trial and the prior's, less one per level
 
 
-def fit_curve(
-    values: Floats, seeds: Indices, accuracies: Floats, resolution: float, draws: int = 2000, seed: int = 0
-) -> Curve | None:
+def fit_curve(values: Floats, seeds: Indices, accuracies: Floats, draws: int = 2000, seed: int = 0) -> Curve | None:
     """Fits the accuracy as a smooth function of log λ for one or two axes.
 
     Args:
         values: λ of each trial, ``(n,)``; ``(n, 2)`` for two axes.
         seeds: Seed of each trial, ``(n,)``. Arms may have different seeds.
         accuracies: Accuracy of each trial as a fraction, ``(n,)``.
-        resolution: The smallest gain that matters, as a fraction.
         draws: Number of draws from the posterior.
         seed: Seed of the random generator.
 
@@ -127,7 +122,7 @@ def fit_curve(
     levels, expand = _prepare(points[kept], np.asarray(seeds)[kept], percent[kept])
     zero = levels[0].positions[np.isnan(levels[0].positions).any(axis=1)]
     samples = expand(_sample(levels, np.concatenate([np.log10(grid), zero]), draws, np.random.default_rng(seed)))
-    return _summarize(grid, samples / 100, resolution, np.unique(points[~kept], axis=0))
+    return _summarize(grid, samples / 100, np.unique(points[~kept], axis=0))
 
 
 def _not_collapsed(points: Floats, percent: Floats) -> NDArray[np.bool_]:
@@ -250,17 +245,16 @@ def _sample(levels: list[_Levels], points: Floats, draws: int, generator: np.ran
     return np.concatenate(samples)
 
 
-def _summarize(grid: Floats, samples: Floats, resolution: float, collapsed: Floats) -> Curve:
+def _summarize(grid: Floats, samples: Floats, collapsed: Floats) -> Curve:
     """The curve from draws ``(draws, M)``, or ``(draws, M + 1)`` with λ = 0 in the last column."""
     f = samples[:, : len(grid)]
     zero = samples[:, len(grid) :] if samples.shape[1] > len(grid) else np.full((len(samples), 1), np.nan)
     best = int(f.mean(axis=0).argmax())
-    probability = math.nan if np.isnan(zero).any() else float(np.mean(f[:, best] - zero[:, 0] > resolution))
     ends = np.quantile(grid[f.argmax(axis=1)], INTERVAL, axis=0, method="nearest")
     top, low, high = (_location(value) for value in (grid[best], *ends))
     if grid.shape[1] == 1:
         grid, collapsed = grid[:, 0], collapsed[:, 0]
-    return Curve(grid, *_band(f), _band(f - zero), _band(zero[:, 0]), top, low, high, probability, collapsed)
+    return Curve(grid, *_band(f), _band(f - zero), _band(zero[:, 0]), top, low, high, collapsed)
 
 
 def _band(samples: Floats) -> Band:

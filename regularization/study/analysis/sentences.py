@@ -1,33 +1,20 @@
-"""The conclusion in words: one sentence that answers, and remarks that qualify it."""
+"""The sentence that answers the question of a study."""
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from regularization.callbacks.history import format_duration
 from regularization.models.objective import ACCURACY, Objective
-from regularization.study.analysis.arms import ArmSummary
-from regularization.study.analysis.comparison import ALPHA, Comparison
-from regularization.study.analysis.regularizers import kind_of, others_in
+from regularization.study.analysis.arms import ArmSummary, common_means
+from regularization.study.analysis.comparison import Comparison
+from regularization.study.analysis.effects import worsened
+from regularization.study.analysis.regularizers import kind_of
 from regularization.study.analysis.verdicts import Answer, Verdict
 from regularization.study.config import Study
 
 if TYPE_CHECKING:
     from regularization.study.analysis.conclusion import Conclusion, Context
-
-# Other metrics whose changes are named: in words, the format of their values, and whether higher is better.
-METRICS = {
-    "val_accuracy": ("validation accuracy", ".2%", True),
-    "val_loss": ("validation loss", ".3g", False),
-    "val_calibration_error": ("calibration error", ".2g", False),
-    "weight_norm": ("norm of the weights", ".3g", None),
-}
-# A change is named if it is at least this factor.
-NOTABLE_RATIO = 1.2
-# Between values that are further apart than this factor, a better one may have been missed.
-WIDE_STEP = 3.5
 
 
 def answer(conclusion: "Conclusion", study: Study, context: "Context") -> str:
@@ -72,15 +59,15 @@ def _helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
     attributed = baseline.unregularized and not chosen.unregularized
     opening = f"{kind_of(chosen, study)} helps: use {_name(chosen)}" if attributed else f"{_name(chosen)} helps"
     opening += ", with the learning rate chosen for each arm" if study.learning_rates else ""
-    objective, gain = chosen.objective, conclusion.gain
-    least = objective.with_unit(objective.format_difference(chosen.comparison.low).removeprefix("+"))
+    objective = chosen.objective
+    gain = objective.with_unit(objective.format_difference(chosen.difference).removeprefix("+"))
     if objective.mode == "max":
-        gains = f"It gains at least {least} of {objective.name} over {baseline.name}"
+        gains = f"It gains {gain} of {objective.name} over {baseline.name}"
     else:
-        gains = f"It lowers {objective.with_article} by at least {least} compared with {baseline.name}"
-    text = objective.with_unit(objective.format_difference(gain))
-    estimate = "" if math.isnan(gain) else f"; cross-validated: {text}"
-    return f"{opening}. {gains} ({_interval(chosen)}{estimate})."
+        gains = f"It lowers {objective.with_article} by {gain} compared with {baseline.name}"
+    worse = worsened(chosen, baseline)
+    cost = f" But {' and '.join(f'the {name}' for name in worse)} {'get' if len(worse) > 1 else 'gets'} worse."
+    return f"{opening}. {gains} ({_interval(chosen)}).{cost if worse else ''}"
 
 
 def _none_helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
@@ -116,8 +103,8 @@ def _undecided(conclusion: "Conclusion", baseline: ArmSummary, study: Study, con
         reason = ": all others have failed trials" if len(conclusion.arms) > 1 else ""
         return f"Undecided so far: there is no arm yet that can be compared with {baseline.name}{reason}."
     objective = chosen.objective
-    reference = f"{baseline.name} {objective.format(baseline.mean)}"
-    reached = f"{_name(chosen)} reaches {objective.format(chosen.mean)} {objective.name} and {reference}"
+    own, reference = (objective.format(mean) for mean in common_means(chosen, baseline, chosen.value_of))
+    reached = f"{_name(chosen)} reaches {own} {objective.name} and {baseline.name} {reference}"
     if math.isnan(chosen.comparison.low):
         return f"Undecided so far: {reached}; {_why_not_compared(chosen, baseline)}."
     difference = objective.with_unit(objective.format_difference(chosen.difference))
@@ -153,108 +140,13 @@ def _what_decides(conclusion: "Conclusion", study: Study, context: "Context") ->
     return f"About {seeds} seeds per arm would decide ({cost}){command}"
 
 
-def remarks(conclusion: "Conclusion", study: Study, context: "Context") -> list[str]:
-    """Remarks on the arms, on what else λ changed, and on the base config."""
-    needed = {conclusion.chosen.name, context.baseline}
-    lines = [f"all trials of {name} failed: {reason}" for name, reason in context.without_result.items()]
-    for name, reasons in context.failures.items():
-        verdict = "has failed trials" if name in needed else "is not recommended; failed trials"
-        lines += [f"{name} {verdict}: {'; '.join(reasons)}"] if name not in context.without_result else []
-    if conclusion.baseline is None:
-        return lines
-    # With few seeds, the interval of a collapsed arm is very wide, although its loss is obvious.
-    lines += [
-        f"{arm.name} collapses: {arm.mean:.0%} against {conclusion.baseline.mean:.0%}"
-        for arm in conclusion.arms
-        if arm.verdict == Verdict.COLLAPSES
-    ]
-    for verdict in (verdict for verdict in Verdict if verdict != Verdict.COLLAPSES):
-        if names := [arm.name for arm in conclusion.arms if arm.verdict == verdict]:
-            lines.append(f"{_heading(verdict, conclusion, study)}: {', '.join(names)}")
-    if sum(arm.verdict == Verdict.HELPS for arm in conclusion.arms) > 1:
-        lines.append("which of the arms that help is the best has not been tested: each is compared with the baseline")
-    lines += filter(None, (_changes(conclusion), _curve(conclusion, study), _end_of_range(conclusion, study)))
-    options = {option for arm in conclusion.arms for option in arm.results[0].values}
-    if others := others_in(conclusion.baseline.results[0].folder, options):
-        lines.append(f"all arms also have: {', '.join(others)}")
-    return lines
-
-
-def _changes(conclusion: "Conclusion") -> str:
-    """What else the recommended arm changed, for better or worse; without one, any arm that does not hurt."""
-    arms = [arm for arm in (conclusion.chosen,) if arm.comparison is not None] or conclusion.arms
-    # The metric that is the objective is no effect, and the norm is named where nothing else has changed.
-    for metrics in (("val_accuracy", "val_loss", "val_calibration_error"), ("weight_norm",)):
-        changes = [change for arm in arms for metric in metrics if (change := _change(conclusion, arm, metric))]
-        if changes:
-            return f"what else changed: {'; '.join(changes)}"
-    return ""
-
-
-def _end_of_range(conclusion: "Conclusion", study: Study) -> str:
-    """That the best value of one option is the largest that was tried, or the largest that does not collapse."""
-    if not study.axis or conclusion.answer != Answer.HELPS:
-        return ""
-    larger = conclusion.arms[conclusion.arms.index(conclusion.chosen) + 1 :]
-    if not larger:
-        return "the largest value is the best: add larger ones"
-    values = [arm.results[0].values[study.axis] for arm in (conclusion.chosen, larger[0])]
-    # Nothing was tried between the best value and a far too large one.
-    if _collapsed(larger[0]) and values[1] > WIDE_STEP * values[0]:
-        return f"the best value may lie between {values[0]:g} and {values[1]:g}, where nothing was tried: add values"
-    return ""
-
-
-def _heading(verdict: Verdict, conclusion: "Conclusion", study: Study) -> str:
-    """The verdict; an arm that ``until: decided`` left undecided was not needed for the answer."""
-    left = verdict == Verdict.UNDECIDED and study.until == "decided" and conclusion.answer != Answer.UNDECIDED
-    return "undecided, and not followed up" if left else verdict
-
-
-def _change(conclusion: "Conclusion", arm: ArmSummary, metric: str) -> str:
-    """A significant and notable change in words, or nothing."""
-    baseline, effect = conclusion.baseline, arm.effects.get(metric)
-    if baseline is None or effect is None or not effect.p < ALPHA:
-        return ""
-    if arm.verdict == Verdict.HURTS or _collapsed(arm):
-        return ""
-    before, after = baseline.average(metric), arm.average(metric)
-    if not min(before, after) > 0 or max(before, after) < NOTABLE_RATIO * min(before, after):
-        return ""
-    name, form, higher_is_better = METRICS[metric]
-    judged = "" if higher_is_better is None else f"{'better' if (after > before) == higher_is_better else 'worse'}, "
-    return f"{name} {after:{form}} with {arm.name} instead of {before:{form}} ({judged}{format_p(effect.p)})"
-
-
-def _curve(conclusion: "Conclusion", study: Study) -> str:
-    """The optimum of the smooth curve on one axis, or of the surface on two."""
-    curve = conclusion.curve
-    if curve is None:
-        return ""
-    ends = [np.atleast_1d(end).tolist() for end in (curve.best, curve.best_low, curve.best_high)]
-    optimum = ", ".join(
-        f"{option.rpartition('.')[2]} {best:.2g} (95% interval {low:.2g} to {high:.2g})"
-        for option, best, low, high in zip(study.vary, *ends, strict=True)
-    )
-    text = f"smooth {'curve' if study.axis else 'surface'}: best {optimum}"
-    if math.isnan(curve.probability):
-        return text
-    least = conclusion.chosen.objective.format_resolution(study.resolution)
-    probability = "> 99%" if curve.probability > 0.99 else f"{curve.probability:.0%}"
-    return f"{text}; it gains more than {least} with probability {probability}"
-
-
 def _name(arm: ArmSummary) -> str:
     return f"{arm.name} (τ = {arm.timescale:.3g} epochs)" if arm.timescale else arm.name
 
 
-def _collapsed(arm: ArmSummary) -> bool:
-    return arm.difference < -arm.objective.collapse
-
-
 def _interval(arm: ArmSummary) -> str:
     assert arm.comparison is not None
-    return f"95% interval {format_interval(arm.comparison, arm.objective)}, {format_p(arm.comparison.p)}"
+    return f"95% interval {format_interval(arm.comparison, arm.objective)}, adjusted {format_p(arm.comparison.p)}"
 
 
 def format_interval(comparison: Comparison, objective: Objective = ACCURACY) -> str:

@@ -1,11 +1,11 @@
 """The answer card at the top of a report: the verdict, by how much, the recommended value, and what it cost."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from regularization.callbacks.history import format_duration
-from regularization.study.analysis.arms import ArmSummary
+from regularization.study.analysis.arms import common_means
 from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.analysis.regularizers import kind_of
 from regularization.study.analysis.sentences import format_interval, format_percent
@@ -97,26 +97,27 @@ def _recommended(conclusion: Conclusion, study: Study) -> Fact:
 
 
 def _accuracies(conclusion: Conclusion) -> list[Fact]:
-    """The objective and the test accuracy of the chosen arm, beside those of the baseline."""
-    chosen, baseline = conclusion.chosen, conclusion.baseline
-    facts = []
-    objective = chosen.objective
-    for label, measure, show in (
-        (objective.name, lambda arm: arm.mean, objective.format),
-        ("test accuracy", mean_test_accuracy, format_percent),
-    ):
-        if (own := measure(chosen)) is None:
-            continue
-        other = None if baseline is None or baseline is chosen else measure(baseline)
-        note = "" if other is None or baseline is None else f"{baseline.name}: {show(other)}"
-        facts.append(Fact(label, show(own), note))
-    return facts
+    """The objective and the test accuracy of the chosen arm, beside those of the baseline with the same seeds."""
+    objective = conclusion.chosen.objective
+    facts = [
+        _beside_baseline(conclusion, objective.name, conclusion.chosen.value_of, objective.format),
+        _beside_baseline(conclusion, "test accuracy", lambda result: result.test_accuracy, format_percent),
+    ]
+    return [fact for fact in facts if fact is not None]
 
 
-def mean_test_accuracy(arm: ArmSummary) -> float | None:
-    """The mean test accuracy over the seeds that were tested; None if there are none."""
-    tests = [result.test_accuracy for result in arm.results if result.test_accuracy is not None]
-    return sum(tests) / len(tests) if tests else None
+def _beside_baseline(
+    conclusion: Conclusion, label: str, value: Callable[[Result], float | None], show: Callable[[float], str]
+) -> Fact | None:
+    chosen, baseline = conclusion.chosen, conclusion.baseline or conclusion.chosen
+    own, other = common_means(chosen, baseline, value)
+    if math.isnan(own):
+        return None
+    if baseline is chosen or math.isnan(other):
+        return Fact(label, show(own))
+    seeds = [{result.seed for result in arm.results} for arm in (chosen, baseline)]
+    shared = f", {len(seeds[0] & seeds[1])} common seeds" if seeds[0] != seeds[1] and seeds[0] & seeds[1] else ""
+    return Fact(label, show(own), f"{baseline.name}: {show(other)}{shared}")
 
 
 def _cost(results: Sequence[Result]) -> Fact:

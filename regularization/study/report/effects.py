@@ -33,8 +33,8 @@ class Effect:
 
 EFFECTS = (
     Effect("weight_norm", "Norm of all weights", "‖w‖", ".3~g"),
-    Effect("val_loss", "Negative log-likelihood (NLL)", "NLL in nats", ".3~g"),
-    Effect("val_calibration_error", "Calibration error (ECE)", "ECE", ".3~g"),
+    Effect("val_loss", "Validation loss (NLL)", "validation loss", ".3~g"),
+    Effect("val_calibration_error", "Calibration error (ECE)", "calibration error", ".3~g"),
 )
 
 

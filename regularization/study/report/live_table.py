@@ -49,6 +49,7 @@ class LiveTable:
         self._started = time.monotonic()
         self._shown = Table()
         self._before = self._share(self.progress())
+        self._planned = len(queue.planned)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -65,7 +66,6 @@ class LiveTable:
         if sys.stdout.isatty() or START_STEP not in trial.user_attrs or trial.state == TrialState.RUNNING:
             return
         planned, objective = self._queue.planned, self._queue.objective
-        number = list(planned).index(trial.user_attrs[RUN]) + 1
         name = planned[trial.user_attrs[RUN]].name
         if reason:
             outcome = f"failed: {reason}"
@@ -75,7 +75,9 @@ class LiveTable:
             outcome = f"{objective.name} {objective.format(trial.value)}"
         else:
             return  # stopped on request
-        print(f"{number:3}/{len(planned)} {name}: {outcome}  {self._left(self.progress())}", flush=True)
+        progress = self.progress()
+        ended = sum(item.state in ("done", "failed") for _, item in progress)
+        print(f"{ended:3}{self._total()} {name}: {outcome}  {self._left(progress)}".rstrip(), flush=True)
 
     def progress(self) -> list[tuple[Trial, Progress]]:
         """Of every trial, from Optuna's study."""
@@ -105,6 +107,10 @@ class LiveTable:
             self._shown = self.table()
         return self._shown
 
+    def _total(self) -> str:
+        """Of how many trials; empty once trials are added one at a time, whose number is not known."""
+        return f"/{self._planned}" if len(self._queue.planned) == self._planned else ""
+
     def _share(self, progress: list[tuple[Trial, Progress]]) -> float:
         """The part of all trials that is done."""
         shares = [
@@ -116,7 +122,7 @@ class LiveTable:
     def _left(self, progress: list[tuple[Trial, Progress]]) -> str:
         share = self._share(progress)
         gained = share - self._before
-        if gained <= 0 or share == 1:
+        if gained <= 0 or share == 1 or not self._total():
             return ""
         return f"{format_duration((time.monotonic() - self._started) / gained * (1 - share))} left"
 

@@ -29,7 +29,8 @@ REPORT = "report.html"
 FIGURES = ("figure.png", "figure.pdf", "figure.svg")
 
 TABLE_NOTE = (
-    "Accuracies are means over seeds with their 95% intervals. Differences are {differences}, within seeds; "
+    "Accuracies are means over seeds with their 95% intervals. Differences are {differences}, between "
+    "runs with the same seed, so that they may deviate from the differences of the means; "
     "their intervals hold simultaneously in 95% of studies, and p is adjusted likewise. An asterisk marks a mean that "
     "differs from the baseline's, tested in the same way. The difference by image compares predictions on the same "
     "images, with a bootstrap interval that crosses seeds and images. Over all seeds, “corrected” counts the "
@@ -136,11 +137,12 @@ def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
     title = f"{name} against {axis_name(study.axis)}" if study.axis else name
     line = "recommended value. λ = 0 is drawn at the left end" if study.axis else "baseline"
     note = (
-        f"Each dot is one trial; bars are 95% intervals of the mean. The dashed line marks the {line}. Arms are "
-        "compared within seeds, so a difference can be clear although the bars overlap."
+        f"Each dot is one trial; bars are 95% intervals of the mean, which are wide with few seeds. The dashed line "
+        f"marks the {line}. Runs with the same seed are compared, so a gain can be clear although the bars overlap. "
+        "The interval and the p value of a gain are adjusted for the number of comparisons."
     )
     if conclusion.curve is not None and study.axis:
-        note += " The smooth curve is fitted to all values that do not collapse; the band is its 95% interval."
+        note += " The smooth curve leaves out values far below the others; the band is its 95% interval."
     plots = [Plot(figures.main_figure(conclusion, study), title, "" if len(study.vary) == 2 else note)]
     side_by_side = len(study.vary) != 2
     plots += [Plot(figure, title, small=side_by_side) for title, figure in effects.effect_figures(conclusion, study)]

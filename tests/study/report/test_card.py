@@ -42,6 +42,16 @@ def test_a_study_that_helps() -> None:
     ]
 
 
+def test_accuracies_that_are_compared_are_those_of_common_seeds() -> None:
+    results, study = arms(0, 1.5, test=0.79)
+    more = make_results("none", [0.0] * 4, test_accuracy=0.0)[3:]
+    *_, facts = card_of(results + more, study, "none")
+    assert facts[2:4] == [
+        ("validation accuracy", "82.50%", "none: 81.00%, 3 common seeds"),
+        ("test accuracy", "80.50%", "none: 79.00%, 3 common seeds"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("gains", "verdict", "kind"),
     [

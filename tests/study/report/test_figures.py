@@ -79,7 +79,7 @@ def test_no_axis_goes_beyond_0_to_100_percent(accuracies: list[float]) -> None:
 
 def test_each_kind_of_study_shows_what_else_changed() -> None:
     conclusion, study = axis_study()
-    titles = ["Norm of all weights", "Negative log-likelihood (NLL)", "Calibration error (ECE)"]
+    titles = ["Norm of all weights", "Validation loss (NLL)", "Calibration error (ECE)"]
     shown = dict(effects.effect_figures(conclusion, study))
     assert list(shown) == titles
     norms = shown["Norm of all weights"]

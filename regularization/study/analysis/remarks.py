@@ -1,0 +1,135 @@
+"""Remarks on a conclusion: the verdicts of the arms, what else λ changed, and what should be tried next."""
+
+import json
+import shlex
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from regularization.study.analysis.arms import ArmSummary
+from regularization.study.analysis.effects import change_of
+from regularization.study.analysis.regularizers import others_in
+from regularization.study.analysis.sentences import format_p
+from regularization.study.analysis.verdicts import Answer, Verdict
+from regularization.study.config import Study
+
+if TYPE_CHECKING:
+    from regularization.study.analysis.conclusion import Conclusion, Context
+
+# Between values that are further apart than this factor, a better one may have been missed.
+WIDE_STEP = 3.5
+
+
+def remarks_on(conclusion: "Conclusion", study: Study, context: "Context") -> list[str]:
+    """Remarks on the arms, on what else λ changed, and on the base config."""
+    needed = {conclusion.chosen.name, context.baseline}
+    lines = [f"all trials of {name} failed: {reason}" for name, reason in context.without_result.items()]
+    for name, reasons in context.failures.items():
+        verdict = "has failed trials" if name in needed else "is not recommended; failed trials"
+        lines += [f"{name} {verdict}: {'; '.join(reasons)}"] if name not in context.without_result else []
+    if conclusion.baseline is None:
+        return lines
+    # With few seeds, the interval of a collapsed arm is very wide, although its loss is obvious.
+    lines += [
+        f"{arm.name} collapses: {arm.mean:.0%} against {conclusion.baseline.mean:.0%}"
+        for arm in conclusion.arms
+        if arm.verdict == Verdict.COLLAPSES
+    ]
+    for verdict in (verdict for verdict in Verdict if verdict != Verdict.COLLAPSES):
+        if names := [arm.name for arm in conclusion.arms if arm.verdict == verdict]:
+            lines.append(f"{_heading(verdict, conclusion, study)}: {', '.join(names)}")
+    if sum(arm.verdict == Verdict.HELPS for arm in conclusion.arms) > 1:
+        lines.append("which of the arms that help is the best has not been tested: each is compared with the baseline")
+    more = (
+        _corrected(conclusion),
+        _changes(conclusion),
+        _curve(conclusion, study),
+        _add_values(conclusion, study, context),
+    )
+    lines += filter(None, more)
+    options = {option for arm in conclusion.arms for option in arm.results[0].values}
+    if others := others_in(conclusion.baseline.results[0].folder, options):
+        lines.append(f"all arms also have: {', '.join(others)}")
+    return lines
+
+
+def _heading(verdict: Verdict, conclusion: "Conclusion", study: Study) -> str:
+    """The verdict; an arm that ``until: decided`` left undecided was not needed for the answer."""
+    if verdict != Verdict.UNDECIDED or study.until != "decided" or conclusion.answer == Answer.UNDECIDED:
+        return verdict
+    seeds = sorted({len(arm.results) for arm in conclusion.arms if arm.verdict == verdict})
+    return f"undecided after {' to '.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} seeds each"
+
+
+def _corrected(conclusion: "Conclusion") -> str:
+    """The cross-validated gain, where the choice of the best arm has made its own gain too high."""
+    chosen, objective = conclusion.chosen, conclusion.chosen.objective
+    compared = [arm for arm in conclusion.arms if arm.comparison is not None]
+    if conclusion.answer != Answer.HELPS or len(compared) < 2 or not conclusion.gain < chosen.difference:
+        return ""
+    before, gain = (objective.with_unit(objective.format_difference(it)) for it in (chosen.difference, conclusion.gain))
+    if gain == before:
+        return ""
+    return f"corrected for choosing the best arm, the gain is {gain} (cross-validated over seeds)"
+
+
+def _changes(conclusion: "Conclusion") -> str:
+    """What else the recommended arm changed, for better or worse; without one, any arm that does not hurt."""
+    if conclusion.baseline is None:
+        return ""
+    arms = [arm for arm in (conclusion.chosen,) if arm.comparison is not None] or conclusion.arms
+    # The metric that is the objective is no effect, and the norm is named where nothing else has changed.
+    for metrics in (("val_accuracy", "val_loss", "val_calibration_error"), ("weight_norm",)):
+        changes = [_change(conclusion.baseline, arm, metric) for arm in arms for metric in metrics]
+        if any(changes):
+            return f"what else changed: {'; '.join(filter(None, changes))}"
+    return ""
+
+
+def _change(baseline: ArmSummary, arm: ArmSummary, metric: str) -> str:
+    if (change := change_of(arm, baseline, metric)) is None:
+        return ""
+    judged = "" if change.is_better is None else f"{'better' if change.is_better else 'worse'}, "
+    before, after = (format(value, change.metric.spec) for value in (change.before, change.after))
+    return f"{change.metric.name} {after} with {arm.name} instead of {before} ({judged}adjusted {format_p(change.p)})"
+
+
+def _curve(conclusion: "Conclusion", study: Study) -> str:
+    """The optimum of the smooth curve on one axis, or of the surface on two, unless it is an end of what was tried."""
+    curve = conclusion.curve
+    if curve is None or (study.axis and curve.best in (curve.values[0], curve.values[-1])):
+        return ""
+    ends = [np.atleast_1d(end).tolist() for end in (curve.best, curve.best_low, curve.best_high)]
+    optimum = ", ".join(
+        f"{option.rpartition('.')[2]} {best:.2g} (95% interval {low:.2g} to {high:.2g})"
+        for option, best, low, high in zip(study.vary, *ends, strict=True)
+    )
+    return f"smooth {'curve' if study.axis else 'surface'}: best {optimum}"
+
+
+def _add_values(conclusion: "Conclusion", study: Study, context: "Context") -> str:
+    """Which values to add where the best one is the largest that was tried, or the largest that does not collapse."""
+    if not study.axis or conclusion.answer != Answer.HELPS:
+        return ""
+    best = _value(conclusion.chosen, study.axis)
+    larger = conclusion.arms[conclusion.arms.index(conclusion.chosen) + 1 :]
+    if not larger:
+        command = _command(conclusion, study.axis, context, best, 10 * best)
+        return f"the largest value is the best; try larger ones{command}"
+    upper = _value(larger[0], study.axis)
+    if not larger[0].has_collapsed or upper <= WIDE_STEP * best:
+        return ""
+    missing = f"nothing was tried between {best:g} and {upper:g}, where the best value may lie"
+    return f"{missing}{_command(conclusion, study.axis, context, best, upper)}"
+
+
+def _value(arm: ArmSummary, option: str) -> float:
+    return float(arm.results[0].values[option])
+
+
+def _command(conclusion: "Conclusion", option: str, context: "Context", low: float, high: float) -> str:
+    """The command with two more values, which divide the range from ``low`` to ``high`` in equal ratios."""
+    values = [arm.results[0].values[option] for arm in conclusion.arms]
+    values += [float(f"{low * (high / low) ** share:.0e}") for share in (1 / 3, 2 / 3)]
+    vary = json.dumps({option: sorted(set(values), key=float)})
+    return f": {context.command} --vary {shlex.quote(vary)}" if context.command else ""
