@@ -135,6 +135,7 @@ def conclude(
     looks = read_looks(folders[0]) if len(folders) == 1 else []
     known = replace(
         context,
+        baseline=context.baseline or _unregularized_arm(final, study),
         failures=_final_failures(failures),
         without_result={} if missing or searching else _without_result(failures, everything, final),
         alpha=looks[-1].alpha if looks else first_alpha(study),
@@ -177,6 +178,12 @@ def _without_result(failures: Sequence[Failure], runs: Sequence[Result], final: 
         if name not in known:
             reasons.setdefault(name, failure.reason)
     return reasons
+
+
+def _unregularized_arm(results: Sequence[Result], study: Study) -> str | None:
+    """Of runs that are no study, the arm without regularization, if there is exactly one."""
+    names = {result.arm for result in results if result.unregularized}
+    return names.pop() if not study.base and len(names) == 1 else None
 
 
 def _missing(folder: Path, study: Study, compared: Collection[str]) -> int:

@@ -10,9 +10,12 @@ from typing import Any, TypeVar
 from regularization.errors import UserError
 from regularization.models.objective import ACCURACY, DEFAULT
 from regularization.runs import directory
-from regularization.study.config import FAILED, STUDY, TRIAL
+from regularization.study.config import FAILED, STUDY, TRIAL, unregularized
 from regularization.study.results import Result, read, read_trial
 from regularization.training.configs import read_config
+
+# Characters of a name that is made of options.
+LONGEST_NAME = 50
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ def find(folders: Iterable[Path], score: str = "last") -> Runs:
     """Finds the runs in or below ``folders``.
 
     Arms of one name in several studies, and runs of ``fit`` of one name, are the same arm if their options are equal,
-    apart from seeds; otherwise each gets a name of its own. A run with the same options and seeds as another one is a
-    copy: it is no second piece of evidence.
+    apart from seeds; otherwise each gets a name of its own. That of a run of ``fit`` is what distinguishes it from the
+    others of its config, such as ``weight_decay=0``, if this is short. A run with the same options and seeds as another
+    one is a copy: it is no second piece of evidence.
 
     Raises:
         UserError: When no run is complete.
@@ -65,7 +69,11 @@ def find(folders: Iterable[Path], score: str = "last") -> Runs:
     failed = {run_dir: _read_failure(run_dir) for run_dir in run_dirs if (run_dir / FAILED).is_file()}
     arms = {run_dir: run.arm for run_dir, run in complete.items()}
     names = _names(arms | {run_dir: failure.arm for run_dir, failure in failed.items()})
-    results = [_renamed(result, names[run_dir]) for run_dir, result in complete.items()]
+    off = _without_regularization(arms)
+    results = [
+        replace(_renamed(run, names[run_dir]), unregularized=run.unregularized or run_dir in off)
+        for run_dir, run in complete.items()
+    ]
     unique = _without_copies(results)
     failures = dict.fromkeys(_renamed(failure, names[run_dir]) for run_dir, failure in failed.items())
     kinds: dict[str, list[Path]] = {"copies of other runs": sorted(complete.keys() - {run.folder for run in unique})}
@@ -137,13 +145,61 @@ def _names(arms: Mapping[Path, str]) -> dict[Path, str]:
         for source, run_dir in runs.items():
             by_options.setdefault(_options_without_seeds(run_dir) if len(runs) > 1 else "", []).append(source)
         sources = [same[0] for same in by_options.values()]
-        short = [Path(*source.parts[-2:]) for source in sources]
-        shown = short if len(set(short)) == len(short) else sources
-        for label, same in zip(shown, by_options.values(), strict=True):
+        for label, same in zip(_labels(sources, runs), by_options.values(), strict=True):
             is_trial = runs[same[0]] != same[0]
             own_name = f"{label}/{arm}" if is_trial else str(label)
             names |= {(arm, source): own_name if len(sources) > 1 else arm for source in same}
     return {run_dir: names[arm, _source(run_dir)] for run_dir, arm in arms.items()}
+
+
+def _labels(sources: Sequence[Path], runs: Mapping[Path, Path]) -> Sequence[str | Path]:
+    """What distinguishes the sources of arms with one name: their options, if they are short, or their folders."""
+    if all(runs[source] == source for source in sources):
+        changed = differences(sources).values()
+        labels = [
+            ",".join(f"{name.rpartition('.')[2]}={_short(value)}" for name, value in one.items()) for one in changed
+        ]
+        if len(set(labels)) == len(labels) and 0 < max(map(len, labels)) <= LONGEST_NAME:
+            return labels
+    short = [Path(*source.parts[-2:]) for source in sources]
+    return short if len(set(short)) == len(short) else sources
+
+
+def _short(value: Any) -> str:
+    """A number without needless digits, a class without its module."""
+    return f"{value:g}" if isinstance(value, float) else str(value).rpartition(".")[2]
+
+
+def _without_regularization(arms: Mapping[Path, str]) -> set[Path]:
+    """The runs of ``fit`` in which a regularization is 0 that other runs of the same config have."""
+    runs: dict[str, list[Path]] = {}
+    for run_dir, arm in arms.items():
+        if not (run_dir / TRIAL).is_file():
+            runs.setdefault(arm, []).append(run_dir)
+    changed = [item for same in runs.values() for item in differences(same).items()]
+    return {run_dir for run_dir, values in changed if unregularized(values)}
+
+
+def differences(run_dirs: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """By run, the options that are not the same in all of them, as ``fit`` names them; empty where unreadable."""
+    try:
+        options = [_flat(_split_options(run_dir)[0]) for run_dir in run_dirs]
+    except UserError:
+        options = [{} for _ in run_dirs]
+    names = dict.fromkeys(name for one in options for name in one)
+    different = [name for name in names if any(one.get(name) != options[0].get(name) for one in options)]
+    return {
+        run_dir: {name: one.get(name) for name in different} for run_dir, one in zip(run_dirs, options, strict=True)
+    }
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a nested config by their dotted names; that of a class has the name of its option."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        path = prefix if name in ("class_path", "init_args") else f"{prefix}.{name}".removeprefix(".")
+        flat |= _flat(value, path) if isinstance(value, dict) else {path: value}
+    return flat
 
 
 def _renamed(run: _Run, name: str) -> _Run:

@@ -148,7 +148,7 @@ def test_runs_of_fit_in_folders_of_one_name(capsys: pytest.CaptureFixture[str]) 
         write_run(Path(f"b/x/version_{seed}"), ACCURACIES[seed], seed, "ResNet")
         write_run(Path(f"c/x/version_{seed}"), ACCURACIES[seed], seed)
     _, remarks = report(capsys, "a", "b", "c", "--output", "out")
-    assert counts(Path("out")) == {"a/x/version_0": 2, "b/x/version_0": 2}
+    assert counts(Path("out")) == {"network=SmallResNet": 2, "network=ResNet": 2}
     assert remarks == ["left out, copies of other runs: c/x/version_0, c/x/version_1"]
 
 
@@ -159,6 +159,32 @@ def write_two_arms(objectives: tuple[str, str], metric: str = "val_loss") -> Non
             own = gain * (1 + 0.01 * seed)
             values = (ACCURACIES[seed] + own, seed, arm, 0.0, objective)
             write_run(Path(f"{arm}/version_{seed}"), *values, {metric: 1.0 + own})
+
+
+def test_runs_of_one_config_are_named_by_their_options_and_compared_with_the_one_that_has_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    version = iter(range(9))
+    for decay, gain in ((0.0, 0.0), (0.1, 0.02), (0.3, 0.01)):
+        for seed in range(3):
+            accuracy = ACCURACIES[seed] + gain + 1e-4 * seed * decay
+            write_run(Path(f"runs/x/version_{next(version)}"), accuracy, seed, decay=decay)
+    sentence, remarks = report(capsys, "runs/x", "--output", "out")
+    assert counts(Path("out")) == {f"weight_decay={decay}": 3 for decay in ("0", "0.1", "0.3")}
+    assert sentence.startswith("weight_decay=0.1 helps: use weight_decay=0.1. It gains 2.00 points")
+    assert "over weight_decay=0 (" in sentence
+    assert remarks[0] == "helps: weight_decay=0.1, weight_decay=0.3"
+    # Another baseline may be named.
+    assert "weight_decay=0.1" in report(capsys, "runs/x", "--output", "out", "--baseline", "weight_decay=0.3")[0]
+
+
+def test_runs_that_differ_in_much_are_named_by_their_folders(capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(2):
+        write_run(
+            Path(f"runs/x/version_{number}"), 0.8, 0, network="a_module.ANetworkWithALongName" + "Long" * 9 * number
+        )
+    report(capsys, "runs/x", "--output", "out")
+    assert counts(Path("out")) == {"x/version_0": 1, "x/version_1": 1}
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def _recommended(conclusion: "Conclusion", context: "Context") -> str:
     extreme = "highest" if objective.mode == "max" else "lowest"
     highest = f"{_name(chosen)} has the {extreme} {objective.name}: {objective.format(chosen.mean)}"
     if baseline is None:
-        return f"{highest}. Name a baseline to compare the arms."
+        return f"{highest}. Name the arm to compare with by --baseline."
     state = "all of its trials failed" if baseline in context.without_result else "none of its trials has finished"
     return f"Nothing can be compared with the baseline {baseline}: {state}. {highest}."
 

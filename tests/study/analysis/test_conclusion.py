@@ -189,7 +189,7 @@ def test_without_a_baseline_the_best_arm_is_named(arms: int) -> None:
     conclusion = conclude((results[: 2 * arms], study), None)
     assert conclusion.chosen.name == "a"
     assert conclusion.sentence == (
-        "a has the highest validation accuracy: 80.50%. Name a baseline to compare the arms."
+        "a has the highest validation accuracy: 80.50%. Name the arm to compare with by --baseline."
     )
     assert (conclusion.answer, conclusion.remarks) == (None, [])
 
