@@ -80,11 +80,12 @@ def compare_images(first: Sequence[Result], second: Sequence[Result]) -> PairedI
     pairs = [pair for results in common if (pair := _pair(*results)) is not None]
     if not pairs:
         return None
-    gain = statistics.bootstrap(_gain_table(pairs))
+    images, table = _gain_table(pairs)
+    gain = statistics.bootstrap(table)
     fixed = sum(int((pair.first & ~pair.second).sum()) for pair in pairs)
     broken = sum(int((pair.second & ~pair.first).sum()) for pair in pairs)
     p = statistics.mcnemar(fixed, broken)
-    return PairedImages(gain, fixed, broken, p, _gains_by_image(pairs), _predicted(pairs))
+    return PairedImages(gain, fixed, broken, p, _gains_by_image(images, table), _predicted(pairs))
 
 
 def _pair(first: Result, second: Result) -> _SeedPair | None:
@@ -100,21 +101,22 @@ def _pair(first: Result, second: Result) -> _SeedPair | None:
     return _SeedPair(first_correct, second_correct, first_logits[2], wrong)
 
 
-def _gain_table(pairs: list[_SeedPair]) -> NDArray[np.float32]:
-    """+1 (fixed), −1 (broken) or 0, ``(seeds, images)``; NaN where the image was not validated with this seed."""
+def _gain_table(pairs: list[_SeedPair]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The indices of all images ``(images,)``, and +1 (fixed), −1 (broken) or 0, ``(seeds, images)``.
+
+    NaN where the image was not validated with this seed.
+    """
     images = np.unique(np.concatenate([pair.index for pair in pairs]))
     table = np.full((len(pairs), len(images)), np.nan, dtype=np.float32)
     for row, pair in zip(table, pairs, strict=True):
         row[np.searchsorted(images, pair.index)] = pair.first.astype(np.int8) - pair.second
-    return table
+    return images, table
 
 
-def _gains_by_image(pairs: list[_SeedPair]) -> dict[int, float]:
-    gains: dict[int, list[int]] = {}
-    for pair in pairs:
-        for index, gain in zip(pair.index.tolist(), (pair.first.astype(int) - pair.second).tolist(), strict=True):
-            gains.setdefault(index, []).append(gain)
-    return {index: float(np.mean(values)) for index, values in gains.items() if any(values)}
+def _gains_by_image(images: NDArray[np.int64], table: NDArray[np.float32]) -> dict[int, float]:
+    differs = np.abs(np.nan_to_num(table)).any(axis=0)
+    means: NDArray[np.float64] = np.nanmean(table[:, differs], axis=0, dtype=np.float64)
+    return dict(zip(images[differs].tolist(), means.tolist(), strict=True))
 
 
 def _predicted(pairs: list[_SeedPair]) -> dict[int, int]:
