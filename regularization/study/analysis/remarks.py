@@ -1,7 +1,6 @@
 """Remarks on a conclusion: the verdicts of the arms, what else λ changed, and what should be tried next."""
 
 import json
-import shlex
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.effects import change_of
 from regularization.study.analysis.regularizers import others_in
-from regularization.study.analysis.sentences import format_p
+from regularization.study.analysis.sentences import format_p, with_option
 from regularization.study.analysis.verdicts import Answer, Verdict
 from regularization.study.config import Study
 
@@ -131,5 +130,5 @@ def _command(conclusion: "Conclusion", option: str, context: "Context", low: flo
     """The command with two more values, which divide the range from ``low`` to ``high`` in equal ratios."""
     values = [arm.results[0].values[option] for arm in conclusion.arms]
     values += [float(f"{low * (high / low) ** share:.0e}") for share in (1 / 3, 2 / 3)]
-    vary = json.dumps({option: sorted(set(values), key=float)})
-    return f": {context.command} --vary {shlex.quote(vary)}" if context.command else ""
+    command = with_option(context.command, "vary", json.dumps({option: sorted(set(values), key=float)}))
+    return f": {command}" if command else ""

@@ -1,6 +1,7 @@
 """The sentence that answers the question of a study."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -130,14 +131,29 @@ def _what_decides(conclusion: "Conclusion", study: Study, context: "Context") ->
     trials = sum(max(0, seeds - len(arm.results)) for arm in arms if arm is not None)
     results = [result for arm in conclusion.arms for result in arm.results]
     seconds = sum(result.seconds for result in results) / len(results) * trials / context.workers
+    command = context.command
     if study.until == "seeds":
-        option = f" --seeds {seeds}"
-    else:
+        command = with_option(command, "seeds", str(seeds))
+    elif seeds > study.max_seeds:
         # With a smaller number, a limit on trials or hours has ended the study.
-        option = f" --max_seeds {seeds}" if seeds > study.max_seeds else ""
-    command = f": {context.command}{option}" if context.command else ""
+        command = with_option(command, "max_seeds", str(seeds))
     cost = f"{trials} more trials, about {format_duration(seconds)} on this machine"
-    return f"About {seeds} seeds per arm would decide ({cost}){command}"
+    return f"About {seeds} seeds per arm would decide ({cost})" + (f": {command}" if command else "")
+
+
+def with_option(command: str, name: str, value: str) -> str:
+    """The command with the option ``--name value`` in place of the one that it has; an empty command stays empty.
+
+    >>> with_option("sweep --config a.yaml --seeds=3", "seeds", "9")
+    'sweep --config a.yaml --seeds 9'
+    """
+    words, kept, options = iter(shlex.split(command)), [], (f"--{name}", f"--{name.replace('_', '-')}")
+    for word in words:
+        if word in options:
+            next(words, None)
+        elif word.partition("=")[0] not in options:
+            kept.append(word)
+    return shlex.join([*kept, f"--{name}", value]) if kept else ""
 
 
 def _name(arm: ArmSummary) -> str:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from regularization.study.analysis.conclusion import Conclusion, Context, draw_conclusion
+from regularization.study.analysis.sentences import with_option
 from regularization.study.analysis.verdicts import Answer, Verdict
 from regularization.study.config import Study
 from regularization.study.results import Result
@@ -474,3 +475,16 @@ def test_no_gain_of_another_arm_is_stated() -> None:
     assert conclusion.chosen.name == "steady"
     assert math.isnan(conclusion.gain)
     assert not any("cross-validated" in remark for remark in conclusion.remarks)
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("sweep --config a.yaml", "sweep --config a.yaml --max_seeds 9"),
+        ("sweep --max_seeds 3 --config 'a b.yaml'", "sweep --config 'a b.yaml' --max_seeds 9"),
+        ("sweep --max-seeds=3 --seeds 4", "sweep --seeds 4 --max_seeds 9"),
+        ("", ""),
+    ],
+)
+def test_an_option_of_a_command_is_replaced(command: str, expected: str) -> None:
+    assert with_option(command, "max_seeds", "9") == expected
