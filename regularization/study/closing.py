@@ -105,7 +105,7 @@ def close_study(
     if plan.refit:
         _refit(plan, chosen, folder, train)
     elif final.answer == Answer.HELPS:
-        print(f"train it: {_fit_command(plan, chosen)}", flush=True)
+        print(f"train this arm: {_fit_command(plan, chosen)}", flush=True)
     return StudyAnswer(**vars(final), study=plan.study, folder=folder)
 
 

@@ -123,7 +123,7 @@ def test_the_distance_from_the_initial_weights_is_measured(tmp_path: Path) -> No
     distance = np.linalg.norm((head.weight.detach() - origin).numpy())
     assert distance > 0
     assert f"distance from w₀ {distance:.3g} (start)" in message
-    assert caveat.startswith("one run cannot tell whether regularization helps")
+    assert caveat.startswith("a single run does not show whether regularization helps")
 
 
 @pytest.mark.parametrize("strength", ["5e-7", "0.5"])
@@ -138,7 +138,7 @@ def test_a_run_ends_without_a_verdict_on_lambda(capsys: pytest.CaptureFixture[st
     assert message.startswith(
         f"accuracy on clean training images {row['clean_accuracy']:.1%}, {100 * abs(row['gap_accuracy']):.1f} points "
     )
-    assert caveat == "one run cannot tell whether regularization helps: compare several with sweep"
+    assert caveat == "a single run does not show whether regularization helps: sweep compares several"
 
 
 def clean_images(data: Digits | CIFAR10) -> int:

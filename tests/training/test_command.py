@@ -70,7 +70,7 @@ def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str
     assert [line[:11] for line in out if line.startswith("epoch ")] == ["epoch 1/2  ", "epoch 2/2  "]
     acted = out.index("regularization: weight decay 0.0005")
     assert out[acted + 1].startswith("clean training accuracy ")
-    assert out[-5] == "one run cannot tell whether regularization helps: compare several with sweep"
+    assert out[-5] == "a single run does not show whether regularization helps: sweep compares several"
     best = max(rows, key=lambda row: row["val_accuracy"])
     assert out[-4] == f"best validation accuracy {best['val_accuracy']:.2%} in epoch {best['epoch'] + 1:.0f}"
     assert out[-3] == str(RUN)

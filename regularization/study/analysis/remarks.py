@@ -38,7 +38,7 @@ def remarks_on(conclusion: "Conclusion", study: Study, context: "Context") -> li
         if names := [arm.name for arm in conclusion.arms if arm.verdict == verdict]:
             lines.append(f"{_heading(verdict, conclusion, study)}: {', '.join(names)}")
     if sum(arm.verdict == Verdict.HELPS for arm in conclusion.arms) > 1:
-        lines.append("which of the arms that help is the best has not been tested: each is compared with the baseline")
+        lines.append("the arms that help have not been compared with each other, only with the baseline")
     more = (
         _corrected(conclusion),
         _changes(conclusion),
