@@ -250,11 +250,18 @@ def _test(conclusion: Conclusion, plan: "Plan", trials: list[Trial], folder: Pat
     if not (folder / TESTED).is_file():
         directory.write_text(folder / TESTED, json.dumps(sorted({chosen.name, baseline.name})) + "\n")
     tested = json.loads((folder / TESTED).read_text())
-    torch.set_num_threads(plan.threads)
-    for trial in trials:
-        result = results.read(trial.folder, plan.study.score)
-        if trial.arm.name in tested and result is not None and result.test_accuracy is None:
-            _score(trial, plan.study.score)
+    waiting = [trial for trial in trials if trial.arm.name in tested and _is_untested(trial, plan)]
+    if waiting:
+        print(f"scoring the test images with {len(waiting)} trained networks", flush=True)
+    # One network after the other, on the cores of all workers.
+    torch.set_num_threads(plan.threads * (plan.workers or 1))
+    for trial in waiting:
+        _score(trial, plan.study.score)
+
+
+def _is_untested(trial: Trial, plan: "Plan") -> bool:
+    result = results.read(trial.folder, plan.study.score)
+    return result is not None and result.test_accuracy is None
 
 
 def _refit(plan: "Plan", arm: Arm, folder: Path, train: Callable[[Trial], None]) -> None:

@@ -72,7 +72,10 @@ def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str
     assert out[acted + 1].startswith("accuracy on clean training images ")
     assert out[-5] == "a single run does not show whether regularization helps: sweep compares several"
     best = max(rows, key=lambda row: row["val_accuracy"])
-    assert out[-4].partition(",")[0] == f"best validation accuracy {best['val_accuracy']:.2%} in epoch {best['epoch'] + 1:.0f}"
+    assert (
+        out[-4].partition(",")[0]
+        == f"best validation accuracy {best['val_accuracy']:.2%} in epoch {best['epoch'] + 1:.0f}"
+    )
     assert out[-3] == str(RUN)
     assert out[-2] == "in TensorBoard: tensorboard --logdir runs/quickstart/version_0"
     assert out[-1] == "compare runs: python -m regularization report runs/quickstart"
