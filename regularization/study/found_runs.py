@@ -69,12 +69,8 @@ def find(folders: Iterable[Path], score: str = "last") -> Runs:
     failed = {run_dir: _read_failure(run_dir) for run_dir in run_dirs if (run_dir / FAILED).is_file()}
     arms = {run_dir: run.arm for run_dir, run in complete.items()}
     names = _names(arms | {run_dir: failure.arm for run_dir, failure in failed.items()})
-    off = _without_regularization(arms)
-    results = [
-        replace(_renamed(run, names[run_dir]), unregularized=run.unregularized or run_dir in off)
-        for run_dir, run in complete.items()
-    ]
-    unique = _without_copies(results)
+    complete = _marked(complete, _without_regularization(arms))
+    unique = _without_copies([_renamed(run, names[run_dir]) for run_dir, run in complete.items()])
     failures = dict.fromkeys(_renamed(failure, names[run_dir]) for run_dir, failure in failed.items())
     kinds: dict[str, list[Path]] = {"copies of other runs": sorted(complete.keys() - {run.folder for run in unique})}
     kinds["started by no study"] = strangers
@@ -163,6 +159,11 @@ def _labels(sources: Sequence[Path], runs: Mapping[Path, Path]) -> Sequence[str 
             return labels
     short = [Path(*source.parts[-2:]) for source in sources]
     return short if len(set(short)) == len(short) else sources
+
+
+def _marked(runs: Mapping[Path, Result], off: set[Path]) -> dict[Path, Result]:
+    """The runs, with those in ``off`` as unregularized ones."""
+    return {run_dir: replace(run, unregularized=True) if run_dir in off else run for run_dir, run in runs.items()}
 
 
 def _short(value: Any) -> str:

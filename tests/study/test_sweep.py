@@ -398,9 +398,9 @@ def test_runs_of_one_name_with_other_options_are_other_arms(capsys: pytest.Captu
         )
     main(["report", "runs/quickstart"])
     assert [row["arm"] for row in table(Path("runs/quickstart"))] == [
-        "quickstart/version_0",
-        "quickstart/version_0",
-        "quickstart/version_2",
+        "weight_decay=0",
+        "weight_decay=0",
+        "weight_decay=0.1",
     ]
 
 

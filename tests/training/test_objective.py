@@ -55,7 +55,7 @@ def test_a_copy_of_a_metric_chooses_the_same_epoch(
     assert best_epoch(RUN) == expected["epoch"]
     assert json.loads((RUN / "result.json").read_text())["best"][metric] == expected[metric]
     epoch = int(expected["epoch"]) + 1
-    assert f"best {name} {expected[metric]:.5g} in epoch {epoch}\n" in capsys.readouterr().out
+    assert f"best {name} {expected[metric]:.5g} in epoch {epoch}" in capsys.readouterr().out
     config = yaml.safe_load((RUN / "config.yaml").read_text())
     assert config["objective"] == objective
 

@@ -21,34 +21,45 @@ WIDE_STEP = 3.5
 
 def remarks_on(conclusion: "Conclusion", study: Study, context: "Context") -> list[str]:
     """Remarks on the arms, on what else λ changed, and on the base config."""
+    lines = _failures(conclusion, context)
+    if conclusion.baseline is None:
+        return lines
+    lines += _verdicts(conclusion, conclusion.baseline, study)
+    if sum(arm.verdict == Verdict.HELPS for arm in conclusion.arms) > 1:
+        lines.append("the arms that help have not been compared with each other, only with the baseline")
+    further = (
+        _corrected(conclusion),
+        _changes(conclusion),
+        _curve(conclusion, study),
+        _add_values(conclusion, study, context),
+    )
+    lines += filter(None, further)
+    options = {option for arm in conclusion.arms for option in arm.results[0].values}
+    if others := others_in(conclusion.baseline.results[0].folder, options):
+        lines.append(f"all arms also have: {', '.join(others)}")
+    return lines
+
+
+def _failures(conclusion: "Conclusion", context: "Context") -> list[str]:
     needed = {conclusion.chosen.name, context.baseline}
     lines = [f"all trials of {name} failed: {reason}" for name, reason in context.without_result.items()]
     for name, reasons in context.failures.items():
         verdict = "has failed trials" if name in needed else "is not recommended; failed trials"
         lines += [f"{name} {verdict}: {'; '.join(reasons)}"] if name not in context.without_result else []
-    if conclusion.baseline is None:
-        return lines
+    return lines
+
+
+def _verdicts(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> list[str]:
+    """The arms by verdict."""
     # With few seeds, the interval of a collapsed arm is very wide, although its loss is obvious.
-    lines += [
-        f"{arm.name} collapses: {arm.mean:.0%} against {conclusion.baseline.mean:.0%}"
+    lines = [
+        f"{arm.name} collapses: {arm.mean:.0%} against {baseline.mean:.0%}"
         for arm in conclusion.arms
         if arm.verdict == Verdict.COLLAPSES
     ]
     for verdict in (verdict for verdict in Verdict if verdict != Verdict.COLLAPSES):
         if names := [arm.name for arm in conclusion.arms if arm.verdict == verdict]:
             lines.append(f"{_heading(verdict, conclusion, study)}: {', '.join(names)}")
-    if sum(arm.verdict == Verdict.HELPS for arm in conclusion.arms) > 1:
-        lines.append("the arms that help have not been compared with each other, only with the baseline")
-    more = (
-        _corrected(conclusion),
-        _changes(conclusion),
-        _curve(conclusion, study),
-        _add_values(conclusion, study, context),
-    )
-    lines += filter(None, more)
-    options = {option for arm in conclusion.arms for option in arm.results[0].values}
-    if others := others_in(conclusion.baseline.results[0].folder, options):
-        lines.append(f"all arms also have: {', '.join(others)}")
     return lines
 
 
