@@ -116,8 +116,9 @@ def _beside_baseline(
     if baseline is chosen or math.isnan(other):
         return Fact(label, show(own))
     seeds = [{result.seed for result in arm.results} for arm in (chosen, baseline)]
-    shared = f", {len(seeds[0] & seeds[1])} common seeds" if seeds[0] != seeds[1] and seeds[0] & seeds[1] else ""
-    return Fact(label, show(own), f"{baseline.name}: {show(other)}{shared}")
+    common = seeds[0] & seeds[1]
+    label += f", {len(common)} seeds" if common and seeds[0] != seeds[1] else ""
+    return Fact(label, show(own), f"{baseline.name}: {show(other)}")
 
 
 def _cost(results: Sequence[Result]) -> Fact:

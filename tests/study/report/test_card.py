@@ -47,8 +47,8 @@ def test_accuracies_that_are_compared_are_those_of_common_seeds() -> None:
     more = make_results("none", [0.0] * 4, test_accuracy=0.0)[3:]
     *_, facts = card_of(results + more, study, "none")
     assert facts[2:4] == [
-        ("validation accuracy", "82.50%", "none: 81.00%, 3 common seeds"),
-        ("test accuracy", "80.50%", "none: 79.00%, 3 common seeds"),
+        ("validation accuracy, 3 seeds", "82.50%", "none: 81.00%"),
+        ("test accuracy, 3 seeds", "80.50%", "none: 79.00%"),
     ]
 
 
