@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import shlex
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -254,7 +255,7 @@ def _test(conclusion: Conclusion, plan: "Plan", trials: list[Trial], folder: Pat
     if waiting:
         print(f"scoring the test images with {len(waiting)} trained networks", flush=True)
     # One network after the other, on the cores of all workers.
-    torch.set_num_threads(plan.threads * (plan.workers or 1))
+    torch.set_num_threads(min(plan.threads * (plan.workers or 1), max(plan.threads, os.cpu_count() or 1)))
     for trial in waiting:
         _score(trial, plan.study.score)
 

@@ -1,6 +1,7 @@
 """The runs in some folders: complete ones, each once, those that failed, and what is left out."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from regularization.training.configs import read_config
 
 # Characters of a name that is made of options.
 LONGEST_NAME = 50
+TIMESCALE = "model.timescale_epochs"
 
 
 @dataclass(frozen=True)
@@ -141,19 +143,24 @@ def _names(arms: Mapping[Path, str]) -> dict[Path, str]:
         for source, run_dir in runs.items():
             by_options.setdefault(_options_without_seeds(run_dir) if len(runs) > 1 else "", []).append(source)
         sources = [same[0] for same in by_options.values()]
-        for label, same in zip(_labels(sources, runs), by_options.values(), strict=True):
+        prefix = f"{arm}/" if len(first_runs) > 1 else ""
+        for label, same in zip(_labels(sources, runs, prefix), by_options.values(), strict=True):
             is_trial = runs[same[0]] != same[0]
             own_name = f"{label}/{arm}" if is_trial else str(label)
             names |= {(arm, source): own_name if len(sources) > 1 else arm for source in same}
     return {run_dir: names[arm, _source(run_dir)] for run_dir, arm in arms.items()}
 
 
-def _labels(sources: Sequence[Path], runs: Mapping[Path, Path]) -> Sequence[str | Path]:
-    """What distinguishes the sources of arms with one name: their options, if they are short, or their folders."""
+def _labels(sources: Sequence[Path], runs: Mapping[Path, Path], prefix: str) -> Sequence[str | Path]:
+    """What distinguishes the sources of arms with one name: their options, if they are short, or their folders.
+
+    The ``prefix`` keeps options of several configs apart.
+    """
     if all(runs[source] == source for source in sources):
         changed = differences(sources).values()
         labels = [
-            ",".join(f"{name.rpartition('.')[2]}={_short(value)}" for name, value in one.items()) for one in changed
+            prefix + ",".join(f"{name.rpartition('.')[2]}={_short(value)}" for name, value in one.items())
+            for one in changed
         ]
         if len(set(labels)) == len(labels) and 0 < max(map(len, labels)) <= LONGEST_NAME:
             return labels
@@ -168,7 +175,10 @@ def _marked(runs: Mapping[Path, Result], off: set[Path]) -> dict[Path, Result]:
 
 def _short(value: Any) -> str:
     """A number without needless digits, a class without its module."""
-    return f"{value:g}" if isinstance(value, float) else str(value).rpartition(".")[2]
+    if isinstance(value, float):
+        return f"{value:g}"
+    is_class = isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", value)
+    return str(value).rpartition(".")[2] if is_class else str(value)
 
 
 def _without_regularization(arms: Mapping[Path, str]) -> set[Path]:
@@ -178,7 +188,8 @@ def _without_regularization(arms: Mapping[Path, str]) -> set[Path]:
         if not (run_dir / TRIAL).is_file():
             runs.setdefault(arm, []).append(run_dir)
     changed = [item for same in runs.values() for item in differences(same).items()]
-    return {run_dir for run_dir, values in changed if unregularized(values)}
+    # Weight decay of 0 is replaced where τ sets it.
+    return {run_dir for run_dir, values in changed if unregularized(values) and not values.get(TIMESCALE)}
 
 
 def differences(run_dirs: Sequence[Path]) -> dict[Path, dict[str, Any]]:

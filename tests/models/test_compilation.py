@@ -24,7 +24,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool]) -> N
 
 def test_a_cpu_with_bfloat16_is_recommended_the_precision_that_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, BF16)
-    assert "--trainer.precision bf16-mixed takes about 0.6 times as long" in (advice("32-true", WhitenedNet()) or "")
+    assert "--trainer.precision bf16-mixed may take only 0.65 times as long" in (advice("32-true", WhitenedNet()) or "")
     assert advice("bf16-mixed", WhitenedNet()) is None
     assert advice("32-true", WhitenedNet(), "cuda:0") is None
 
@@ -32,6 +32,7 @@ def test_a_cpu_with_bfloat16_is_recommended_the_precision_that_uses_it(monkeypat
 def test_a_narrow_network_gains_nothing_from_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, BF16)
     assert advice("32-true", SmallResNet(width=8)) is None
+    assert advice("32-true", nn.Linear(9, 9)) is None
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])

@@ -178,6 +178,26 @@ def test_runs_of_one_config_are_named_by_their_options_and_compared_with_the_one
     assert "weight_decay=0.1" in report(capsys, "runs/x", "--output", "out", "--baseline", "weight_decay=0.3")[0]
 
 
+def test_options_of_several_configs_are_kept_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    for config in ("quick", "fast"):
+        for version, decay in enumerate((0.0, 0.3)):
+            write_run(Path(f"runs/{config}/version_{version}"), 0.8, 0, decay=decay)
+    report(capsys, "runs", "--output", "out")
+    names = [f"{config}/weight_decay={decay}" for config in ("fast", "quick") for decay in ("0", "0.3")]
+    assert counts(Path("out")) == dict.fromkeys(names, 1)
+
+
+def test_runs_whose_timescale_sets_weight_decay_are_no_baseline(capsys: pytest.CaptureFixture[str]) -> None:
+    for version, decay in enumerate((0.0, 0.3)):
+        write_run(Path(f"runs/x/version_{version}"), 0.8, 0, decay=decay)
+    path = Path("runs/x/version_0/config.yaml")
+    config = yaml.safe_load(path.read_text())
+    config["model"]["timescale_epochs"] = 5.0
+    path.write_text(yaml.safe_dump(config))
+    sentence, _ = report(capsys, "runs/x", "--output", "out")
+    assert sentence.endswith("Name the arm to compare with by --baseline.")
+
+
 def test_runs_that_differ_in_much_are_named_by_their_folders(capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(2):
         write_run(

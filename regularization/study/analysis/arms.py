@@ -92,15 +92,32 @@ class ArmSummary:
         return float(np.mean(values)) if values else math.nan
 
 
-def common_means(arm: ArmSummary, baseline: ArmSummary, value: Callable[[Result], float | None]) -> tuple[float, float]:
-    """The means of a value over the seeds that both arms have, or over all where they share none; NaN without any."""
-    common = {result.seed for result in arm.results} & {result.seed for result in baseline.results}
-    means = []
-    for results in (arm.results, baseline.results):
-        values = [value(result) for result in results if result.seed in common or not common]
-        known = [it for it in values if it is not None and math.isfinite(it)]
-        means.append(float(np.mean(known)) if known else math.nan)
-    return means[0], means[1]
+@dataclass(frozen=True)
+class CommonMeans:
+    """The means of a value in an arm and in the baseline, and over how many common seeds; 0 for all seeds of both."""
+
+    arm: float
+    baseline: float
+    seeds: int
+
+
+def common_means(
+    arm: ArmSummary, baseline: ArmSummary, value: Callable[[Result], float | None], paired: bool
+) -> CommonMeans:
+    """The means over the seeds in which both arms have the value, as the gain is estimated.
+
+    Over all seeds if arms are not paired or share none; NaN where nothing was measured.
+    """
+    own, other = (
+        {result.seed: it for result in one.results if (it := value(result)) is not None and math.isfinite(it)}
+        for one in (arm, baseline)
+    )
+    common = own.keys() & other.keys() if paired else set()
+    first, second = (
+        float(np.mean([it for seed, it in values.items() if seed in common or not common])) if values else math.nan
+        for values in (own, other)
+    )
+    return CommonMeans(first, second, 0 if common == own.keys() == other.keys() else len(common))
 
 
 def summarize_arms(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Between values that are further apart than this factor, a better one may have been missed.
 WIDE_STEP = 3.5
+# Options that take any positive number, so that larger values can be suggested.
+UNBOUNDED = ("weight_decay", ".strength")
 
 
 def remarks_on(conclusion: "Conclusion", study: Study, context: "Context") -> list[str]:
@@ -138,7 +140,12 @@ def _value(arm: ArmSummary, option: str) -> float:
 
 
 def _command(conclusion: "Conclusion", option: str, context: "Context", low: float, high: float) -> str:
-    """The command with two more values, which divide the range from ``low`` to ``high`` in equal ratios."""
+    """The command with two more values, which divide the range from ``low`` to ``high`` in equal ratios.
+
+    Empty for options such as a probability, of which larger values may not exist.
+    """
+    if not option.endswith(UNBOUNDED):
+        return ""
     values = [arm.results[0].values[option] for arm in conclusion.arms]
     values += [float(f"{low * (high / low) ** share:.0e}") for share in (1 / 3, 2 / 3)]
     command = with_option(context.command, "vary", json.dumps({option: sorted(set(values), key=float)}))

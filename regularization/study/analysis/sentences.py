@@ -104,7 +104,8 @@ def _undecided(conclusion: "Conclusion", baseline: ArmSummary, study: Study, con
         reason = ": all others have failed trials" if len(conclusion.arms) > 1 else ""
         return f"Undecided so far: there is no arm yet that can be compared with {baseline.name}{reason}."
     objective = chosen.objective
-    own, reference = (objective.format(mean) for mean in common_means(chosen, baseline, chosen.value_of))
+    means = common_means(chosen, baseline, chosen.value_of, study.paired)
+    own, reference = objective.format(means.arm), objective.format(means.baseline)
     reached = f"{_name(chosen)} reaches {own} {objective.name} and {baseline.name} {reference}"
     if math.isnan(chosen.comparison.low):
         return f"Undecided so far: {reached}; {_why_not_compared(chosen, baseline)}."
@@ -149,10 +150,12 @@ def with_option(command: str, name: str, value: str) -> str:
     """
     words, kept, options = iter(shlex.split(command)), [], (f"--{name}", f"--{name.replace('_', '-')}")
     for word in words:
-        if word in options:
-            next(words, None)
-        elif word.partition("=")[0] not in options:
+        option, is_assigned, _ = word.partition("=")
+        # An option of a dict may also be given one key at a time.
+        if option not in options and not option.startswith(tuple(f"{it}." for it in options)):
             kept.append(word)
+        elif not is_assigned:
+            next(words, None)
     return shlex.join([*kept, f"--{name}", value]) if kept else ""
 
 

@@ -48,7 +48,7 @@ def answer_card(conclusion: Conclusion, results: Sequence[Result], study: Study)
         study: The study's config.
     """
     verdict, kind = _verdict(conclusion, study)
-    facts = [_gain(conclusion), _recommended(conclusion, study), *_accuracies(conclusion), _cost(results)]
+    facts = [_gain(conclusion), _recommended(conclusion, study), *_accuracies(conclusion, study), _cost(results)]
     return AnswerCard(verdict, kind, [fact for fact in facts if fact is not None])
 
 
@@ -96,29 +96,22 @@ def _recommended(conclusion: Conclusion, study: Study) -> Fact:
     return Fact(label, ", ".join(values) or chosen.name, note)
 
 
-def _accuracies(conclusion: Conclusion) -> list[Fact]:
+def _accuracies(conclusion: Conclusion, study: Study) -> list[Fact]:
     """The objective and the test accuracy of the chosen arm, beside those of the baseline with the same seeds."""
-    objective = conclusion.chosen.objective
-    facts = [
-        _beside_baseline(conclusion, objective.name, conclusion.chosen.value_of, objective.format),
-        _beside_baseline(conclusion, "test accuracy", lambda result: result.test_accuracy, format_percent),
+    objective, chosen = conclusion.chosen.objective, conclusion.chosen
+    shown: list[tuple[str, Callable[[Result], float | None], Callable[[float], str]]] = [
+        (objective.name, chosen.value_of, objective.format),
+        ("test accuracy", lambda result: result.test_accuracy, format_percent),
     ]
-    return [fact for fact in facts if fact is not None]
-
-
-def _beside_baseline(
-    conclusion: Conclusion, label: str, value: Callable[[Result], float | None], show: Callable[[float], str]
-) -> Fact | None:
-    chosen, baseline = conclusion.chosen, conclusion.baseline or conclusion.chosen
-    own, other = common_means(chosen, baseline, value)
-    if math.isnan(own):
-        return None
-    if baseline is chosen or math.isnan(other):
-        return Fact(label, show(own))
-    seeds = [{result.seed for result in arm.results} for arm in (chosen, baseline)]
-    common = seeds[0] & seeds[1]
-    label += f", {len(common)} seeds" if common and seeds[0] != seeds[1] else ""
-    return Fact(label, show(own), f"{baseline.name}: {show(other)}")
+    facts = []
+    for label, value, show in shown:
+        baseline = conclusion.baseline or chosen
+        means = common_means(chosen, baseline, value, study.paired)
+        compared = baseline is not chosen and not math.isnan(means.baseline)
+        note = f"{baseline.name}: {show(means.baseline)}" if compared else ""
+        label += f", {means.seeds} seeds" if compared and means.seeds else ""
+        facts += [] if math.isnan(means.arm) else [Fact(label, show(means.arm), note)]
+    return facts
 
 
 def _cost(results: Sequence[Result]) -> Fact:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from regularization.study.analysis.arms import common_means, summarize_arms
 from regularization.study.analysis.conclusion import Conclusion, Context, draw_conclusion
 from regularization.study.analysis.sentences import with_option
 from regularization.study.analysis.verdicts import Answer, Verdict
@@ -350,6 +351,23 @@ def test_the_largest_value_is_the_best() -> None:
     assert not any("smooth curve" in remark for remark in conclusion.remarks), "its best is the end of what was tried"
 
 
+def test_no_values_of_a_probability_are_suggested() -> None:
+    results, study = results_on_axis([0, 0.2, 0.5, 2])
+    option = "model.network.dropout"
+    results = [replace(result, values={option: result.values[LAMBDA]}) for result in results]
+    study = replace(study, vary={option: study.vary[LAMBDA]})
+    conclusion = conclude((results, study), "λ=0", command="sweep --config study.yaml")
+    assert "the largest value is the best; try larger ones" in conclusion.remarks
+
+
+def test_without_pairs_all_seeds_count() -> None:
+    arms = summarize_arms(
+        {"a": make_results("a", [0.8, 0.9]), "b": make_results("b", [0.7, 0.8, 0.9])}, Study(base="x"), None, 0.05
+    )
+    for paired, means in ((True, (0.85, 0.75, 2)), (False, (0.85, 0.8, 0))):
+        assert astuple(common_means(arms[0], arms[1], arms[0].value_of, paired)) == pytest.approx(means)
+
+
 def test_the_gain_is_corrected_for_choosing_the_best_arm() -> None:
     """Of arms that differ by chance alone, the best one seems to gain more than it does."""
     arms = {
@@ -483,6 +501,7 @@ def test_no_gain_of_another_arm_is_stated() -> None:
         ("sweep --config a.yaml", "sweep --config a.yaml --max_seeds 9"),
         ("sweep --max_seeds 3 --config 'a b.yaml'", "sweep --config 'a b.yaml' --max_seeds 9"),
         ("sweep --max-seeds=3 --seeds 4", "sweep --seeds 4 --max_seeds 9"),
+        ("sweep --max_seeds.a 3 --max_seeds.b=4 --seeds 4", "sweep --seeds 4 --max_seeds 9"),
         ("", ""),
     ],
 )
