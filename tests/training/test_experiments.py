@@ -19,8 +19,8 @@ def test_quickstart_in_a_process_of_its_own() -> None:
     rows = rows_of(Path("runs/quickstart/version_0"))
     assert len(rows) == 30
     assert rows[-1]["val_accuracy"] >= 0.91
-    # In a pipe: the header, the table of what acts, a line per epoch, the outcome, and no progress bar.
-    assert len(done.stdout.splitlines()) == 3 + 9 + 30 + 8
+    # In a pipe: the network, the table of what acts, the columns, a line per epoch, the outcome, and no progress bar.
+    assert len(done.stdout.splitlines()) == 3 + 11 + 2 + 30 + 8
 
 
 def test_the_seed_learns_on_real_cifar(cifar_root: str) -> None:
