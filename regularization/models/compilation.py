@@ -20,8 +20,13 @@ def memory_layout(network: nn.Module, memory_format: MemoryFormat) -> torch.memo
     """The layout that ``network`` is given: channels_last only where all convolutions have at least 16 filters."""
     # In channels_last and with several threads, the CPU kernels of PyTorch 2.14 write past the memory of convolutions
     # with fewer than 16 filters.
-    narrow = any(isinstance(module, nn.Conv2d) and module.out_channels < WIDE for module in network.modules())
-    return torch.contiguous_format if memory_format == "contiguous" or narrow else torch.channels_last
+    is_narrow = any(number < WIDE for number in _filters(network))
+    return torch.contiguous_format if memory_format == "contiguous" or is_narrow else torch.channels_last
+
+
+def _filters(network: nn.Module) -> list[int]:
+    """The number of filters of each convolution."""
+    return [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
 
 
 def bfloat16_instructions() -> bool | None:
@@ -40,9 +45,9 @@ def precision_advice(trainer: Trainer, network: nn.Module) -> str | None:
     if trainer.precision in ("bf16-mixed", "bf16-true") and not has_instructions:
         return f"this CPU has no bfloat16 instructions: precision {trainer.precision} is slower than 32-true"
     # Convolutions with few filters gain little or nothing.
-    filters = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
-    if trainer.precision == "32-true" and has_instructions and min(filters, default=0) >= WIDE:
-        return "this CPU has bfloat16 instructions: --trainer.precision bf16-mixed may take only 0.65 times as long"
+    if trainer.precision == "32-true" and has_instructions and min(_filters(network), default=0) >= WIDE:
+        option = "--trainer.precision bf16-mixed"
+        return f"this CPU has bfloat16 instructions: with {option}, a step may take only 65% of the time"
     return None
 
 

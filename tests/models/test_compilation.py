@@ -24,7 +24,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool]) -> N
 
 def test_a_cpu_with_bfloat16_is_recommended_the_precision_that_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, BF16)
-    assert "--trainer.precision bf16-mixed may take only 0.65 times as long" in (advice("32-true", WhitenedNet()) or "")
+    said = advice("32-true", WhitenedNet()) or ""
+    assert "--trainer.precision bf16-mixed, a step may take only 65% of the time" in said
     assert advice("bf16-mixed", WhitenedNet()) is None
     assert advice("32-true", WhitenedNet(), "cuda:0") is None
 

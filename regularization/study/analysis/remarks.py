@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from regularization.study.analysis.arms import ArmSummary
-from regularization.study.analysis.effects import change_of
+from regularization.study.analysis.changes import change_of
 from regularization.study.analysis.regularizers import others_in
 from regularization.study.analysis.sentences import format_p, with_option
 from regularization.study.analysis.verdicts import Answer, Verdict

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from regularization.callbacks.history import format_duration
 from regularization.models.objective import ACCURACY, Objective
 from regularization.study.analysis.arms import ArmSummary, common_means
+from regularization.study.analysis.changes import worsened
 from regularization.study.analysis.comparison import Comparison
-from regularization.study.analysis.effects import worsened
 from regularization.study.analysis.regularizers import kind_of
 from regularization.study.analysis.verdicts import Answer, Verdict
 from regularization.study.config import Study
