@@ -19,8 +19,12 @@ def test_quickstart_in_a_process_of_its_own() -> None:
     rows = rows_of(Path("runs/quickstart/version_0"))
     assert len(rows) == 30
     assert rows[-1]["val_accuracy"] >= 0.91
-    # In a pipe: the network, the table of what acts, the columns, a line per epoch, the outcome, and no progress bar.
-    assert len(done.stdout.splitlines()) == 3 + 11 + 2 + 30 + 8
+    # In a pipe: a line per epoch, no progress bar that is drawn again, and no line that wraps in a terminal.
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("epoch")] == [f"{n}/30" for n in range(1, 31)]
+    assert lines[0].startswith("SmallResNet with 19,858 parameters")
+    assert lines[-1] == "compare runs: python -m regularization report runs/quickstart"
+    assert "\r" not in done.stdout and max(len(line.rstrip()) for line in lines) <= 80
 
 
 def test_the_seed_learns_on_real_cifar(cifar_root: str) -> None:
