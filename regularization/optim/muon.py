@@ -1,4 +1,4 @@
-"""MuonAdamW: torch's Muon for the matrices and kernels of a network, and AdamW for its other parameters."""
+"""MuonAdamW: Muon for the matrices and kernels of a network, and AdamW for its other parameters."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,6 +7,10 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+# Coefficients of the quintic iteration by Jordan et al. 2024 (kellerjordan.github.io/posts/muon), as in torch's Muon.
+A, B, C = 3.4445, -4.775, 2.0315
+ITERATIONS = 5
+
 
 class MuonAdamW(Optimizer):
     """Muon for parameters with two or more dimensions, AdamW for biases and scales (arXiv:2502.16982).
@@ -14,6 +18,9 @@ class MuonAdamW(Optimizer):
     Muon moves a matrix by its momentum with all singular values set to about 1: w ← (1 − ηλ)·w − η·0.2·√max(n, m)·UVᵀ
     for the momentum U·S·Vᵀ ``(n, m)``. A kernel is a matrix of filters. The factor makes the step as large as AdamW's:
     one learning rate η and one weight decay λ, which is decoupled, serve both.
+
+    It computes the same as ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, which orthogonalizes in
+    bfloat16. Here this is done in float32 on the CPU: without instructions for bfloat16, it is about 20 times as fast.
 
     Args:
         params: Parameters or parameter groups.
@@ -35,9 +42,10 @@ class MuonAdamW(Optimizer):
     ) -> None:
         options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "betas": betas}
         super().__init__(params, options)
-        for group in self.param_groups:  # Both check their arguments.
-            _muon([torch.zeros(1, 1)], group)
-            _adamw([torch.zeros(1)], group)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be at least 0 and below 1, not {momentum}")
+        for group in self.param_groups:
+            _adamw([torch.zeros(1)], group)  # checks the other arguments
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -48,31 +56,46 @@ class MuonAdamW(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             trained = [w for w in group["params"] if w.grad is not None]
-            matrices = {_as_matrix(w): w for w in trained if w.ndim > 1}
-            others = {w: w for w in trained if w.ndim <= 1}
-            for make, parameters in ((_muon, matrices), (_adamw, others)):
-                if parameters:
-                    # Made for one step: a view would become stale if the memory of its weight is replaced.
-                    optimizer = make(list(parameters), group)
-                    optimizer.state.update({view: self.state[w] for view, w in parameters.items()})
-                    optimizer.step()
-                    self.state.update({w: optimizer.state[view] for view, w in parameters.items()})
+            for w in trained:
+                if w.ndim > 1:
+                    _move_matrix(w, self.state[w], group)
+            others = [w for w in trained if w.ndim <= 1]
+            if others:
+                optimizer = _adamw(others, group)
+                optimizer.state.update({w: self.state[w] for w in others})
+                optimizer.step()
+                self.state.update({w: optimizer.state[w] for w in others})
         return loss
-
-
-def _muon(matrices: list[Tensor], group: dict[str, Any]) -> Optimizer:
-    options = {name: group[name] for name in ("lr", "weight_decay", "momentum", "nesterov")}
-    return torch.optim.Muon(matrices, **options, adjust_lr_fn="match_rms_adamw")
 
 
 def _adamw(parameters: list[Tensor], group: dict[str, Any]) -> Optimizer:
     return AdamW(parameters, **{name: group[name] for name in ("lr", "weight_decay", "betas")})
 
 
-def _as_matrix(w: Tensor) -> Tensor:
-    """A view of ``w`` with one row per filter, whatever its memory format, and with the gradient in the same order."""
-    order = [0, *sorted(range(1, w.ndim), key=w.stride, reverse=True)]
-    matrix = w.detach().permute(order).view(len(w), -1)
+def _move_matrix(w: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    """One step of Muon on ``w``, whose momentum is kept in ``state``."""
     assert w.grad is not None
-    matrix.grad = w.grad.permute(order).reshape(len(w), -1)
-    return matrix
+    # One row per filter. The columns are in the order of the memory, so that this is a view of ``w``.
+    order = [0, *sorted(range(1, w.ndim), key=w.stride, reverse=True)]
+    matrix = w.permute(order).view(len(w), -1)
+    gradient = w.grad.permute(order).reshape(len(w), -1)
+    if "momentum_buffer" not in state:
+        state["momentum_buffer"] = torch.zeros_like(gradient, memory_format=torch.preserve_format)
+    average = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+    direction = gradient.lerp(average, group["momentum"]) if group["nesterov"] else average
+    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+    matrix.add_(orthogonalized(direction), alpha=-0.2 * group["lr"] * max(matrix.shape) ** 0.5)
+
+
+def orthogonalized(matrix: Tensor) -> Tensor:
+    """About U·Vᵀ for a matrix U·S·Vᵀ ``(n, m)``: five Newton–Schulz iterations bring most of S to between 0.7 and 1.2.
+
+    In float32 on the CPU, elsewhere in bfloat16, in which GPUs are faster.
+    """
+    x = matrix.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
+    x = x.T if len(x) > x.shape[1] else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
+    return (x if x.shape == matrix.shape else x.T).to(matrix.dtype)

@@ -4,12 +4,14 @@ import copy
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from regularization import Digits, ImageClassifier, MuonAdamW, SmallResNet
 from regularization.errors import UserError
+from regularization.optim.muon import orthogonalized
 from tests.models.test_classifier import trainer
 
 
@@ -47,10 +49,29 @@ def test_it_is_muon_and_adamw(layout: torch.memory_format) -> None:
         for it in expected:
             it.step()
     for ours, theirs in zip([w for w in trained.parameters() if w.ndim > 1], matrices, strict=True):
-        # Newton and Schulz's iterations are computed in bfloat16; the order of columns changes their last bits.
+        # torch's iterations are computed in bfloat16.
         torch.testing.assert_close(ours.reshape(theirs.shape), theirs.detach(), rtol=0.05, atol=1e-3)
     for ours, theirs in zip([w for w in trained.parameters() if w.ndim == 1], others, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 30), (30, 4)])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_each_singular_value_is_iterated_and_the_singular_vectors_stay(shape: tuple[int, int], scale: float) -> None:
+    matrix = scale * np.random.default_rng(0).normal(size=shape)
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+    s = s / np.linalg.norm(s)
+    for _ in range(5):
+        s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
+    found = orthogonalized(torch.from_numpy(matrix)).numpy()
+    np.testing.assert_allclose(found, u * s @ vt, rtol=1e-3, atol=1e-4)
+
+
+def test_a_gradient_of_zero_moves_nothing_but_the_decay() -> None:
+    w = nn.Parameter(torch.ones(3, 4))
+    w.grad = torch.zeros(3, 4)
+    MuonAdamW([w], lr=0.5, weight_decay=0.5).step()
+    assert torch.equal(w.detach(), torch.full((3, 4), 0.75))
 
 
 def test_a_restored_state_continues_with_the_same_bits() -> None:
@@ -84,3 +105,5 @@ def test_closures_schedules_and_the_timescale_in_training() -> None:
 def test_wrong_values_are_rejected() -> None:
     with pytest.raises(UserError, match=r"cannot create the optimizer or its scheduler: .*-1"):
         ImageClassifier(SmallResNet(width=4), partial(MuonAdamW, lr=-1.0))
+    with pytest.raises(UserError, match=r"momentum must be at least 0 and below 1, not 1\.5"):
+        ImageClassifier(SmallResNet(width=4), partial(MuonAdamW, momentum=1.5))

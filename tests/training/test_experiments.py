@@ -24,7 +24,8 @@ def test_quickstart_in_a_process_of_its_own() -> None:
     assert [line.split()[1] for line in lines if line.startswith("epoch")] == [f"{n}/30" for n in range(1, 31)]
     assert lines[0].startswith("SmallResNet with 19,858 parameters")
     assert lines[-1] == "compare runs: python -m regularization report runs/quickstart"
-    assert "\r" not in done.stdout and max(len(line.rstrip()) for line in lines) <= 80
+    assert "\r" not in done.stdout
+    assert max(len(line.rstrip()) for line in lines) <= 80
 
 
 def test_the_seed_learns_on_real_cifar(cifar_root: str) -> None:

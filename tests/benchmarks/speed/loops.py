@@ -54,26 +54,27 @@ def bare(
     batch_size: int = 64,
     memory_format: str = "channels_last",
     threads: int | None = None,
-    compiled: bool = False,
+    compile_mode: str | None = None,
     bfloat16: bool = False,
 ) -> float:
     """Images/s of the same network at 96×96 with nothing but forward, cross-entropy, backward and step.
 
     The batches are prepared and lie on the device. Freed memory is kept, as ``fit`` does: what the machine can do.
+    ``compile_mode`` is that of ``torch.compile``; None does not compile.
     """
     retain_freed_memory()
     torch.set_num_threads(threads or torch.get_num_threads())
     torch.backends.cudnn.benchmark = bfloat16  # as configs/with/gpu.yaml has it
     layout = MEMORY_FORMATS[memory_format]
-    step = _bare_step(device, layout, compiled, bfloat16)
+    step = _bare_step(device, layout, compile_mode, bfloat16)
     batches = _prepared(device, layout, batch_size)
     return batch_size / _seconds_a_step(step, batches, steps, warm, device)
 
 
-def _bare_step(device: str, layout: torch.memory_format, compiled: bool, bfloat16: bool) -> Step:
+def _bare_step(device: str, layout: torch.memory_format, compile_mode: str | None, bfloat16: bool) -> Step:
     network: nn.Module = ResNet(norm_init="uniform").to(device, memory_format=layout)  # type: ignore[call-overload]
-    if compiled:
-        network.compile(dynamic=False)
+    if compile_mode is not None:
+        network.compile(mode=compile_mode, dynamic=False)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, weight_decay=1e-4)
 
     def step(inputs: Tensor, labels: Tensor) -> None:

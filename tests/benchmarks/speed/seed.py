@@ -21,6 +21,7 @@ from tests.benchmarks.speed.settings import Settings, config
 UNIT = "images/s"
 BARE = "bare loop"
 COMPILED = "bare loop, compiled"
+COMPILE_MODES = {COMPILED: "default", "bare loop, max-autotune": "max-autotune-no-cudagraphs"}
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -64,7 +65,8 @@ def _choices(settings: Settings) -> dict[str, Callable[[], float]]:
             found[f"bare loop, {counted(count, 'thread')}"] = partial(elsewhere, bare, *on, threads=count)
     if has_compiler(settings) and not settings.quick:
         # Compiled in the steps before; PyTorch keeps the code for the rounds to come.
-        found[COMPILED] = lambda: elsewhere(bare, *on, compiled=True)
+        for name, mode in COMPILE_MODES.items():
+            found[name] = partial(elsewhere, bare, *on, compile_mode=mode)
     return found
 
 
