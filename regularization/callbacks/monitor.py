@@ -20,7 +20,7 @@ from regularization.optim.references import L2SP
 from regularization.optim.weight_decay import decay_per_step, is_decoupled, momentum_gain
 
 INTERVAL = 100  # optimizer steps between two measurements of the gradients; there is at least one per epoch
-CAVEAT = "a single run does not show whether regularization helps: sweep compares several"
+CAVEAT = "one run does not show whether regularization helps: sweep trains several seeds"
 
 
 class Monitor(Callback):
@@ -118,7 +118,7 @@ def describe_run(row: Row, distances: dict[str, float]) -> str:
     """
     gap = 100 * row["gap_accuracy"]
     above = f"{abs(gap):.1f} points {'above' if gap >= 0 else 'below'} the validation accuracy"
-    parts = [f"accuracy on clean training images {row['clean_accuracy']:.1%}", above]
+    parts = [f"accuracy on unaugmented training images {row['clean_accuracy']:.1%}", above]
     if row.get("sparsity"):
         parts.append(f"{row['sparsity']:.1%} of the weights are zero")
     if norms := [value for name, value in row.items() if name.startswith("norm/")]:

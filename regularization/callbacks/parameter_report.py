@@ -24,7 +24,7 @@ from regularization.optim.weight_decay import parameter_kind
 SAMPLE, SMALLEST_SAMPLE = 64, 16
 # Kinds of parameters that have another name in the table.
 KINDS = {"scales": "norm scales"}
-INVARIANT = "scale-invariant weights: a norm layer follows, so that their size has no effect\n"
+INVARIANT = "scale-invariant: a norm layer follows, so the size does not change the output\n"
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,13 @@ def report(args: list[str]) -> None:
 
     from regularization.study.analysis.conclusion import Context
     from regularization.study.closing import STUDY, conclude, write_answer
-    from regularization.study.found_runs import common_objective
+    from regularization.study.found_runs import common_objective, single_study
 
     # Lightning, which sets its log levels when it is imported, has only been imported now.
     configure_logging()
     folders = _existing(options.folders)
+    if len(folders) == 1 and (only := single_study(folders[0])) is not None:
+        folders = [only]
     path = folders[0] / STUDY
     record = yaml.safe_load(path.read_text()) if len(folders) == 1 and path.is_file() else {}
     objective, remark = ("", "") if record else common_objective(folders)

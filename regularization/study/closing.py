@@ -253,7 +253,7 @@ def _test(conclusion: Conclusion, plan: "Plan", trials: list[Trial], folder: Pat
     tested = json.loads((folder / TESTED).read_text())
     waiting = [trial for trial in trials if trial.arm.name in tested and _is_untested(trial, plan)]
     if waiting:
-        print(f"scoring the test images with {len(waiting)} trained networks", flush=True)
+        print(f"evaluating {len(waiting)} networks of {' and '.join(tested)} on the test images", flush=True)
     # One network after the other, on the cores of all workers.
     torch.set_num_threads(min(plan.threads * (plan.workers or 1), max(plan.threads, os.cpu_count() or 1)))
     for trial in waiting:

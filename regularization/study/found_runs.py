@@ -61,9 +61,11 @@ def find(folders: Iterable[Path], score: str = "last") -> Runs:
         UserError: When no run is complete.
     """
     folders = list(folders)
-    run_dirs = _run_dirs(folders)
+    found = _run_dirs(folders)
+    of_studies = _trials_beside_runs(found, folders)
+    run_dirs = [run_dir for run_dir in found if run_dir not in of_studies]
     complete = {run_dir: result for run_dir in run_dirs if (result := read(run_dir, score)) is not None}
-    strangers = [run_dir for run_dir in complete if any(_is_in_study(run_dir, folder) for folder in folders)]
+    strangers = [run_dir for run_dir in complete if _is_in_study(run_dir, folders)]
     for run_dir in strangers:
         del complete[run_dir]
     if not complete:
@@ -76,6 +78,7 @@ def find(folders: Iterable[Path], score: str = "last") -> Runs:
     failures = dict.fromkeys(_renamed(failure, names[run_dir]) for run_dir, failure in failed.items())
     kinds: dict[str, list[Path]] = {"copies of other runs": sorted(complete.keys() - {run.folder for run in unique})}
     kinds["started by no study"] = strangers
+    kinds["compared in the report of their study"] = of_studies
     for run_dir in run_dirs:
         if run_dir not in complete and run_dir not in failed and run_dir not in strangers:
             kind = "without validation" if (run_dir / directory.RESULT).is_file() else "not finished"
@@ -101,10 +104,31 @@ def common_objective(folders: Iterable[Path]) -> tuple[str, str]:
     return DEFAULT, f"the runs have several objectives ({names}): they are compared by {ACCURACY.name}"
 
 
-def _is_in_study(run_dir: Path, folder: Path) -> bool:
-    """Whether a run that is no trial lies within a study that is in or below ``folder``."""
-    between = [path for path in run_dir.parents if path == folder or folder in path.parents]
-    return not (run_dir / TRIAL).is_file() and any((path / STUDY).is_file() for path in between)
+def single_study(folder: Path) -> Path | None:
+    """The folder of the only study in or below ``folder``, if there are no other runs."""
+    sources = {_source(run_dir) for run_dir in _run_dirs([folder]) if not _is_in_study(run_dir, [folder])}
+    studies = [source for source in sources if (source / STUDY).is_file() and folder in (source, *source.parents)]
+    return studies[0] if len(sources) == len(studies) == 1 else None
+
+
+def _is_in_study(run_dir: Path, folders: Iterable[Path]) -> bool:
+    """Whether a run that is no trial lies within a study that is in or below one of the ``folders``."""
+    if (run_dir / TRIAL).is_file():
+        return False
+    between = [path for folder in folders for path in run_dir.parents if path == folder or folder in path.parents]
+    return any((path / STUDY).is_file() for path in between)
+
+
+def _trials_beside_runs(run_dirs: Iterable[Path], folders: Sequence[Path]) -> list[Path]:
+    """Trials of studies that ``folders`` do not name, in folders that also have runs of ``fit``.
+
+    The report of a study takes into account how its seeds were added. With other runs mixed in, it could not.
+    """
+    studies = {run_dir: _source(run_dir) for run_dir in run_dirs if (run_dir / TRIAL).is_file()}
+    runs = [run_dir for run_dir in run_dirs if run_dir not in studies and not _is_in_study(run_dir, folders)]
+    mixed = {folder for folder in folders if any(folder in run_dir.parents for run_dir in runs)}
+    named = {study for study in studies.values() for folder in folders if folder == study or study in folder.parents}
+    return [run_dir for run_dir, study in studies.items() if study not in named and mixed & set(study.parents)]
 
 
 def _run_dirs(folders: Iterable[Path]) -> list[Path]:

@@ -123,7 +123,7 @@ def test_the_distance_from_the_initial_weights_is_measured(tmp_path: Path) -> No
     distance = np.linalg.norm((head.weight.detach() - origin).numpy())
     assert distance > 0
     assert f"distance from w₀ {distance:.3g} (start)" in message
-    assert caveat.startswith("a single run does not show whether regularization helps")
+    assert caveat.startswith("one run does not show whether regularization helps")
 
 
 @pytest.mark.parametrize("strength", ["5e-7", "0.5"])
@@ -131,14 +131,14 @@ def test_a_run_ends_without_a_verdict_on_lambda(capsys: pytest.CaptureFixture[st
     short = ("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "4")
     main(["fit", *QUICK, *short, "--model.optimizer.weight_decay", strength])
     lines = capsys.readouterr().out.splitlines()
-    first = next(index for index, line in enumerate(lines) if line.startswith("accuracy on clean"))
+    first = next(index for index, line in enumerate(lines) if line.startswith("accuracy on unaugmented"))
     *parts, caveat = lines[first : lines.index(CAVEAT) + 1]
     message = " ".join(parts)
     row = rows_of(RUN)[-1]
     assert message.startswith(
-        f"accuracy on clean training images {row['clean_accuracy']:.1%}, {100 * abs(row['gap_accuracy']):.1f} points "
+        f"accuracy on unaugmented training images {row['clean_accuracy']:.1%}, {100 * abs(row['gap_accuracy']):.1f} points "
     )
-    assert caveat == "a single run does not show whether regularization helps: sweep compares several"
+    assert caveat == "one run does not show whether regularization helps: sweep trains several seeds"
 
 
 def clean_images(data: Digits | CIFAR10) -> int:

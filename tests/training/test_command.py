@@ -69,8 +69,8 @@ def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str
     assert out[3].startswith("what acts on the parameters")
     assert [line[:11] for line in out if line.startswith("epoch ")] == ["epoch 1/2  ", "epoch 2/2  "]
     acted = out.index("regularization: weight decay 0.0005")
-    assert out[acted + 1].startswith("accuracy on clean training images ")
-    assert out[-5] == "a single run does not show whether regularization helps: sweep compares several"
+    assert out[acted + 1].startswith("accuracy on unaugmented training images ")
+    assert out[-5] == "one run does not show whether regularization helps: sweep trains several seeds"
     best = max(rows, key=lambda row: row["val_accuracy"])
     assert (
         out[-4].partition(",")[0]

@@ -39,11 +39,6 @@ def image_share(accuracies: Floats, images: int) -> float:
     return min(1.0, mean * (1 - mean) / images / variance) if variance > 0 and images else math.nan
 
 
-def mcnemar(fixed: int, broken: int) -> float:
-    """The p value of McNemar's exact test (McNemar 1947): predictions are as often fixed as broken."""
-    return float(stats.binomtest(fixed, fixed + broken, 0.5).pvalue) if fixed + broken else 1.0
-
-
 def bootstrap(gains: NDArray[np.floating], draws: int = 1000, seed: int = 0) -> Comparison:
     """The mean gain with a percentile interval from a bootstrap that crosses seeds and images (arXiv:0711.1438).
 

@@ -117,4 +117,4 @@ def _accuracies(conclusion: Conclusion, study: Study) -> list[Fact]:
 def _cost(results: Sequence[Result]) -> Fact:
     seconds, steps = sum(result.seconds for result in results), sum(result.steps for result in results)
     trials = "1 trial" if len(results) == 1 else f"{len(results):,} trials"
-    return Fact("sum of training times", format_duration(seconds), f"{trials}, {steps:,} steps")
+    return Fact("total training time", format_duration(seconds), f"{trials}, {steps:,} steps")

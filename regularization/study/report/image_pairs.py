@@ -30,7 +30,6 @@ class PairedImages:
         gain: Difference in accuracy, first minus second, with its interval over seeds and images.
         fixed: Number of predictions, over all seeds, that are correct in the first arm and wrong in the second.
         broken: Number of predictions that are wrong in the first arm and correct in the second.
-        p: The p value of McNemar's test on these two numbers. It is valid for these trained networks only.
         gains_by_image: For each image with any difference, by its index: the mean over seeds of +1 (fixed), 0 or −1.
         predicted: For each of these images, the class that was most often predicted by whichever arm was wrong.
     """
@@ -38,7 +37,6 @@ class PairedImages:
     gain: Comparison
     fixed: int
     broken: int
-    p: float
     gains_by_image: dict[int, float]
     predicted: dict[int, int]
 
@@ -84,8 +82,7 @@ def compare_images(first: Sequence[Result], second: Sequence[Result]) -> PairedI
     gain = statistics.bootstrap(table)
     fixed = sum(int((pair.first & ~pair.second).sum()) for pair in pairs)
     broken = sum(int((pair.second & ~pair.first).sum()) for pair in pairs)
-    p = statistics.mcnemar(fixed, broken)
-    return PairedImages(gain, fixed, broken, p, _gains_by_image(images, table), _predicted(pairs))
+    return PairedImages(gain, fixed, broken, _gains_by_image(images, table), _predicted(pairs))
 
 
 def _pair(first: Result, second: Result) -> _SeedPair | None:

@@ -50,6 +50,7 @@ class LiveTable:
         self._shown = Table()
         self._before = self._share(self.progress())
         self._planned = len(queue.planned)
+        self._is_extended = False  # whether trials have been added
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -75,6 +76,9 @@ class LiveTable:
             outcome = f"{objective.name} {objective.format(trial.value)}"
         else:
             return  # stopped on request
+        if not self._is_extended and not self._total():
+            self._is_extended = True
+            print("not decided yet: seeds are added until the result is clear", flush=True)
         progress = self.progress()
         ended = sum(item.state in ("done", "failed") for _, item in progress)
         print(f"{ended:3}{self._total()} {name}: {outcome}  {self._left(progress)}".rstrip(), flush=True)

@@ -31,9 +31,9 @@ FIGURES = ("figure.png", "figure.pdf", "figure.svg")
 TABLE_NOTE = (
     "Accuracies are means over seeds with their 95% intervals. Differences are {differences}, between "
     "runs with the same seed, so that they may deviate from the differences of the means; "
-    "their intervals hold simultaneously in 95% of studies, and p is adjusted likewise. An asterisk marks a mean that "
+    "their intervals and p are adjusted for the number of comparisons. An asterisk marks a mean that "
     "differs from the baseline's, tested in the same way. The difference by image compares predictions on the same "
-    "images, with a bootstrap interval that crosses seeds and images. Over all seeds, “corrected” counts the "
+    "images, with a bootstrap interval that resamples both seeds and images. Over all seeds, “corrected” counts the "
     "predictions that are correct in this arm and wrong in the baseline, and “newly wrong” the opposite. NLL is the "
     "negative log-likelihood in nats and ECE the expected calibration error, both on the validation images. Trials, "
     "steps and training time include tuning, and the training time is a sum over trials."
@@ -142,7 +142,10 @@ def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
         "The interval and the p value of a gain are adjusted for the number of comparisons."
     )
     if conclusion.curve is not None and study.axis:
-        note += " The smooth curve leaves out values far below the others; the band is its 95% interval."
+        note += (
+            " The smooth curve leaves out values far below the others. The band is the 95% interval of the curve, which "
+            "uses all trials and is narrower than the bars."
+        )
     plots = [Plot(figures.main_figure(conclusion, study), title, "" if len(study.vary) == 2 else note)]
     side_by_side = len(study.vary) != 2
     plots += [Plot(figure, title, small=side_by_side) for title, figure in effects.effect_figures(conclusion, study)]
@@ -178,10 +181,10 @@ def _contact_sheets(conclusion: Conclusion, pairs: Mapping[str, PairedImages | N
     if data is None:
         return None
     note = (
-        f"Validation images that {conclusion.chosen.name} classifies correctly and {conclusion.baseline.name} does "
-        f"not, ordered by the share of seeds in which they differ, with the most frequent prediction of "
-        f"{conclusion.baseline.name}. Over all seeds, {paired.fixed:,} predictions became correct and "
-        f"{paired.broken:,} wrong (McNemar's test: p = {paired.p:.2g}, for these trained networks, not for new ones)."
+        f"Validation images that {conclusion.chosen.name} classifies correctly with more seeds than "
+        f"{conclusion.baseline.name}, ordered by the difference in the share of seeds that validate the image, with "
+        f"the most frequent prediction of {conclusion.baseline.name}. Over all seeds, {paired.fixed:,} predictions "
+        f"became correct and {paired.broken:,} wrong."
     )
     return ContactSheets(*image_pairs.contact_sheets(paired, data), note)
 

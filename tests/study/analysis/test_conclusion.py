@@ -51,7 +51,8 @@ def test_an_arm_helps() -> None:
     untested = "the arms that help have not been compared with each other, only with the baseline"
     assert conclusion.remarks[:3] == ["helps: λ=0.0001, λ=0.001, λ=0.01", "hurts: λ=0.1", untested]
     assert re.fullmatch(
-        r"smooth curve: best weight_decay [\d.e-]+ \(95% interval [\d.e-]+ to [\d.e-]+\)", conclusion.remarks[-1]
+        r"maximum of the smooth curve: weight_decay [\d.e-]+ \(95% interval [\d.e-]+ to [\d.e-]+\)",
+        conclusion.remarks[-1],
     )
     assert (conclusion.answer, conclusion.chosen.name) == (Answer.HELPS, "λ=0.001")
     assert conclusion.seeds_needed is None
@@ -82,11 +83,11 @@ def test_none_helps_and_one_that_is_not_the_strongest_hurts() -> None:
 
 
 def test_none_helps_among_named_arms() -> None:
-    conclusion = conclude(named_arms(none=NONE, l1=[0.8005, 0.81, 0.7895], l2=[0.8, 0.8095, 0.7905]), "none")
+    conclusion = conclude(named_arms(none=NONE, l1=[0.8005, 0.81, 0.7895], l2=[0.8, 0.8094, 0.7904]), "none")
     assert conclusion.sentence == (
         "No arm helps by more than 0.5 points compared with none: the intervals end at +0.14 points or lower (l1)."
     )
-    assert conclusion.remarks == ["no difference that matters: l2, l1"]
+    assert conclusion.remarks == ["no difference that matters: l1, l2"]
     assert conclusion.chosen.name == "none"
 
 

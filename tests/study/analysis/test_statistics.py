@@ -59,12 +59,6 @@ def test_the_share_of_the_images_is_1_where_networks_are_equally_good() -> None:
     assert statistics.image_share(accuracies, 500) == pytest.approx(1, abs=0.05)
 
 
-def test_mcnemar() -> None:
-    assert statistics.mcnemar(0, 0) == 1
-    # 2·(C(10,0) + C(10,1)) / 2¹⁰
-    assert statistics.mcnemar(9, 1) == pytest.approx(22 / 1024)
-
-
 def draw_gains(generator: np.random.Generator, seeds: int, images: int, missing: float = 0.0) -> NDArray[np.float64]:
     """Gains ``(seeds, images)`` with a mean of about 0.01 that differ by the image more than by the seed."""
     latent = generator.normal(0, 0.5, images) + generator.normal(0, 0.1, (seeds, 1))

@@ -38,7 +38,7 @@ def test_a_study_that_helps() -> None:
         ("recommended", "arm 1", ""),
         ("validation accuracy", "82.50%", "none: 81.00%"),
         ("test accuracy", "80.50%", "none: 79.00%"),
-        ("sum of training times", "6 min 0 s", "6 trials, 600 steps"),
+        ("total training time", "6 min 0 s", "6 trials, 600 steps"),
     ]
 
 
@@ -86,7 +86,7 @@ def test_an_undecided_study_and_one_without_a_baseline() -> None:
     assert facts[1][0] == "looks best so far"
     verdict, kind, facts = card_of(results, study, None)
     assert (verdict, kind) == ("Not compared: there is no baseline", "undecided")
-    assert [label for label, *_ in facts] == ["recommended", "validation accuracy", "sum of training times"]
+    assert [label for label, *_ in facts] == ["recommended", "validation accuracy", "total training time"]
 
 
 @pytest.mark.parametrize(
