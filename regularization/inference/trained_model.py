@@ -114,7 +114,7 @@ def _checkpoint_file(path: Path) -> Path:
     """The checkpoint that ``path``, a file or a run folder, stands for."""
     if not path.is_dir():
         return path
-    best, last = (path / directory.CHECKPOINTS / name for name in (checkpoint_io.BEST, checkpoint_io.LAST))
+    best, last = (checkpoint_io.folder_in(path) / name for name in (checkpoint_io.BEST, checkpoint_io.LAST))
     return best if best.is_file() else last
 
 

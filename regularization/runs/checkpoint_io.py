@@ -152,9 +152,7 @@ def find(name: str, newest_with: Callable[[str], Path], prefer_best: bool = Fals
     if name in ("best", "last"):
         folder = newest_with(f"{name}.ckpt") / directory.CHECKPOINTS
     elif Path(name).is_dir():
-        folder = Path(name) / directory.CHECKPOINTS
-        if not folder.is_dir():
-            raise UserError(f"--ckpt_path: {name} is not a run folder: it has no folder {directory.CHECKPOINTS}")
+        folder = folder_in(Path(name))
         name = "best" if prefer_best and (folder / BEST).is_file() else "last"
     else:
         return Path(name), read(Path(name))
@@ -168,6 +166,18 @@ def find(name: str, newest_with: Callable[[str], Path], prefer_best: bool = Fals
         epoch = int(checkpoint["epoch"]) + 1
         warnings.warn(f"{error}; continuing from {folder / BEST}, written after epoch {epoch}", stacklevel=2)
         return folder / BEST, checkpoint
+
+
+def folder_in(run_dir: Path) -> Path:
+    """The folder of the checkpoints of a run.
+
+    Raises:
+        UserError: When there is none.
+    """
+    folder = run_dir / directory.CHECKPOINTS
+    if not folder.is_dir():
+        raise UserError(f"--ckpt_path: {run_dir} is not a run folder: it has no folder {directory.CHECKPOINTS}")
+    return folder
 
 
 def check_statistics(checkpoint: Checkpoint, path: Path) -> None:

@@ -98,12 +98,22 @@ def _limited(trainer: Trainer, steps: int, seconds: float, size: int) -> Cost:
     return Cost(total, (total or 0) / steps * seconds, size)
 
 
-def describe(plan: "Plan") -> None:
-    """Prints the trials with their steps, and what time and disk they would take."""
+def describe(plan: "Plan", folder: Path | None) -> None:
+    """Prints the trials that would run with their steps, and what time and disk they would take.
+
+    Args:
+        plan: The study.
+        folder: The folder in which it would be continued; None for a new one.
+    """
     assert plan.first is not None
-    trials = plan.trials(plan.stage(), plan.arms, Path(plan.stage()))
+    planned = plan.trials(plan.stage(), plan.arms, folder or Path(plan.stage()))
+    trials = [trial for trial in planned if not trial.done]
     for trial in trials:
         print(f"{trial.folder.parent.parent.name}  {trial.name}  {' '.join(trial.arm.args)}")
+    if len(trials) < len(planned):
+        print(f"{len(planned) - len(trials)} other trials are finished: {folder}")
+    # With more threads than a trial has, they would wait for those of other programs.
+    torch.set_num_threads(plan.threads)
     cost = plan.first.cost()
     if cost.steps is None:
         print(f"{len(trials)} trials that nothing ends: give --trainer.max_epochs, max_steps or max_time")

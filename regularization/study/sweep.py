@@ -56,7 +56,7 @@ def run_sweep(
         plan = Plan(study, arms, study_config.find_baseline(study, arms), shared, options)
         plan.check()
         if options.dry_run:
-            describe(plan)
+            describe(plan, _continued(plan, Path(options.folder) / directory.run_name([config])))
             return None
         url = options.storage
         # Others may read the report: it must not contain a password.
@@ -107,13 +107,24 @@ def _folder(plan: Plan, root: Path, name: str) -> Path:
     except OSError as error:
         raise UserError(f"can't create {root / name}: {error.strerror}. Name another --folder.") from error
     with directory.exclusive_lock(root / name):
-        existing = sorted((root / name).glob(f"version_*/{STUDY}"), key=lambda path: int(path.parent.name[8:]))
-        if existing and not plan.options.fresh:
-            check_extends(existing[-1], plan)
-            return existing[-1].parent
+        if (existing := _continued(plan, root / name)) is not None:
+            return existing
         # Ray's nodes may have other processors, and a study that is continued keeps its precision.
         if plan.first is not None and not plan.options.ray and (advice := plan.first.precision_advice()):
             print(advice)
         folder = directory.create_run_dir(root, name)
         directory.write_text(folder / STUDY, study_record(plan, ""))
         return folder
+
+
+def _continued(plan: Plan, folder: Path) -> Path | None:
+    """The newest study in ``folder``, which ``plan`` continues; None if there is none, or with ``--fresh``.
+
+    Raises:
+        UserError: When it is another study.
+    """
+    studies = [] if plan.options.fresh else [path.parent for path in folder.glob(f"version_*/{STUDY}")]
+    newest = max(studies, key=lambda path: int(path.name[8:]), default=None)
+    if newest is not None:
+        check_extends(newest / STUDY, plan)
+    return newest

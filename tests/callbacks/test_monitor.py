@@ -135,9 +135,8 @@ def test_a_run_ends_without_a_verdict_on_lambda(capsys: pytest.CaptureFixture[st
     *parts, caveat = lines[first : lines.index(CAVEAT) + 1]
     message = " ".join(parts)
     row = rows_of(RUN)[-1]
-    assert message.startswith(
-        f"accuracy on unaugmented training images {row['clean_accuracy']:.1%}, {100 * abs(row['gap_accuracy']):.1f} points "
-    )
+    gap = f"{100 * abs(row['gap_accuracy']):.1f} points "
+    assert message.startswith(f"accuracy on unaugmented training images {row['clean_accuracy']:.1%}, {gap}")
     assert caveat == "one run does not show whether regularization helps: sweep trains several seeds"
 
 

@@ -50,6 +50,7 @@ def test_checkpoints_that_are_refused(digits: TrainedModel, refused: Refused) ->
     message = refused("predict", "--ckpt_path", "foreign.ckpt", "--images", ".")
     assert "the checkpoint names os.system, which is not part of this program" in message
     assert "there is no file" in refused("predict", "--ckpt_path", "absent.ckpt", "--images", ".")
+    assert ". is not a run folder" in refused("predict", "--ckpt_path", ".", "--images", ".")
 
 
 class Unpickled:

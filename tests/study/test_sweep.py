@@ -323,6 +323,14 @@ def test_bad_studies(changes: dict[str, Any], args: list[str], message: str, ref
 def test_a_study_is_extended_by_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     main(write(vary={LAMBDA: [1e-3]}, seeds=3))
     begun = starts()
+    capsys.readouterr()
+    main([*write(vary={LAMBDA: [1e-3]}, seeds=5), "--dry_run"])
+    left, finished, cost, _ = capsys.readouterr().out.split("\n", 4)[1:]
+    assert left.startswith("final  weight_decay=0.001 seed 4 ")
+    assert finished == f"3 other trials are finished: {STUDY}"
+    assert cost.startswith("2 trials of 8 steps, ")
+    main([*write(vary={LAMBDA: [1e-3]}, seeds=5), "--dry_run", "--fresh"])
+    assert "\n5 trials of 8 steps, " in capsys.readouterr().out
     main(write(vary={LAMBDA: [1e-3]}, seeds=5))
     extended = table()
     assert starts() == begun | {f"final/weight_decay=0.001/seed_{seed}": 1 for seed in (3, 4)}

@@ -68,9 +68,20 @@ def arm_positions(conclusion: Conclusion, option: str) -> list[float]:
     return log_positions([arm.results[0].values[option] for arm in conclusion.arms])
 
 
-def labelled(conclusion: Conclusion, option: str, min_distance: float = MIN_DISTANCE) -> list[ArmSummary]:
-    """The arms whose values of ``option`` are written at the axis: the chosen one, and others where there is space."""
-    arms = [conclusion.chosen, *(arm for arm in conclusion.arms if arm is not conclusion.chosen)]
+def below_range(conclusion: Conclusion) -> list[ArmSummary]:
+    """The arms whose mean is below the range of the objective's axis."""
+    return [arm for arm in conclusion.arms if arm.mean < value_range(conclusion)[0]]
+
+
+def labelled(
+    conclusion: Conclusion, option: str, min_distance: float = MIN_DISTANCE, among: Sequence[ArmSummary] | None = None
+) -> list[ArmSummary]:
+    """The arms for which there is space for a label: first the chosen one, then the others by ``option``.
+
+    All arms, or those ``among`` them that have this kind of label.
+    """
+    candidates = conclusion.arms if among is None else among
+    arms = sorted(candidates, key=lambda arm: arm is not conclusion.chosen)
     positions = dict(zip((arm.name for arm in conclusion.arms), arm_positions(conclusion, option), strict=True))
     distance = min_distance * (max(positions.values()) - min(positions.values()))
     kept: list[ArmSummary] = []

@@ -17,6 +17,7 @@ from regularization.study.report.axes import (
     OPTION_LENGTH,
     arm_positions,
     axis_name,
+    below_range,
     error_bars,
     fold,
     labelled,
@@ -54,7 +55,8 @@ def lambda_curve(conclusion: Conclusion, option: str) -> go.Figure:
         figure.add_scatter(x=x, y=clean, name="clean training", mode="lines+markers", line=line)
     figure.add_trace(_mean_trace(arms, x))
     figure.add_trace(_seed_trace(arms, x, "x", "y"))
-    figure.add_vline(x[arms.index(conclusion.chosen)], line_dash="dash", line_color=RECOMMENDED)
+    line = {"dash": "dash", "color": RECOMMENDED}
+    figure.add_vline(x[arms.index(conclusion.chosen)], line=line, name="recommended", showlegend=True)
     label_axis(figure, conclusion, option)
     _limit_values(figure, conclusion, option)
     return with_layout(figure)
@@ -80,9 +82,10 @@ def _limit_values(figure: go.Figure, conclusion: Conclusion, option: str) -> Non
     title, spec = value_axis(conclusion)
     title = "accuracy" if conclusion.chosen.objective == ACCURACY else title
     figure.update_yaxes(title=title, tickformat=spec, range=[bottom, top])
+    below = below_range(conclusion)
     for position, arm in zip(arm_positions(conclusion, option), conclusion.arms, strict=True):
-        if arm.mean < bottom:
-            text = f"{arm.mean:.0%}<br>↓" if arm in labelled(conclusion, option) else "↓"
+        if arm in below:
+            text = f"{arm.mean:.0%}<br>↓" if arm in labelled(conclusion, option, among=below) else "↓"
             # On a logarithmic axis, Plotly places annotations by their logarithm, unlike shapes and points.
             figure.add_annotation(x=position, y=bottom, yanchor="bottom", text=text, showarrow=False)
 

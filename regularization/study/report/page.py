@@ -143,8 +143,8 @@ def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
     )
     if conclusion.curve is not None and study.axis:
         note += (
-            " The smooth curve leaves out values far below the others. The band is the 95% interval of the curve, which "
-            "uses all trials and is narrower than the bars."
+            " The smooth curve leaves out values far below the others. The band is its 95% interval, which is narrower "
+            "than the bars because the curve uses all trials."
         )
     plots = [Plot(figures.main_figure(conclusion, study), title, "" if len(study.vary) == 2 else note)]
     side_by_side = len(study.vary) != 2

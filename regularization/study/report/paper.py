@@ -10,7 +10,15 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from regularization.models.objective import ACCURACY
 from regularization.study.analysis.conclusion import Conclusion
 from regularization.study.config import Study
-from regularization.study.report.axes import arm_positions, axis_name, error_bars, fold, labelled, value_range
+from regularization.study.report.axes import (
+    arm_positions,
+    axis_name,
+    below_range,
+    error_bars,
+    fold,
+    labelled,
+    value_range,
+)
 from regularization.study.report.colors import CLEAN, NEUTRAL, RECOMMENDED, VALIDATION
 
 # Inches.
@@ -89,14 +97,13 @@ def _label_arms(axes: Axes, conclusion: Conclusion, option: str) -> None:
     """Writes the values of λ at the axis, and the accuracies below the range of the axis at its lower edge."""
     bottom, top = value_range(conclusion)
     axes.set_ylim(bottom, top)
-    ticks, labels = [], []
+    ticks, labels, below = [], [], below_range(conclusion)
     for position, arm in zip(arm_positions(conclusion, option), conclusion.arms, strict=True):
-        is_labelled = arm in labelled(conclusion, option)
-        if is_labelled:
+        if arm in labelled(conclusion, option):
             ticks.append(position)
             labels.append(f"{arm.results[0].values[option]:g}")
-        if arm.mean < bottom:
-            text = f"{arm.mean:.0%}\n↓" if is_labelled else "↓"
+        if arm in below:
+            text = f"{arm.mean:.0%}\n↓" if arm in labelled(conclusion, option, among=below) else "↓"
             axes.text(position, bottom, text, ha="center", va="bottom", fontsize=8)
     axes.set_xticks(ticks, labels, fontsize=8)
 
