@@ -14,7 +14,7 @@ from regularization.data.image_files import DecodeError
 from regularization.data.preprocess import Preprocess
 from regularization.errors import UserError, printable, translate_error
 from regularization.models.outputs import split_output
-from regularization.runs import checkpoint_config, checkpoint_io, directory, safe_loading
+from regularization.runs import checkpoint_config, checkpoint_io, safe_loading
 
 _NETWORK = "network."  # prefix of the network's weights in a checkpoint
 
