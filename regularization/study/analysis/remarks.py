@@ -70,7 +70,8 @@ def _heading(verdict: Verdict, conclusion: "Conclusion", study: Study) -> str:
     if verdict != Verdict.UNDECIDED or study.until != "decided" or conclusion.answer == Answer.UNDECIDED:
         return verdict
     seeds = sorted({len(arm.results) for arm in conclusion.arms if arm.verdict == verdict})
-    return f"undecided after {' to '.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} seeds each"
+    number = " to ".join(map(str, {seeds[0]: 0, seeds[-1]: 0}))
+    return f"undecided with {number} seeds per arm, but not needed for the answer"
 
 
 def _corrected(conclusion: "Conclusion") -> str:
@@ -82,7 +83,7 @@ def _corrected(conclusion: "Conclusion") -> str:
     before, gain = (objective.with_unit(objective.format_difference(it)) for it in (chosen.difference, conclusion.gain))
     if gain == before:
         return ""
-    return f"corrected for choosing the best arm, the gain is {gain} (cross-validated over seeds)"
+    return f"the best of several arms looks better than it is: cross-validated over seeds, its gain is {gain}"
 
 
 def _changes(conclusion: "Conclusion") -> str:
