@@ -19,7 +19,7 @@ def make_parser() -> Parser:
         "--output",
         type=Path | None,
         default=None,
-        help="Where the report is written; created if it does not exist. By default, the first folder.",
+        help="Where the report is written; created if it does not exist. By default, the study or the first folder.",
     )
     return parser
 

@@ -114,8 +114,8 @@ def _checkpoint_file(path: Path) -> Path:
     """The checkpoint that ``path``, a file or a run folder, stands for."""
     if not path.is_dir():
         return path
-    best, last = (checkpoint_io.folder_in(path) / name for name in (checkpoint_io.BEST, checkpoint_io.LAST))
-    return best if best.is_file() else last
+    folder = checkpoint_io.folder_in(path)
+    return folder / (checkpoint_io.BEST if (folder / checkpoint_io.BEST).is_file() else checkpoint_io.LAST)
 
 
 def _build_network(config: Any, trust_it: bool) -> nn.Module:

@@ -19,8 +19,9 @@ class MuonAdamW(Optimizer):
     for the momentum U·S·Vᵀ ``(n, m)``. A kernel is a matrix of filters. The factor makes the step as large as AdamW's:
     one learning rate η and one weight decay λ, which is decoupled, serve both.
 
-    It computes the same as ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, which orthogonalizes in
-    bfloat16. Here this is done in float32 on the CPU: without instructions for bfloat16, it is about 20 times as fast.
+    Its steps on matrices are those of ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``. torch
+    orthogonalizes in bfloat16; this class does so in float32 on the CPU, because a CPU without bfloat16 instructions
+    takes about 20 times as long in bfloat16.
 
     Args:
         params: Parameters or parameter groups.
@@ -42,9 +43,11 @@ class MuonAdamW(Optimizer):
     ) -> None:
         options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "betas": betas}
         super().__init__(params, options)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and below 1, not {momentum}")
         for group in self.param_groups:
+            if not 0 <= group["momentum"] < 1:
+                raise ValueError(f"momentum must be at least 0 and below 1, not {group['momentum']}")
+            if any(torch.is_complex(w) for w in group["params"]):
+                raise ValueError("complex parameters are not supported")
             _adamw([torch.zeros(1)], group)  # checks the other arguments
 
     @torch.no_grad()
@@ -80,11 +83,12 @@ def _move_matrix(w: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
     matrix = w.permute(order).view(len(w), -1)
     gradient = w.grad.permute(order).reshape(len(w), -1)
     if "momentum_buffer" not in state:
-        state["momentum_buffer"] = torch.zeros_like(gradient, memory_format=torch.preserve_format)
+        state["momentum_buffer"] = torch.zeros_like(gradient)
     average = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
     direction = gradient.lerp(average, group["momentum"]) if group["nesterov"] else average
-    matrix.mul_(1 - group["lr"] * group["weight_decay"])
-    matrix.add_(orthogonalized(direction), alpha=-0.2 * group["lr"] * max(matrix.shape) ** 0.5)
+    lr = float(group["lr"])
+    matrix.mul_(1 - lr * group["weight_decay"])
+    matrix.add_(orthogonalized(direction), alpha=-0.2 * lr * max(matrix.shape) ** 0.5)
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from regularization.callbacks.history import format_duration
 from regularization.data.sampling import Batch
 from regularization.errors import UserError
 from regularization.models.compilation import precision_advice
+from regularization.study.config import FAILED, Trial
 from regularization.training.training_cli import TrainingCLI
 
 if TYPE_CHECKING:
@@ -107,11 +108,26 @@ def describe(plan: "Plan", folder: Path | None) -> None:
     """
     assert plan.first is not None
     planned = plan.trials(plan.stage(), plan.arms, folder or Path(plan.stage()))
-    trials = [trial for trial in planned if not trial.done]
+    ended = [trial for trial in planned if trial.done or _has_failed(trial, plan)]
+    trials = [trial for trial in planned if trial not in ended]
     for trial in trials:
         print(f"{trial.folder.parent.parent.name}  {trial.name}  {' '.join(trial.arm.args)}")
-    if len(trials) < len(planned):
-        print(f"{len(planned) - len(trials)} other trials are finished: {folder}")
+    if ended:
+        print(f"{_count(len(ended), 'trial')} of the study have been run: {folder}")
+    if trials:
+        _print_cost(plan, trials)
+    if plan.study.until == "decided":
+        print(f"then more seeds of the arms that decide, up to {plan.study.max_seeds} per arm")
+    if plan.study.adaptive:
+        print(f"then the finalists and the baseline with {len(plan.study.first_seeds())} fresh seeds")
+
+
+def _has_failed(trial: Trial, plan: "Plan") -> bool:
+    return (trial.folder / FAILED).is_file() and not plan.options.retry_failed
+
+
+def _print_cost(plan: "Plan", trials: Sequence[Trial]) -> None:
+    assert plan.first is not None
     # With more threads than a trial has, they would wait for those of other programs.
     torch.set_num_threads(plan.threads)
     cost = plan.first.cost()
@@ -125,10 +141,6 @@ def describe(plan: "Plan", folder: Path | None) -> None:
     print(f"with {workers} of {_count(plan.threads, 'thread')}; about {cost.bytes * len(trials) / 1e6:,.0f} MB of disk")
     if advice := plan.first.precision_advice():
         print(advice)
-    if plan.study.until == "decided":
-        print(f"then more seeds of the arms that decide, up to {plan.study.max_seeds} per arm")
-    if plan.study.adaptive:
-        print(f"then the finalists and the baseline with {len(plan.study.first_seeds())} fresh seeds")
 
 
 def _count(number: int, noun: str) -> str:

@@ -61,9 +61,7 @@ def find(folders: Iterable[Path], score: str = "last") -> Runs:
         UserError: When no run is complete.
     """
     folders = list(folders)
-    found = _run_dirs(folders)
-    of_studies = _trials_beside_runs(found, folders)
-    run_dirs = [run_dir for run_dir in found if run_dir not in of_studies]
+    run_dirs, of_studies = _selected(folders)
     complete = {run_dir: result for run_dir in run_dirs if (result := read(run_dir, score)) is not None}
     strangers = [run_dir for run_dir in complete if _is_in_study(run_dir, folders)]
     for run_dir in strangers:
@@ -94,7 +92,7 @@ def common_objective(folders: Iterable[Path]) -> tuple[str, str]:
         The option, that of the accuracy if they have several, and the remark or an empty string.
     """
     options: Counter[str] = Counter()
-    for run_dir in _run_dirs(folders):
+    for run_dir in _selected(list(folders))[0]:
         if (run_dir / directory.RESULT).is_file():
             config = read_config(run_dir / directory.CONFIG) if (run_dir / directory.CONFIG).is_file() else {}
             options[str(config.get("objective", DEFAULT))] += 1
@@ -105,30 +103,46 @@ def common_objective(folders: Iterable[Path]) -> tuple[str, str]:
 
 
 def single_study(folder: Path) -> Path | None:
-    """The folder of the only study in or below ``folder``, if there are no other runs."""
-    sources = {_source(run_dir) for run_dir in _run_dirs([folder]) if not _is_in_study(run_dir, [folder])}
-    studies = [source for source in sources if (source / STUDY).is_file() and folder in (source, *source.parents)]
+    """The folder of the only study in or below ``folder``, if there are no other finished runs."""
+    finished = [run_dir for run_dir in _run_dirs([folder]) if (run_dir / directory.RESULT).is_file()]
+    sources = {_source(run_dir) for run_dir in finished if not _is_in_study(run_dir, [folder])}
+    studies = [source for source in sources if (source / STUDY).is_file() and _contains(folder, source)]
     return studies[0] if len(sources) == len(studies) == 1 else None
+
+
+def _selected(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The folders of runs to compare, and of trials that are compared in the report of their study.
+
+    In a folder that also has runs of ``fit``, trials are left out unless the folder of their study is named: only the
+    report of the study takes into account how its seeds were added.
+    """
+    run_dirs = _run_dirs(folders)
+    trials = {run_dir: _source(run_dir) for run_dir in run_dirs if (run_dir / TRIAL).is_file()}
+    runs = [run_dir for run_dir in run_dirs if run_dir not in trials and not _is_in_study(run_dir, folders)]
+    runs = [run_dir for run_dir in runs if read(run_dir, "last") is not None]
+    mixed = [folder for folder in folders if any(_contains(folder, run_dir) for run_dir in runs)]
+    left_out = {
+        study
+        for study in trials.values()
+        if (study / STUDY).is_file()
+        and any(_contains(folder, study) for folder in mixed)
+        and not any(_contains(study, folder) for folder in folders)
+    }
+    of_studies = [run_dir for run_dir, study in trials.items() if study in left_out]
+    return [run_dir for run_dir in run_dirs if trials.get(run_dir) not in left_out], of_studies
+
+
+def _contains(folder: Path, path: Path) -> bool:
+    """Whether ``path`` is ``folder`` or lies in it, however they are spelled."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _is_in_study(run_dir: Path, folders: Iterable[Path]) -> bool:
     """Whether a run that is no trial lies within a study that is in or below one of the ``folders``."""
     if (run_dir / TRIAL).is_file():
         return False
-    between = [path for folder in folders for path in run_dir.parents if path == folder or folder in path.parents]
+    between = [path for folder in folders for path in run_dir.resolve().parents if _contains(folder, path)]
     return any((path / STUDY).is_file() for path in between)
-
-
-def _trials_beside_runs(run_dirs: Iterable[Path], folders: Sequence[Path]) -> list[Path]:
-    """Trials of studies that ``folders`` do not name, in folders that also have runs of ``fit``.
-
-    The report of a study takes into account how its seeds were added. With other runs mixed in, it could not.
-    """
-    studies = {run_dir: _source(run_dir) for run_dir in run_dirs if (run_dir / TRIAL).is_file()}
-    runs = [run_dir for run_dir in run_dirs if run_dir not in studies and not _is_in_study(run_dir, folders)]
-    mixed = {folder for folder in folders if any(folder in run_dir.parents for run_dir in runs)}
-    named = {study for study in studies.values() for folder in folders if folder == study or study in folder.parents}
-    return [run_dir for run_dir, study in studies.items() if study not in named and mixed & set(study.parents)]
 
 
 def _run_dirs(folders: Iterable[Path]) -> list[Path]:
@@ -153,6 +167,7 @@ def _source(run_dir: Path) -> Path:
     """The folder of the study that a trial belongs to; of a run of ``fit``, its own folder."""
     if not (run_dir / TRIAL).is_file():
         return run_dir
+    run_dir = run_dir if run_dir.is_absolute() or len(run_dir.parents) > 3 else run_dir.resolve()
     return run_dir.parents[2 if run_dir.name.startswith("seed_") else 1]
 
 

@@ -124,7 +124,8 @@ def _continued(plan: Plan, folder: Path) -> Path | None:
         UserError: When it is another study.
     """
     studies = [] if plan.options.fresh else [path.parent for path in folder.glob(f"version_*/{STUDY}")]
-    newest = max(studies, key=lambda path: int(path.name[8:]), default=None)
+    numbered = {int(path.name[8:]): path for path in studies if path.name[8:].isdigit()}
+    newest = numbered[max(numbered)] if numbered else None
     if newest is not None:
         check_extends(newest / STUDY, plan)
     return newest

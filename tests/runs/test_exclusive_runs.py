@@ -239,6 +239,29 @@ def test_a_run_of_fit_inside_a_study_is_no_arm_of_it() -> None:
     assert [result.arm for result in found_runs.find([study / "runs"]).results] == ["mine"]
 
 
+def test_trials_are_not_mixed_with_runs_unless_their_study_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    main(["fit", *TINY, "--trainer.max_epochs", "1"])
+    study, single = Path("all/version_0"), Path("all/version_1")
+    shutil.copytree(RUN, study / "final" / "arm" / "seed_0")
+    (study / "study.yaml").touch()
+    trial = {"arm": "arm", "group": "arm", "values": {}, "seed": 0, "stage": "final", "args": [], "unregularized": True}
+    (study / "final" / "arm" / "seed_0" / "trial.json").write_text(json.dumps(trial))
+    # A run that has not finished changes nothing.
+    (single / "checkpoints").mkdir(parents=True)
+    assert [result.arm for result in found_runs.find([Path("all")]).results] == ["arm"]
+    assert found_runs.single_study(Path("all")) == study
+    shutil.rmtree(single)
+    shutil.copytree(RUN, single)
+    found = found_runs.find([Path("all")])
+    assert [result.folder for result in found.results] == [single]
+    assert found.left_out == ["left out, compared in the report of their study: 1 trials of all/version_0"]
+    assert found_runs.single_study(Path("all")) is None
+    for named in (study, study.resolve(), Path("all/../all/version_0/final")):
+        assert len(found_runs.find([Path("all"), named]).results) == 2
+    monkeypatch.chdir(study / "final")
+    assert [result.arm for result in found_runs.find([Path()]).results] == ["arm"]
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -55,7 +55,8 @@ def _verdicts(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> l
     """The arms by verdict."""
     # With few seeds, the interval of a collapsed arm is very wide, although its loss is obvious.
     lines = [
-        f"{arm.name} collapses: {arm.mean:.0%} accuracy, compared with {baseline.mean:.0%} for {baseline.name}"
+        f"{arm.name} collapses: {arm.objective.name} {arm.objective.format(arm.mean)}, compared with "
+        f"{baseline.objective.format(baseline.mean)} for {baseline.name}"
         for arm in conclusion.arms
         if arm.verdict == Verdict.COLLAPSES
     ]
@@ -117,7 +118,7 @@ def _curve(conclusion: "Conclusion", study: Study) -> str:
         f"{option.rpartition('.')[2]} {best:.2g} (95% interval {low:.2g} to {high:.2g})"
         for option, best, low, high in zip(study.vary, *ends, strict=True)
     )
-    return f"maximum of the smooth {'curve' if study.axis else 'surface'}: {optimum}"
+    return f"best by the smooth {'curve' if study.axis else 'surface'}: {optimum}"
 
 
 def _add_values(conclusion: "Conclusion", study: Study, context: "Context") -> str:

@@ -31,7 +31,8 @@ class PairedImages:
         fixed: Number of predictions, over all seeds, that are correct in the first arm and wrong in the second.
         broken: Number of predictions that are wrong in the first arm and correct in the second.
         gains_by_image: For each image with any difference, by its index: the mean over seeds of +1 (fixed), 0 or −1.
-        predicted: For each of these images, the class that was most often predicted by whichever arm was wrong.
+        predicted: For each of them with a gain other than 0, the most frequent wrong prediction of the arm that is wrong
+            more often, in the seeds in which the other arm is correct.
     """
 
     gain: Comparison
@@ -82,7 +83,8 @@ def compare_images(first: Sequence[Result], second: Sequence[Result]) -> PairedI
     gain = statistics.bootstrap(table)
     fixed = sum(int((pair.first & ~pair.second).sum()) for pair in pairs)
     broken = sum(int((pair.second & ~pair.first).sum()) for pair in pairs)
-    return PairedImages(gain, fixed, broken, _gains_by_image(images, table), _predicted(pairs))
+    gains = _gains_by_image(images, table)
+    return PairedImages(gain, fixed, broken, gains, _predicted(pairs, gains))
 
 
 def _pair(first: Result, second: Result) -> _SeedPair | None:
@@ -116,13 +118,15 @@ def _gains_by_image(images: NDArray[np.int64], table: NDArray[np.float32]) -> di
     return dict(zip(images[differs].tolist(), means.tolist(), strict=True))
 
 
-def _predicted(pairs: list[_SeedPair]) -> dict[int, int]:
-    """By image, the most frequent wrong prediction in the seeds in which exactly one of the arms is wrong."""
+def _predicted(pairs: list[_SeedPair], gains: dict[int, float]) -> dict[int, int]:
+    """By image, the most frequent prediction of the arm that is wrong more often, where the other one is correct."""
     predictions: dict[int, list[int]] = {}
     for pair in pairs:
         differs = pair.first != pair.second
-        for index, wrong in zip(pair.index[differs].tolist(), pair.wrong[differs].tolist(), strict=True):
-            predictions.setdefault(index, []).append(wrong)
+        columns = (pair.index[differs].tolist(), pair.wrong[differs].tolist(), pair.first[differs].tolist())
+        for index, wrong, is_fixed in zip(*columns, strict=True):
+            if gains[index] and is_fixed == (gains[index] > 0):
+                predictions.setdefault(index, []).append(wrong)
     return {index: Counter(classes).most_common(1)[0][0] for index, classes in predictions.items()}
 
 

@@ -18,6 +18,7 @@ from regularization.study.config import FAILED, Trial
 from regularization.study.execution.coordinator import REASON
 from regularization.study.execution.queue import RUN, TrialQueue
 from regularization.study.execution.trial_process import START_STEP
+from regularization.study.samplers import DecidingQueue
 
 
 @dataclass
@@ -50,7 +51,7 @@ class LiveTable:
         self._shown = Table()
         self._before = self._share(self.progress())
         self._planned = len(queue.planned)
-        self._is_extended = False  # whether trials have been added
+        self._announced = False
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -76,9 +77,9 @@ class LiveTable:
             outcome = f"{objective.name} {objective.format(trial.value)}"
         else:
             return  # stopped on request
-        if not self._is_extended and not self._total():
-            self._is_extended = True
-            print("not decided yet: seeds are added until the result is clear", flush=True)
+        if isinstance(self._queue, DecidingQueue) and not self._total() and not self._announced:
+            self._announced = True
+            print("not decided yet: trials are added until the result is clear", flush=True)
         progress = self.progress()
         ended = sum(item.state in ("done", "failed") for _, item in progress)
         print(f"{ended:3}{self._total()} {name}: {outcome}  {self._left(progress)}".rstrip(), flush=True)

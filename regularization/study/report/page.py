@@ -143,8 +143,8 @@ def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
     )
     if conclusion.curve is not None and study.axis:
         note += (
-            " The smooth curve leaves out values far below the others. The band is its 95% interval, which is narrower "
-            "than the bars because the curve uses all trials."
+            " The smooth curve leaves out values far below the others. The band is its 95% interval, which is usually "
+            "narrower than the bars because the curve uses all trials."
         )
     plots = [Plot(figures.main_figure(conclusion, study), title, "" if len(study.vary) == 2 else note)]
     side_by_side = len(study.vary) != 2
@@ -182,9 +182,9 @@ def _contact_sheets(conclusion: Conclusion, pairs: Mapping[str, PairedImages | N
         return None
     note = (
         f"Validation images that {conclusion.chosen.name} classifies correctly with more seeds than "
-        f"{conclusion.baseline.name}, ordered by the difference in the share of seeds that validate the image, with "
-        f"the most frequent prediction of {conclusion.baseline.name}. Over all seeds, {paired.fixed:,} predictions "
-        f"became correct and {paired.broken:,} wrong."
+        f"{conclusion.baseline.name}, with the most frequent prediction of {conclusion.baseline.name}. They are "
+        "ordered by the difference between the shares of correct seeds, among the seeds in which the image is used for "
+        f"validation. Over all seeds, {paired.fixed:,} predictions became correct and {paired.broken:,} wrong."
     )
     return ContactSheets(*image_pairs.contact_sheets(paired, data), note)
 

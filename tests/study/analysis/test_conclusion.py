@@ -51,7 +51,7 @@ def test_an_arm_helps() -> None:
     untested = "the arms that help have not been compared with each other, only with the baseline"
     assert conclusion.remarks[:3] == ["helps: λ=0.0001, λ=0.001, λ=0.01", "hurts: λ=0.1", untested]
     assert re.fullmatch(
-        r"maximum of the smooth curve: weight_decay [\d.e-]+ \(95% interval [\d.e-]+ to [\d.e-]+\)",
+        r"best by the smooth curve: weight_decay [\d.e-]+ \(95% interval [\d.e-]+ to [\d.e-]+\)",
         conclusion.remarks[-1],
     )
     assert (conclusion.answer, conclusion.chosen.name) == (Answer.HELPS, "λ=0.001")
