@@ -70,7 +70,8 @@ def arm_positions(conclusion: Conclusion, option: str) -> list[float]:
 
 def below_range(conclusion: Conclusion) -> list[ArmSummary]:
     """The arms whose mean is below the range of the objective's axis."""
-    return [arm for arm in conclusion.arms if arm.mean < value_range(conclusion)[0]]
+    bottom, _ = value_range(conclusion)
+    return [arm for arm in conclusion.arms if arm.mean < bottom]
 
 
 def labelled(

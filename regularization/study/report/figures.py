@@ -83,9 +83,10 @@ def _limit_values(figure: go.Figure, conclusion: Conclusion, option: str) -> Non
     title = "accuracy" if conclusion.chosen.objective == ACCURACY else title
     figure.update_yaxes(title=title, tickformat=spec, range=[bottom, top])
     below = below_range(conclusion)
+    named = labelled(conclusion, option, among=below)
     for position, arm in zip(arm_positions(conclusion, option), conclusion.arms, strict=True):
         if arm in below:
-            text = f"{arm.mean:.0%}<br>↓" if arm in labelled(conclusion, option, among=below) else "↓"
+            text = f"{arm.mean:.0%}<br>↓" if arm in named else "↓"
             # On a logarithmic axis, Plotly places annotations by their logarithm, unlike shapes and points.
             figure.add_annotation(x=position, y=bottom, yanchor="bottom", text=text, showarrow=False)
 

@@ -31,8 +31,8 @@ class PairedImages:
         fixed: Number of predictions, over all seeds, that are correct in the first arm and wrong in the second.
         broken: Number of predictions that are wrong in the first arm and correct in the second.
         gains_by_image: For each image with any difference, by its index: the mean over seeds of +1 (fixed), 0 or −1.
-        predicted: For each of them with a gain other than 0, the most frequent wrong prediction of the arm that is wrong
-            more often, in the seeds in which the other arm is correct.
+        predicted: For each of them with a gain other than 0, the most frequent wrong prediction of the arm that is
+            wrong more often, in the seeds in which the other arm is correct.
     """
 
     gain: Comparison

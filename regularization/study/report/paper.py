@@ -97,13 +97,15 @@ def _label_arms(axes: Axes, conclusion: Conclusion, option: str) -> None:
     """Writes the values of λ at the axis, and the accuracies below the range of the axis at its lower edge."""
     bottom, top = value_range(conclusion)
     axes.set_ylim(bottom, top)
-    ticks, labels, below = [], [], below_range(conclusion)
+    below = below_range(conclusion)
+    shown, named = labelled(conclusion, option), labelled(conclusion, option, among=below)
+    ticks, labels = [], []
     for position, arm in zip(arm_positions(conclusion, option), conclusion.arms, strict=True):
-        if arm in labelled(conclusion, option):
+        if arm in shown:
             ticks.append(position)
             labels.append(f"{arm.results[0].values[option]:g}")
         if arm in below:
-            text = f"{arm.mean:.0%}\n↓" if arm in labelled(conclusion, option, among=below) else "↓"
+            text = f"{arm.mean:.0%}\n↓" if arm in named else "↓"
             axes.text(position, bottom, text, ha="center", va="bottom", fontsize=8)
     axes.set_xticks(ticks, labels, fontsize=8)
 
