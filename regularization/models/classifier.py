@@ -163,7 +163,9 @@ class ImageClassifier(RegularizedModule):
             if self.regularizer.input_gradients:
                 raise UserError("a penalty on gradients by the images cannot be compiled: add --model.compile false")
             # In place, which keeps the names in checkpoints. Shapes are few: each one gets its own compiled code.
-            self.network.compile(dynamic=False)
+            # By default, the compiler makes all convolutions channels_last, also those that ``memory_layout`` spares.
+            options = {"layout_optimization": False} if self._memory_layout == torch.contiguous_format else None
+            self.network.compile(dynamic=False, options=options)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds dropout, stochastic depth and mixing with (seed, epoch, step), as the order of images and crops are.
