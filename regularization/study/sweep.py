@@ -56,13 +56,25 @@ def run_sweep(
         plan = Plan(study, arms, study_config.find_baseline(study, arms), shared, options)
         plan.check()
         if options.dry_run:
-            describe(plan, _continued(plan, Path(options.folder) / directory.run_name([config])))
+            _describe(plan, Path(options.folder) / directory.run_name([config]))
             return None
         url = options.storage
         # Others may read the report: it must not contain a password.
         shown = [arg.replace(url, without_password(url)) for arg in args] if url else args
         command = shlex.join(["python", "-m", "regularization", "sweep", *shown])
         return _run(plan, directory.run_name([config]), command)
+
+
+def _describe(plan: Plan, folder: Path) -> None:
+    """Prints what is left of the newest study in ``folder``; or all trials, and why it can't be continued."""
+    existing, refusal = None, ""
+    try:
+        existing = _continued(plan, folder)
+    except UserError as error:
+        refusal = str(error)
+    describe(plan, existing)
+    if refusal:
+        print(refusal)
 
 
 def _run(plan: Plan, name: str, command: str) -> StudyAnswer:

@@ -329,8 +329,10 @@ def test_a_study_is_extended_by_what_is_missing(capsys: pytest.CaptureFixture[st
     assert left.startswith("final  weight_decay=0.001 seed 4 ")
     assert finished == f"3 trials of the study have been run: {STUDY}"
     assert cost.startswith("2 trials of 8 steps, ")
-    main([*write(vary={LAMBDA: [1e-3]}, seeds=5), "--dry_run", "--fresh"])
-    assert "\n5 trials of 8 steps, " in capsys.readouterr().out
+    main([*write(vary={LAMBDA: [1e-3]}, seeds=5)[:-1], "2", "--dry_run"])
+    said = capsys.readouterr().out
+    assert "\n5 trials of 8 steps, " in said
+    assert f"{STUDY} is a study with another threads: 1, not 2.\n" in said
     main(write(vary={LAMBDA: [1e-3]}, seeds=5))
     extended = table()
     assert starts() == begun | {f"final/weight_decay=0.001/seed_{seed}": 1 for seed in (3, 4)}
