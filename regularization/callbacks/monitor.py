@@ -20,7 +20,7 @@ from regularization.optim.references import L2SP
 from regularization.optim.weight_decay import decay_per_step, is_decoupled, momentum_gain
 
 INTERVAL = 100  # optimizer steps between two measurements of the gradients; there is at least one per epoch
-CAVEAT = "one run does not show whether regularization helps: sweep trains several seeds"
+CAVEAT = "one run does not show whether regularization helps: use sweep to compare runs"
 
 
 class Monitor(Callback):

@@ -19,7 +19,7 @@ def make_parser() -> Parser:
         "--output",
         type=Path | None,
         default=None,
-        help="Where the report is written; created if it does not exist. By default, the study or the first folder.",
+        help="The folder to write the report to, created if needed. By default, that of the study, or the first one.",
     )
     return parser
 

@@ -113,7 +113,7 @@ def describe(plan: "Plan", folder: Path | None) -> None:
     for trial in trials:
         print(f"{trial.folder.parent.parent.name}  {trial.name}  {' '.join(trial.arm.args)}")
     if ended:
-        print(f"{_count(len(ended), 'trial')} of the study have been run: {folder}")
+        print(f"already run: {_count(len(ended), 'trial')} in {folder}")
     if trials:
         _print_cost(plan, trials)
     if plan.study.until == "decided":

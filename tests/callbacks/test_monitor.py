@@ -137,7 +137,7 @@ def test_a_run_ends_without_a_verdict_on_lambda(capsys: pytest.CaptureFixture[st
     row = rows_of(RUN)[-1]
     gap = f"{100 * abs(row['gap_accuracy']):.1f} points "
     assert message.startswith(f"accuracy on unaugmented training images {row['clean_accuracy']:.1%}, {gap}")
-    assert caveat == "one run does not show whether regularization helps: sweep trains several seeds"
+    assert caveat == "one run does not show whether regularization helps: use sweep to compare runs"
 
 
 def clean_images(data: Digits | CIFAR10) -> int:

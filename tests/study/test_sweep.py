@@ -327,7 +327,7 @@ def test_a_study_is_extended_by_what_is_missing(capsys: pytest.CaptureFixture[st
     main([*write(vary={LAMBDA: [1e-3]}, seeds=5), "--dry_run"])
     left, finished, cost, _ = capsys.readouterr().out.split("\n", 4)[1:]
     assert left.startswith("final  weight_decay=0.001 seed 4 ")
-    assert finished == f"3 trials of the study have been run: {STUDY}"
+    assert finished == f"already run: 3 trials in {STUDY}"
     assert cost.startswith("2 trials of 8 steps, ")
     main([*write(vary={LAMBDA: [1e-3]}, seeds=5)[:-1], "2", "--dry_run"])
     said = capsys.readouterr().out

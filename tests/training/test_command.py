@@ -70,7 +70,7 @@ def test_a_run_folder_has_what_the_readme_says(capsys: pytest.CaptureFixture[str
     assert [line[:11] for line in out if line.startswith("epoch ")] == ["epoch 1/2  ", "epoch 2/2  "]
     acted = out.index("regularization: weight decay 0.0005")
     assert out[acted + 1].startswith("accuracy on unaugmented training images ")
-    assert out[-5] == "one run does not show whether regularization helps: sweep trains several seeds"
+    assert out[-5] == "one run does not show whether regularization helps: use sweep to compare runs"
     best = max(rows, key=lambda row: row["val_accuracy"])
     assert (
         out[-4].partition(",")[0]
