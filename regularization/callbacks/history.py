@@ -116,7 +116,7 @@ class History(Checkpoint):
             print(self._describe_epoch(trainer), flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the best and the last epoch to ``result.json``, with λ, and τ at the highest learning rate."""
+        """Writes the best and the last epoch, λ, τ at the highest learning rate, and the threads to ``result.json``."""
         if not self.rows or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, ImageClassifier)
@@ -127,7 +127,7 @@ class History(Checkpoint):
             "timescale_epochs": None if tau == math.inf else tau,
         }
         best, last = ({k: v for k, v in row.items() if "/" not in k} for row in (self.best(), self.rows[-1]))
-        add_result(self.folder, {"best": best, "last": last, **strength})
+        add_result(self.folder, {"best": best, "last": last, **strength, "threads": torch.get_num_threads()})
 
     def best(self) -> Row:
         """The first row with the best value of the objective; the last row if no epoch was validated."""

@@ -24,7 +24,8 @@ from regularization.optim.weight_decay import parameter_kind
 SAMPLE, SMALLEST_SAMPLE = 64, 16
 # Kinds of parameters that have another name in the table.
 KINDS = {"scales": "norm scales"}
-INVARIANT = "scale-invariant: a norm layer follows, so the size does not change the output\n"
+INVARIANT = "scale-invariant: a norm layer follows, so the size does not change the output"
+WEIGHTS_ONLY = "--model.decay weights excludes biases and norm scales from weight decay"
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,10 @@ def table(rows: list[ReportRow], classifier: ImageClassifier) -> Table:
         result.add_row(
             KINDS.get(row.kind, row.kind), str(len(row.names)), f"{row.elements:,}", invariant, decay, tau, penalties
         )
-    if any(row.invariant for row in rows):
-        result.caption, result.caption_justify, result.caption_style = INVARIANT, "left", ""
+    notes = [INVARIANT] if any(row.invariant for row in rows) else []
+    notes += [WEIGHTS_ONLY] if {row.kind for row in rows if row.decay} > {"weights"} else []
+    if notes:
+        result.caption, result.caption_justify, result.caption_style = "\n".join([*notes, ""]), "left", ""
     return result
 
 
@@ -132,11 +135,6 @@ def misuse_warnings(rows: list[ReportRow], classifier: ImageClassifier) -> list[
         classifier: The network, with its penalties.
     """
     messages = []
-    if any(row.decay and row.kind != "weights" for row in rows):
-        messages.append(
-            "weight decay also acts on biases and on the scales of normalization layers; "
-            "model.decay: weights leaves them out"
-        )
     penalties = classifier.regularizer.penalties
     if any(row.decay and isinstance(penalties[name], L2) for row in rows for name in row.penalties):
         messages.append("an L2 penalty and weight_decay act on the same parameters: their λ add up")

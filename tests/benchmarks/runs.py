@@ -7,6 +7,8 @@ Analyses and search strategies can then be judged without training anything. ``p
 ``numpy.packbits`` and encoded in base64; ``images`` is their number. ``unpack`` gives them back. Which images they are
 follows from ``val_size`` and ``split_seed`` by ``regularization.data.readers.stratified_split``. The mean of the bits
 differs from ``val_accuracy`` by up to 0.05 points: logits are kept in half precision, in which two may be equal.
+
+On a CPU, ``seconds`` times ``threads`` are core-seconds; ``threads`` is empty where the run did not record it.
 """
 
 import argparse
@@ -55,6 +57,7 @@ def row_of(result: Result) -> dict[str, Any]:
         "effective_lr": result.row.get("effective_lr"),
         "test_accuracy": result.test_accuracy,
         "seconds": round(result.seconds, 2),
+        "threads": directory.read_result(result.folder).get("threads"),
         **packed(result),
     }
 

@@ -89,7 +89,6 @@ def test_tau_of_other_optimizers(capsys: pytest.CaptureFixture[str], optimizer: 
 @pytest.mark.parametrize(
     ("options", "warning"),
     [
-        ({}, "scales of normalization layers; model.decay: weights leaves them out"),
         ({"decay": "weights", "penalties": {"l2": L2(0.1)}}, "their λ add up"),
         (
             {"penalties": {"g": GroupLasso(0.1, ["*branch.0.weight"])}},
@@ -117,6 +116,13 @@ def test_invariance_is_reported_by_its_level(capsys: pytest.CaptureFixture[str])
     assert all(part in output for part in ("10% filters", "27% groups", "55% layers"))
     # A filter that shrinks alone in front of group norm changes the network: a group penalty does give zeros.
     assert not messages
+
+
+def test_how_to_exclude_biases_is_said_where_they_decay(capsys: pytest.CaptureFixture[str]) -> None:
+    for decay, said in (("all", True), ("weights", False)):
+        _, output, messages = reported(capsys, decay=decay)
+        assert ("--model.decay weights excludes biases" in output) == said
+        assert not messages
 
 
 def test_a_short_run_is_not_warned_about(capsys: pytest.CaptureFixture[str]) -> None:

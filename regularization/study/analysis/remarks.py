@@ -1,14 +1,15 @@
 """Remarks on a conclusion: the verdicts of the arms, what else λ changed, and what should be tried next."""
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regularization.study.analysis.arms import ArmSummary
+from regularization.study.analysis.arms import ArmSummary, common_means
 from regularization.study.analysis.changes import change_of
 from regularization.study.analysis.regularizers import others_in
-from regularization.study.analysis.sentences import format_p, with_option
+from regularization.study.analysis.sentences import format_p, format_percent, with_option
 from regularization.study.analysis.verdicts import Answer, Verdict
 from regularization.study.config import Study
 
@@ -31,6 +32,7 @@ def remarks_on(conclusion: "Conclusion", study: Study, context: "Context") -> li
         lines.append("the arms that help have not been compared with each other, only with the baseline")
     further = (
         _corrected(conclusion),
+        _tested(conclusion, study),
         _changes(conclusion),
         _curve(conclusion, study),
         _add_values(conclusion, study, context),
@@ -85,6 +87,15 @@ def _corrected(conclusion: "Conclusion") -> str:
     if gain == before:
         return ""
     return f"the best of several arms looks better than it is: cross-validated over seeds, its gain is {gain}"
+
+
+def _tested(conclusion: "Conclusion", study: Study) -> str:
+    """The test accuracy of the recommended arm and of the baseline, means over their common seeds."""
+    chosen, baseline = conclusion.chosen, conclusion.baseline or conclusion.chosen
+    means = common_means(chosen, baseline, lambda result: result.test_accuracy, study.paired)
+    accuracies = {chosen.name: means.arm, baseline.name: means.baseline}
+    tested = [f"{format_percent(value)} with {name}" for name, value in accuracies.items() if not math.isnan(value)]
+    return f"test accuracy: {', '.join(tested)}" if tested else ""
 
 
 def _changes(conclusion: "Conclusion") -> str:

@@ -306,6 +306,16 @@ def with_metric(accuracies: list[float], arm: str, name: str, values: list[float
     return results
 
 
+def test_test_accuracies_are_means_over_common_seeds() -> None:
+    tested = [replace(result, test_accuracy=0.5 + 0.1 * result.seed) for result in make_results("none", NONE)]
+    better = [replace(result, test_accuracy=0.8) for result in make_results("l1", BETTER)[1:]]
+    study = Study(base="x", arms={"none": None, "l1": None})
+    remarks = conclude((tested + better, study), "none").remarks
+    assert "test accuracy: 80.00% with l1, 65.00% with none" in remarks
+    alone = conclude((tested + make_results("l1", NONE), study), "none").remarks
+    assert "test accuracy: 60.00% with none" in alone
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
