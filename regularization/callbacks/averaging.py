@@ -228,7 +228,7 @@ class Lookahead(Callback):
         assert isinstance(pl_module, ImageClassifier)
         previous, self._step = self._step, trainer.global_step
         last = pl_module.optimization.steps
-        # With gradient accumulation, only the last batch of a step takes it.
+        # With gradient accumulation, the optimizer steps after the last batch only.
         if self._step > previous and (self._step % self._every == 0 or self._step == last):
             t = min(1.0, self._step / last)
             for slow, w in zip(self._slow, _averaged_tensors(pl_module), strict=True):

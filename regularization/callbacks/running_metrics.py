@@ -30,7 +30,7 @@ class RunningMetrics(Callback):
         """Computes and logs the means, if the batch has ended a step at which they are due."""
         step, interval = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
         previous, self._step = self._step, step
-        # With gradient accumulation, only the last batch of a step takes it.
+        # With gradient accumulation, the optimizer steps after the last batch only.
         if step == previous or not interval or step % interval:
             return
         assert isinstance(pl_module, ImageClassifier)

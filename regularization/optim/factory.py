@@ -55,7 +55,7 @@ class OptimizerFactory:
         self._decay_schedule = decay_schedule
         self._timescale_epochs = timescale_epochs
         self._lr: float | None = None  # in place of the optimizer's own
-        # Any length will do until ``prepare``: this only checks the arguments, before minutes of preparation.
+        # A provisional length until ``prepare``: this only checks the arguments, before minutes of preparation.
         self.steps, self.steps_per_epoch = 1000.0, 1000
         self.peak_lr = 1.0
         self.hyperparameters = hyperparameters(*self.build())
@@ -76,7 +76,7 @@ class OptimizerFactory:
             )
         self.steps = steps
         self.steps_per_epoch = max(1, steps_per_epoch)
-        self.peak_lr = max(self._learning_rates()) or 1.0  # If all are 0, nothing moves, and any peak will do.
+        self.peak_lr = max(self._learning_rates()) or 1.0  # If all are 0, the peak does not matter.
         self.hyperparameters = hyperparameters(*self.build())
 
     def set_lr(self, lr: float) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from regularization.runs import directory, distributed
 
-# Names the process that has the lock. Not in the lock's own file, which whoever tries to lock it may empty.
+# Names the process that has the lock. It is not in the lock file, which another process may truncate when it tries to
+# lock it.
 OWNER = ".owner"
 # Seconds: a process that was interrupted may be about to end.
 PATIENCE = 1.0

@@ -63,8 +63,8 @@ def find(folders: Iterable[Path], score: str = "last") -> Runs:
     folders = list(folders)
     run_dirs, of_studies = _selected(folders)
     complete = {run_dir: result for run_dir in run_dirs if (result := read(run_dir, score)) is not None}
-    strangers = [run_dir for run_dir in complete if _is_in_study(run_dir, folders)]
-    for run_dir in strangers:
+    foreign = [run_dir for run_dir in complete if _is_in_study(run_dir, folders)]
+    for run_dir in foreign:
         del complete[run_dir]
     if not complete:
         raise UserError(f"there are no finished runs with a validation in {', '.join(map(str, folders))}")
@@ -75,10 +75,10 @@ def find(folders: Iterable[Path], score: str = "last") -> Runs:
     unique = _without_copies([_renamed(run, names[run_dir]) for run_dir, run in complete.items()])
     failures = dict.fromkeys(_renamed(failure, names[run_dir]) for run_dir, failure in failed.items())
     kinds: dict[str, list[Path]] = {"copies of other runs": sorted(complete.keys() - {run.folder for run in unique})}
-    kinds["started by no study"] = strangers
+    kinds["started by no study"] = foreign
     kinds["compared in the report of their study"] = of_studies
     for run_dir in run_dirs:
-        if run_dir not in complete and run_dir not in failed and run_dir not in strangers:
+        if run_dir not in complete and run_dir not in failed and run_dir not in foreign:
             kind = "without validation" if (run_dir / directory.RESULT).is_file() else "not finished"
             kinds.setdefault(kind, []).append(run_dir)
     left_out = [f"left out, {kind}: {_describe(run_dirs)}" for kind, run_dirs in kinds.items() if run_dirs]

@@ -63,7 +63,7 @@ def run_fit(args: Sequence[str], run_dir: Path | None = None, callbacks: Sequenc
         SystemExit: After SIGINT (exit code 130) or SIGTERM (143).
     """
     with ExitStack() as temporary:
-        with _one_voice():
+        with _output_of_first_rank():
             cli = TrainingCLI("fit", args, run_dir)
             checkpoint = cli.config.test
             unvalidated = cli.datamodule.val_size is None or cli.config_init.trainer.limit_val_batches == 0
@@ -118,7 +118,7 @@ def run_scoring(command: str, args: Sequence[str], run_dir: Path | None = None) 
         UserError: When the options can't be used, or there is nothing to score.
         SystemExit: After SIGINT (exit code 130) or SIGTERM (143).
     """
-    with _one_voice():
+    with _output_of_first_rank():
         cli = TrainingCLI(command, args, run_dir)
         if command == "validate" and cli.datamodule.val_size is None:
             raise UserError("nothing is held out to validate on: --data.val_size is null")
@@ -224,8 +224,8 @@ def _restoring(cli: TrainingCLI, start: _Start, run: FitRun | None = None) -> It
 
 
 @contextmanager
-def _one_voice() -> Iterator[None]:
-    """Of several processes only the first prints, whether it is read or not; what Lightning rejects is a UserError."""
+def _output_of_first_rank() -> Iterator[None]:
+    """Only the first process prints, even if nothing reads its output; what Lightning rejects becomes a UserError."""
     if not distributed.is_first_rank():
         distributed.silence()
     try:

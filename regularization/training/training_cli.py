@@ -232,7 +232,7 @@ class TrainingCLI(LightningCLI):
         if scores:
             checkpoint_io.check_statistics(self.restored, self.checkpoint)
             self.restored["config"] = for_scoring(self.restored["config"])
-        # Early versions kept debug runs: who continues one does not want another.
+        # Early versions kept debug runs, which are continued as ordinary runs.
         if isinstance(trainer := self.restored["config"].get("trainer"), dict):
             trainer.pop("fast_dev_run", None)
         is_local = self.run_dir is not None

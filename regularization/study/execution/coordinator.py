@@ -102,7 +102,7 @@ class Coordinator:
         return value
 
     def _run(self, trial: Trial, record: optuna.Trial | None) -> None:
-        """Has the executor run the trial, and again when its process died: for a moment's lack of memory, perhaps."""
+        """Has the executor run the trial, and again if its process died, for example by a temporary lack of memory."""
         for _ in range(self._executor.attempts):
             with self._executor.started(trial, record) as process:
                 handled = 0

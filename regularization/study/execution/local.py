@@ -32,7 +32,7 @@ class LocalExecutor:
         first: The arguments of some trial: the images that it needs are read once for all.
     """
 
-    # What killed it may have been a moment's lack of memory.
+    # A process may have been killed by a temporary lack of memory.
     attempts = 2
 
     def __init__(self, workers: int, threads: int, devices: int, first: Sequence[str]) -> None:

@@ -151,7 +151,7 @@ class TrialQueue(optuna.Study):
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
         coordinator = trial.user_attrs.get(COORDINATOR)
-        if coordinator is None:  # whoever took it died before that was noted, and handed it to nobody
+        if coordinator is None:  # the coordinator that took it died before it was recorded
             return True
         return _is_free(self._coordinator_folder(coordinator)) and _is_free(self._folder / trial.user_attrs[RUN])
 

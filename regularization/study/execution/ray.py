@@ -38,7 +38,7 @@ class RayExecutor:
         UserError: When there is no such cluster, or no machine of it has room for a trial.
     """
 
-    # By the coordinator: Ray's own retries have no end when a worker is killed for want of memory.
+    # The coordinator retries: Ray's own retries have no end when a worker is killed for lack of memory.
     attempts = 3
 
     def __init__(self, address: str, workers: int | None, threads: int, gpus: float | None) -> None:
@@ -115,7 +115,7 @@ def run_task(trial: Trial, record: bytes, threads: int, gpu: bool, where: tuple[
         where: The coordinator's working directory, and the folder of the trial's arm.
 
     Returns:
-        Why there is no result, where that is not told by the run folder.
+        Why there is no result, if the run folder does not say so.
     """
     if not gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

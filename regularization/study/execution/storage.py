@@ -22,8 +22,8 @@ FOLDER = "optuna"
 JOURNAL = f"{FOLDER}/journal.log"
 # Attempts to open a database: of two that come to an empty one at once, both begin to make the tables and one fails.
 ATTEMPTS = 4
-# Seconds and milliseconds. Of a server that is gone without a word, the system would hear only after a quarter of an
-# hour.
+# Seconds and milliseconds. By default, the system notices only after a quarter of an hour that a server has
+# disappeared.
 CONNECTION = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 20, "keepalives_interval": 5}
 
 

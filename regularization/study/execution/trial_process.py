@@ -37,7 +37,7 @@ def run_trial(trial: Trial, record: optuna.Trial | None, threads: int) -> None:
     """
     import torch
 
-    # Whoever started the sweep or the cluster, by srun for instance: this process trains alone.
+    # The sweep or the cluster may have been started by srun or torchrun: this process trains alone.
     distributed.forget_launcher()
     torch.set_num_threads(threads)
     try:
