@@ -1,4 +1,4 @@
-"""The Python interface: what the commands do, with the results as objects."""
+"""The Python interface: the commands as functions that return their results as objects."""
 
 import json
 import logging
@@ -35,8 +35,8 @@ def fit(config: Configs = (), **options: Any) -> Result:
     """Trains as ``python -m regularization fit`` does.
 
     Args:
-        config: One config, or several; configs of the program by their names, such as ``"quickstart"``, and those that
-            are no files as dicts, such as ``{"trainer": {"max_epochs": 3}}``.
+        config: One config, or several. Each is a file, the name of a config of the program, such as ``"quickstart"``,
+            or a dict of options, such as ``{"trainer": {"max_epochs": 3}}``.
         options: The options of the command, with two underscores for a dot: ``model__optimizer__weight_decay=1e-3``.
             Values may be numbers and arrays of NumPy.
 
@@ -45,7 +45,7 @@ def fit(config: Configs = (), **options: Any) -> Result:
         without validation), the path of its best ``checkpoint``, its ``test_accuracy`` if the config asks for it.
 
     Raises:
-        UserError: Where the command would print an error and exit with code 2.
+        UserError: When the command would print an error and exit with code 2.
         KeyboardInterrupt: When the run is stopped; ``ckpt_path="last"`` continues it.
     """
     with _unchanged_process(), _to_args(config, options) as args:
@@ -61,16 +61,16 @@ def sweep(config: Configs | Mapping[str, Any] = (), **options: Any) -> "StudyAns
     """Runs a study, or continues it, as ``python -m regularization sweep`` does.
 
     Args:
-        config: The study's config; those of the program by their names, such as ``"sweeps/quickstart"``. Or the content
-            of such a file as a dict: ``{"base": "quickstart", "vary": {"model.optimizer.weight_decay": [0, 1e-3]}}``.
-        options: As for ``fit``; ``workers=2`` and the like are options of the command itself.
+        config: A file, the name of a study of the program, such as ``"sweeps/quickstart"``, or the content of a study's
+            file as a dict: ``{"base": "quickstart", "vary": {"model.optimizer.weight_decay": [0, 1e-3]}}``.
+        options: As for ``fit``; some, such as ``workers=2``, are options of the command ``sweep`` itself.
 
     Returns:
         The conclusion: its ``sentence``, the ``arms`` with ``name``, ``mean`` and ``accuracies``, and the ``chosen``
         arm; the study's ``folder`` and ``report``; ``frame()``, all trials as a pandas table; ``plot()``, a figure.
 
     Raises:
-        UserError: Where the command would print an error and exit with code 2.
+        UserError: When the command would print an error and exit with code 2.
         KeyboardInterrupt: When the study is stopped; the same call continues it.
     """
     if isinstance(config, Mapping):
@@ -89,7 +89,7 @@ def _unchanged_process() -> Iterator[None]:
     """Leaves the caller's process as it was: environment, random state, threads, warnings and log levels.
 
     Raises:
-        KeyboardInterrupt: In place of the exit of a command that was stopped.
+        KeyboardInterrupt: When the command was stopped, in place of SystemExit.
     """
     environment, threads = dict(os.environ), torch.get_num_threads()
     loggers = [
@@ -114,7 +114,7 @@ def _unchanged_process() -> Iterator[None]:
 
 @contextmanager
 def _to_args(config: Configs, options: dict[str, Any]) -> Iterator[list[str]]:
-    """The options as one would type them, with files for configs that are dicts."""
+    """Yields the options as command-line arguments; a config that is a dict is written to a temporary file."""
     configs = [config] if isinstance(config, str | Path | Mapping) else config
     with ExitStack() as files:
         args = [word for item in configs for word in ("--config", _path_of(item, files))]
@@ -128,10 +128,10 @@ def _to_args(config: Configs, options: dict[str, Any]) -> Iterator[list[str]]:
 
 
 def _path_of(config: Config, files: ExitStack) -> str:
-    """The name of a config; a dict becomes a file, which is removed with ``files``."""
+    """The name of a config; a dict is written to a file, which is removed when ``files`` is closed."""
     if not isinstance(config, Mapping):
         return str(config)
-    # Run folders are named after their configs; this is the name of those without.
+    # Run folders are named after their config files; without one, they are named ``default``.
     path = Path(files.enter_context(TemporaryDirectory())) / "default.yaml"
     path.write_text(to_text(json.loads(_to_json(config))), encoding="utf-8")
     return str(path)
@@ -142,10 +142,10 @@ def _to_json(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON lacks: the numbers and arrays of NumPy and PyTorch, paths, and read-only mappings.
+    """Converts values that JSON lacks: numbers and arrays of NumPy and PyTorch, paths, and read-only mappings.
 
     Raises:
-        UserError: When it is something else.
+        UserError: When the value has another type.
     """
     if hasattr(value, "tolist"):
         return value.tolist()

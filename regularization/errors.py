@@ -14,7 +14,7 @@ _LIBRARIES = {
     *("timm", "numpy", "yaml", "fsspec", "docstring_parser", "typeshed_client", "huggingface_hub", "safetensors"),
     *sys.stdlib_module_names - {"__main__"},
 }
-# They reorder the letters after them: a name could pass for another one.
+# Characters that reorder the letters after them: one name could look like another.
 _DIRECTION_OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
@@ -27,20 +27,20 @@ class UserError(Exception):
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
-    """The UserError that ``error`` is, or that it was raised from; None if there is none."""
+    """The first UserError in the exception chain of ``error``, including itself; None if there is none."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def find_foreign_error(error: BaseException | None) -> BaseException | None:
-    """The error that ``error`` is, or that it was raised from, and that has passed through code of the user.
+    """The first error in the exception chain of ``error`` that has passed through the user's own code.
 
-    A value that this program or one of its libraries rejects is the user's mistake, which one line explains. An error
-    in a class of the user's own needs its traceback.
+    If this program or one of its libraries rejects a value, the mistake is in the config and one line explains it. An
+    error in the user's own class needs its traceback.
 
     Returns:
-        None if there is none.
+        That error, or None if there is none.
     """
     while error is not None:
         modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -60,7 +60,7 @@ def printable(text: object) -> str:
 
 
 def printable_lines(text: object) -> str:
-    """A message that may contain such names, as text of the same lines."""
+    """A message of several lines, with each line made ``printable``."""
     return "\n".join(map(printable, str(text).split("\n")))
 
 
@@ -68,7 +68,7 @@ def _shown(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
-    # Cc: control characters; Cs: other halves of pairs; Zl and Zp: line and paragraph separators.
+    # Cc: control characters; Cs: other surrogates; Zl and Zp: line and paragraph separators.
     is_hidden = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _DIRECTION_OVERRIDES
     return character.encode("unicode_escape").decode() if is_hidden else character
 
@@ -104,8 +104,8 @@ def translate_error(message: str, names: Sequence[str]) -> str:
     """One line for an error message of jsonargparse: the option, what is wrong with it, and a suggestion.
 
     Args:
-        message: What jsonargparse says, in one or several lines.
-        names: The known names of options and classes, of which the closest is suggested for an unknown one.
+        message: The message of jsonargparse, in one or several lines.
+        names: The known names of options and classes; the closest is suggested in place of an unknown one.
     """
     text = " ".join(message.replace("- Expected a <class 'NoneType'>", "").split())
     text = re.sub(r"- Expected a path but \S+ either not accessible or invalid", "", text)
@@ -122,13 +122,13 @@ def translate_error(message: str, names: Sequence[str]) -> str:
 
 
 def _reason_in_union(text: str) -> str:
-    """Why a value is not of the first of several types, unless that is only that it is of another type: then ""."""
+    """The reason why a value does not match the first type of a union; empty if it is only of another type."""
     match = re.search(r"against any of the Union subtypes.* Errors: - (?P<reasons>.+?) (?:- )?Given value type:", text)
     reasons = re.split(r" - (?=[A-Z])", match["reasons"]) if match else []
     reason = next((text for text in reasons if not text.startswith("Not a valid subclass of ")), "")
     if re.fullmatch(r"Expected an? [\w.]+(\[.*\])?", reason):
         return ""
-    # Where the value is a class with its arguments, a reason of another library seldom says which class.
+    # If the value is a class with its arguments, the reason that another library gives seldom names the class.
     value = re.search(r"Given value: Namespace\(class_path='(?:\w+\.)*(\w+)'", text)
     return reason if not reason or value is None or value[1] in reason else f"{value[1]}: {reason}"
 

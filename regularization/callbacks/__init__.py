@@ -1,4 +1,4 @@
 """Callbacks: what ``fit`` measures, prints and writes while it trains.
 
-``default_callbacks`` puts them together. They may import from models, optim, runs, data and internals.
+``default_callbacks`` creates them. This package may import from models, optim, runs, data and internals.
 """

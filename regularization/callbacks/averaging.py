@@ -1,4 +1,4 @@
-"""Averages of the weights over the training, a kind of regularization: ``EMA``, ``SWA``, ``LAWA`` and ``Lookahead``."""
+"""Weight averaging as a kind of regularization: ``EMA``, ``SWA``, ``LAWA`` and ``Lookahead``."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from regularization.runs.checkpoint_io import OUTDATED
 class _ValidatedAverage(WeightAveraging):
     """Validates, tests and saves an average of the weights once there is one.
 
-    Lightning's callback uses its average from the beginning, when it still is the initial weights; this one uses the
-    average only after its first update.
+    Lightning's callback uses its average from the beginning, when it still equals the initial weights; this class uses
+    the average only after its first update.
     """
 
     _swapped = False
@@ -31,13 +31,13 @@ class _ValidatedAverage(WeightAveraging):
             self._swapped = True
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Swaps them back."""
+        """Swaps the weights back."""
         if self._swapped:
             super().on_validation_epoch_end(trainer, pl_module)
             self._swapped = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Swaps them back after an interrupted validation, so that a checkpoint can be written."""
+        """Swaps the weights back after an interrupted validation, so that a checkpoint can be written."""
         self.on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -46,7 +46,7 @@ class _ValidatedAverage(WeightAveraging):
             super().on_train_end(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Saves the average as the weights of the model, and the current weights under a key of their own."""
+        """Saves the average as the weights of the model, and the current weights under a separate key."""
         if self._has_average():
             super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
@@ -69,7 +69,7 @@ class EMA(_ValidatedAverage, EMAWeightAveraging):
 
 
 class _Average(_ValidatedAverage):
-    """An average of the weights alone, for which the statistics of batch norm are computed anew.
+    """An average of the parameters without the buffers; the batch-norm statistics are recomputed for it.
 
     The statistics are those of the network with the averaged weights on a fixed, unaugmented part of the training
     images. They are computed before each validation, and at the end of epochs without one.
@@ -78,17 +78,12 @@ class _Average(_ValidatedAverage):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(use_buffers=False, **kwargs)
         self._steps = self._steps_per_epoch = 0
-        self._updated = False  # since the statistics were computed
+        self._updated = False  # whether the average has changed since the statistics were computed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the length of the training."""
         assert isinstance(pl_module, ImageClassifier)
-        name = type(self).__name__
-        if pl_module.optimization.steps == float("inf"):
-            raise UserError(
-                f"{name} needs the length of the training: give --trainer.max_epochs or --trainer.max_steps"
-            )
-        self._steps, self._steps_per_epoch = int(pl_module.optimization.steps), pl_module.optimization.steps_per_epoch
+        self._steps, self._steps_per_epoch = _length(self, pl_module), pl_module.optimization.steps_per_epoch
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Whether the weights after the step ``step_idx`` are averaged."""
@@ -101,16 +96,16 @@ class _Average(_ValidatedAverage):
         return super().state_dict() | {OUTDATED: self._updated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores it."""
+        """Restores the state."""
         super().load_state_dict(state_dict)
         self._updated = state_dict.get(OUTDATED, False)
 
     @abstractmethod
     def includes(self, step: int) -> bool:
-        """Whether the weights after so many steps are averaged."""
+        """Whether the weights after the given number of steps are averaged."""
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Swaps the weights of the model and the average, and computes its statistics of batch norm."""
+        """Swaps the weights of the model and the average, and computes the batch-norm statistics of the average."""
         super().on_validation_epoch_start(trainer, pl_module)
         if self._swapped and self._updated:
             _compute_statistics(trainer, pl_module)
@@ -126,8 +121,8 @@ class _Average(_ValidatedAverage):
 class SWA(_Average):
     """Validates, tests and saves the mean of the weights after each step of the last part of the training.
 
-    Izmailov et al. 2018 (arXiv:1803.05407), who average once per epoch at a high learning rate: the lower the learning
-    rate is at the end, the less there is to average.
+    Izmailov et al. 2018 (arXiv:1803.05407) average once per epoch at a high learning rate. The lower the learning rate
+    is at the end, the smaller the effect of averaging.
 
     Args:
         start: The fraction of the training after which averaging starts.
@@ -143,7 +138,7 @@ class SWA(_Average):
         self._start = start
 
     def includes(self, step: int) -> bool:
-        """Whether the weights after so many steps are averaged."""
+        """Whether the weights after the given number of steps are averaged."""
         return step > self._start * self._steps
 
 
@@ -153,7 +148,7 @@ class LAWA(_Average):
     Kaddour 2022 (arXiv:2209.14981).
 
     Args:
-        epochs: Number of epochs whose weights are averaged; they are kept in memory and in checkpoints.
+        epochs: Number of epochs whose weights are averaged; these weights are kept in memory and in checkpoints.
 
     Raises:
         UserError: If ``epochs`` is below 2.
@@ -164,10 +159,10 @@ class LAWA(_Average):
             raise UserError(f"LAWA: epochs must be at least 2, not {epochs}")
         super().__init__(multi_avg_fn=self._average)
         self._epochs = epochs
-        self._latest: dict[str, list[list[Tensor]]] = {}  # by type, as the weights are averaged
+        self._latest: dict[str, list[list[Tensor]]] = {}  # by dtype, because multi_avg_fn is called once per dtype
 
     def includes(self, step: int) -> bool:
-        """Whether the weights after so many steps are averaged."""
+        """Whether the weights after the given number of steps are averaged."""
         return step % self._steps_per_epoch == 0 or step == self._steps
 
     def state_dict(self) -> dict[str, Any]:
@@ -175,12 +170,12 @@ class LAWA(_Average):
         return super().state_dict() | {"latest": self._latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them."""
+        """Restores the state."""
         super().load_state_dict(state_dict)
         self._latest = state_dict["latest"]
 
     def _average(self, averages: Sequence[Tensor], weights: Sequence[Tensor], _: Any) -> None:
-        # The first weights have been copied into the average.
+        # At the first call, ``averages`` holds the weights of the first update, which torch has copied there.
         first = [tensor.clone() for tensor in averages]
         latest = self._latest.setdefault(str(averages[0].dtype), [first])
         latest.append([w.clone().to(average) for w, average in zip(weights, averages, strict=True)])
@@ -190,7 +185,7 @@ class LAWA(_Average):
 
 
 class Lookahead(Callback):
-    """Every few steps s ← β·s + (1 − β)·w and w ← s: training continues from a slow average s of the weights w.
+    """Sets s ← β·s + (1 − β)·w and w ← s every few steps: training continues from a slow average s of the weights w.
 
     Zhang et al. 2019 (arXiv:1907.08610). As in Jordan 2024 (arXiv:2404.00498), β = decay^every · t³ rises with the
     fraction t of the training that is done: at first s follows w, at the end it averages out the noise of the last
@@ -228,7 +223,7 @@ class Lookahead(Callback):
         assert isinstance(pl_module, ImageClassifier)
         previous, self._step = self._step, trainer.global_step
         last = pl_module.optimization.steps
-        # With gradient accumulation, the optimizer steps after the last batch only.
+        # With gradient accumulation, the optimizer takes a step only after the last batch.
         if self._step > previous and (self._step % self._every == 0 or self._step == last):
             t = min(1.0, self._step / last)
             for slow, w in zip(self._slow, _averaged_tensors(pl_module), strict=True):
@@ -247,10 +242,10 @@ class Lookahead(Callback):
 
 
 def _length(callback: Callback, module: ImageClassifier) -> int:
-    """The optimizer steps of the run.
+    """The number of optimizer steps of the run.
 
     Raises:
-        UserError: If it has no end.
+        UserError: If the run has no end.
     """
     if module.optimization.steps == float("inf"):
         raise UserError(

@@ -23,17 +23,17 @@ from regularization.models.objective import ACCURACY, Objective
 from regularization.runs.checkpoint_io import BEST, LAST
 from regularization.runs.distributed import RankConsensus
 
-# For so many seconds after a signal, the same one again is a repetition and no second request. A sweep passes SIGTERM
-# on to its workers, which have already received it if it was sent to all processes of a job.
+# Seconds after a signal during which another signal, by its number, counts as a repetition, not as a second request.
+# A sweep passes SIGTERM on to its workers, which have already received it if it was sent to all processes of a job.
 REPETITION: dict[int, float] = {signal.SIGINT: 0.0, signal.SIGTERM: 0.5}
 # torchrun passes a terminal's Ctrl-C on to processes that have already received it.
 REPETITION_BY_LAUNCHER = 5.0
-# Stands for a signal where the time that a run was given is over.
+# Takes the place of a signal number when the time limit of a run has passed.
 TIME_OVER = 1000
 
 
 class RunInterrupted(Exception):  # noqa: N818 - requested by the user, not an error
-    """A signal has asked the run to stop, or its time is over.
+    """Raised when a signal or the time limit stops the run.
 
     Attributes:
         number: The number of the signal, or ``TIME_OVER``.
@@ -45,7 +45,7 @@ class RunInterrupted(Exception):  # noqa: N818 - requested by the user, not an e
 
     @property
     def exit_code(self) -> int:
-        """128 + the number of the signal, as in a shell; 0 where the run ends as planned."""
+        """128 + the signal number, as in a shell; 0 for the time limit, because the run then ends as planned."""
         return 0 if self.number == TIME_OVER else 128 + self.number
 
 
@@ -53,7 +53,7 @@ class BestCheckpoint(ModelCheckpoint):
     """Writes ``best.ckpt`` after each epoch with the best value of the objective so far.
 
     Args:
-        folder: The folder that the file is written to. A resumed run may have moved to another one.
+        folder: The folder that the file is written to. A resumed run may use another folder than before.
         objective: The validation metric that is compared.
     """
 
@@ -75,7 +75,7 @@ class BestCheckpoint(ModelCheckpoint):
         """
         logged, metric = trainer.callback_metrics, str(self.monitor)
         assert isinstance(pl_module, ImageClassifier)
-        # A run without any validation has none of its metrics.
+        # A run without validation logs no validation metrics.
         is_due = not any(trainer.num_val_batches) and not metric.startswith((*VALIDATION, "gap_"))
         if metric in logged:
             super().on_train_epoch_end(trainer, pl_module)
@@ -88,7 +88,7 @@ class BestCheckpoint(ModelCheckpoint):
         """Restores the scores, which Lightning drops when the path of the folder has changed."""
         self.current_score = state_dict["current_score"]
         if not state_dict["best_model_path"]:
-            # Lightning deletes what it takes for a former best file: no other path comes from the checkpoint, either.
+            # Lightning deletes the files that it takes for former best ones, so no other path is restored, either.
             none: dict[str, Any] = {"dirpath": self.dirpath, "kth_best_model_path": "", "best_k_models": {}}
             return super().load_state_dict(state_dict | none)
         path = str(Path(str(self.dirpath)) / BEST)
@@ -100,19 +100,19 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` after each epoch, at intervals within an epoch, and when SIGINT or SIGTERM stops the run.
 
-    After a signal, the run ends with the current optimizer step, by raising ``RunInterrupted``; after a second signal,
-    it ends at once. During a validation, the checkpoint holds the state before it: a resumed run repeats the
+    After a signal, the run finishes the current optimizer step and raises ``RunInterrupted``; a second signal ends the
+    process at once. During a validation, the checkpoint holds the state before it, and a resumed run repeats the
     validation. If one of several processes receives a signal, all of them end after the same step, and a validation
     that is running is completed first.
 
-    The run also ends with a step when its time is over. Lightning's Timer would end the epoch at that step, so that a
-    resumed run would leave out the rest of it, and it would add up the time of all starts of the run.
+    The run also ends after an optimizer step when its time limit has passed. Lightning's Timer would end the epoch at
+    that step, so that a resumed run would skip the rest of it, and it would add up the time of all starts of the run.
 
     Args:
         folder: The folder that the file is written to.
         consensus: Makes all processes write and stop at the same step.
-        minutes: Minutes between two checkpoints within an epoch; None writes none for this reason.
-        steps: Optimizer steps between two checkpoints within an epoch; None writes none for this reason.
+        minutes: Minutes between two checkpoints within an epoch; None disables these checkpoints.
+        steps: Optimizer steps between two checkpoints within an epoch; None disables these checkpoints.
         hours: Hours from now after which the run is stopped, or None.
     """
 
@@ -134,7 +134,7 @@ class LastCheckpoint(Checkpoint):
         self._repetition = REPETITION
         self._step = self._written_step = 0
         self._written_time = 0.0
-        self._accumulating = False  # whether the optimizer step that has begun needs more batches
+        self._accumulating = False  # whether the current optimizer step needs more batches
         self._before_validation = False
         self._up_to_date = False  # whether the file holds the current state
         self._answer_outdated = False
@@ -148,20 +148,20 @@ class LastCheckpoint(Checkpoint):
             self._repetition = dict.fromkeys(REPETITION, REPETITION_BY_LAUNCHER)
             stop_sigterm_broadcast(trainer)
         if take_sigterm(trainer):
-            # It arrived before there was anything to write.
+            # SIGTERM arrived before there was anything to write.
             self._signal = signal.SIGTERM
         if threading.current_thread() is threading.main_thread():
             for number in REPETITION:
                 signal.signal(number, self._handle_signal)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """From here on, the file no longer holds the current state."""
+        """Notes that the file no longer holds the current state."""
         self._up_to_date = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stops or writes after an optimizer step, unless the epoch ends with it, after which it is written anyway."""
+        """Stops or writes after an optimizer step, except the last one of an epoch, after which it writes anyway."""
         self._accumulating = trainer.global_step == self._step
         self._step = trainer.global_step
         if self._accumulating:
@@ -178,16 +178,16 @@ class LastCheckpoint(Checkpoint):
         self._answer_outdated = False
         if write and not epoch_ends and not self._before_validation:
             self._write(trainer)
-            # Several processes get the answer to this step's poll, which was before writing, in the next step.
+            # With several processes, the poll of this step, made before this write, is answered in the next step.
             self._answer_outdated = trainer.world_size > 1
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Stops within a validation, unless other processes take part or gradients are being accumulated."""
+        """Stops during a validation, unless there are several processes or gradients are being accumulated."""
         if self._signal is not None and trainer.world_size == 1 and not self._accumulating:
             raise RunInterrupted(self._signal)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that training goes on, or the epoch ends."""
+        """Notes that no validation is pending."""
         self._before_validation = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -19,11 +19,11 @@ LABELS = {"train": "training", "val": "validation"}
 
 
 class Curves(Callback):
-    """Draws the history into the run folder when training ends, also when a signal or an error ends it.
+    """Plots the history into the run folder when training ends, even if a signal or an error ends it.
 
     Args:
         history: The epochs to draw.
-        objective: The metric of which the best epoch is marked.
+        objective: The metric whose best epoch is marked.
     """
 
     def __init__(self, history: History, objective: Objective = ACCURACY) -> None:

@@ -1,4 +1,4 @@
-"""The callbacks of ``fit`` in their order, and what is said when it ends."""
+"""The callbacks of ``fit`` in order, and the messages that are printed when it ends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def default_callbacks(
     Args:
         run: The run folder.
         config: The whole config as YAML, for ``config.yaml``.
-        objective: The metric of which the best epoch is kept.
+        objective: The metric whose best epoch is kept.
         minutes: Minutes between two checkpoints within an epoch; see ``LastCheckpoint``.
         steps: Optimizer steps between two checkpoints within an epoch.
         hours: Hours from now after which the run is stopped.
@@ -65,7 +65,7 @@ def default_callbacks(
     monitor = Monitor(parameter_report, history)
     ordered = [
         parameter_report,
-        # Before callbacks that swap the weights for a validation, such as EMA: it measures while they are swapped.
+        # Before callbacks that swap the weights for validation, such as EMA, because it measures the swapped weights.
         monitor,
         *configured,
         # It stops the run before the callbacks below write anything.
@@ -74,7 +74,7 @@ def default_callbacks(
         _config_writer(run / directory.CONFIG, config),
         Curves(history, objective),
         ValidationLogits(run),
-        # Lightning moves these behind the others. The checkpoints contain the history.
+        # Lightning moves these to the end of the list. The history comes first, because the checkpoints contain it.
         history,
         BestCheckpoint(checkpoints, objective),
         LastCheckpoint(checkpoints, consensus, minutes, steps, hours),
@@ -84,7 +84,7 @@ def default_callbacks(
 
 
 def complete_run(history: History, trainer: Trainer, classifier: LightningModule) -> None:
-    """Writes the files of a run that was killed just after its last epoch; ``fit`` has not trained.
+    """Writes the files of a run that was killed just after its last epoch, so that ``fit`` had nothing to train.
 
     Args:
         history: The history, restored from the checkpoint.
@@ -98,7 +98,7 @@ def complete_run(history: History, trainer: Trainer, classifier: LightningModule
 
 
 def _reason_to_end(epochs: int, trainer: Trainer) -> str:
-    """Why a run that is continued ends at once."""
+    """Why a resumed run ends immediately."""
     done = "1 epoch is done" if epochs == 1 else f"{epochs} epochs are done"
     if 0 <= trainer.max_steps <= trainer.global_step:
         return f"{done} and --trainer.max_steps is {trainer.max_steps}"
@@ -132,7 +132,7 @@ def last_checkpoint(run: Path) -> Path | None:
 
 
 def _config_writer(path: Path, config: str) -> Callback:
-    """Writes the config when training starts, after everything is set up: a start that fails changes nothing."""
+    """A callback that writes the config when training starts, after all setup: a failed start changes nothing."""
 
     def write(trainer: Trainer, _: LightningModule) -> None:
         if trainer.is_global_zero:

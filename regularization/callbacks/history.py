@@ -20,7 +20,7 @@ Row = dict[str, float]
 VALIDATION = ("val_", "clean_")
 # Columns of a terminal.
 MAX_WIDTH = 80
-# Columns of a loss, an accuracy and a duration in the line of an epoch.
+# Column widths of a loss, an accuracy and a duration in the line of an epoch.
 LOSS, ACCURACY_WIDTH, TIME = 7, 8, 7
 FIRST_COLUMNS = ["epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"]
 
@@ -34,7 +34,7 @@ class History(Checkpoint):
 
     Args:
         folder: The run folder, for ``metrics.csv`` and ``result.json``.
-        objective: The metric of which the best epoch is kept.
+        objective: The metric whose best epoch is kept.
 
     Attributes:
         rows: The metrics per epoch.
@@ -53,7 +53,7 @@ class History(Checkpoint):
         self._first_epoch = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows, as plain numbers, and what the next row needs."""
+        """The rows, as plain numbers, and the state that the next row needs."""
         epoch = {
             "lr": self._lr,
             "seconds": self._epoch_seconds(),
@@ -77,13 +77,13 @@ class History(Checkpoint):
         self._run_start = time.perf_counter()
         self._first_epoch = trainer.current_epoch
         if self._validation_metrics:
-            # Callbacks that monitor a metric see the last validation's until the next one.
+            # Until the next validation, callbacks that monitor a metric see its value in the last validation.
             metrics = {name: torch.tensor(value) for name, value in self._validation_metrics.items()}
             restore_callback_metrics(trainer, metrics)
         assert isinstance(pl_module, ImageClassifier)
         pl_module.validated = self._validated
         if trainer.is_global_zero:
-            # The run is no longer complete: its result is that of an end which another one will replace.
+            # The run is no longer complete: the existing result describes a former end, and a new one will replace it.
             (self.folder / RESULT).unlink(missing_ok=True)
             if self.rows:
                 self._write_metrics()
@@ -161,13 +161,13 @@ class History(Checkpoint):
             return 0.0
         epochs_left = max(0.0, (total - trainer.global_step) / (trainer.global_step / epochs))
         if trainer.max_steps == -1 and trainer.max_epochs is not None:
-            # Not all epochs need have as many steps.
+            # Epochs may differ in their number of steps.
             epochs_left = max(0, trainer.max_epochs - epochs)
         return (time.perf_counter() - self._run_start) / (epochs - self._first_epoch) * epochs_left
 
 
 def header(trainer: Trainer) -> str:
-    """The two lines above those of the epochs, which name their columns."""
+    """The two header lines above the lines of the epochs, with the names of the columns."""
     start = " " * len(_describe_position(0, trainer))
     pair = f"{'loss':>{LOSS}} {'accuracy':>{ACCURACY_WIDTH}}"
     stages = [f"{name:>{len(pair)}}" for name in ("training", "validation")]
@@ -176,7 +176,7 @@ def header(trainer: Trainer) -> str:
 
 
 def _describe_position(number: int, trainer: Trainer) -> str:
-    """The number of the epoch, counted from 1, of how many, where only their number ends the run."""
+    """The epoch number, counted from 1, followed by the total if only the number of epochs ends the run."""
     total = trainer.max_epochs or -1
     if total == -1 or trainer.max_steps != -1:
         return f"epoch {number:3}"
@@ -195,8 +195,8 @@ def _format_seconds(seconds: float) -> str:
 
 
 def wrap(text: str) -> str:
-    """The text in lines that fit a terminal, which end after commas."""
-    # textwrap does not break lines at this space.
+    """Wraps the text after commas into lines that fit a terminal."""
+    # textwrap does not break lines at no-break spaces.
     parts = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in text.split(", ")]
     return textwrap.fill(", ".join(parts), MAX_WIDTH).replace("\N{NO-BREAK SPACE}", " ")
 

@@ -1,4 +1,4 @@
-"""The monitor: what λ may change, measured once per epoch while the network trains, and reported at the end."""
+"""Monitor: measures once per epoch what λ may change, and reports it at the end of training."""
 
 import math
 from typing import Any
@@ -29,18 +29,18 @@ class Monitor(Callback):
     ``clean_loss``, ``clean_accuracy``: cross-entropy and accuracy on a fixed, unaugmented part of the training images
     in evaluation mode. The training metrics can't be compared with those of the validation, because of augmentation,
     dropout and mixing.
-    ``gap_loss``, ``gap_accuracy``: validation loss minus clean loss, and clean accuracy minus validation accuracy: how
-    much the network has memorized.
+    ``gap_loss``, ``gap_accuracy``: validation loss minus clean loss, and clean accuracy minus validation accuracy. They
+    show how much the network has memorized.
     ``accumulated_decay``: Σηλ/(1−μ) so far, with the η and λ of each step. Weight decay alone would have multiplied the
     initial weights by exp(−accumulated_decay).
-    ``decay_share``: ‖λw‖/‖∇loss‖ under SGD, the mean over measurements every 100 steps. It is no verdict: where filters
-    are scale-invariant, it settles at 1/√(2τ in steps) for any λ.
+    ``decay_share``: ‖λw‖/‖∇loss‖ under SGD, the mean over measurements every 100 steps. It does not show whether λ is
+    well chosen: if filters are scale-invariant, it settles at 1/√(2τ in steps) for any λ.
     ``effective_lr``: the median of η/((1−μ)·‖w‖²) over scale-invariant filters, how fast their direction changes.
     ``sparsity``: the fraction of the weights that are exactly zero. ``norm/<layer>``: ‖w‖ of each layer.
 
     Args:
-        parameter_report: Has measured which filters are scale-invariant.
-        history: Its last row is reported at the end.
+        parameter_report: The report that has measured which filters are scale-invariant.
+        history: The history, whose last row is reported at the end.
     """
 
     def __init__(self, parameter_report: ParameterReport, history: History) -> None:
@@ -55,16 +55,16 @@ class Monitor(Callback):
         return {"accumulated": self._accumulated, "shares": list(self._shares)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them."""
+        """Restores the state."""
         self._accumulated = state_dict["accumulated"]
         self._shares = list(state_dict["shares"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts each real optimizer step with its own η and λ, before the schedulers change them."""
+        """Registers a hook that adds the decay of each actual optimizer step, before the schedulers change η and λ."""
         trainer.optimizers[0].register_step_post_hook(self._accumulate_decay)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Measures when the gradients are those of the loss alone, unscaled and not clipped yet."""
+        """Measures ``decay_share`` while the gradients are those of the loss alone, unscaled and not clipped yet."""
         assert isinstance(pl_module, ImageClassifier)
         if isinstance(optimizer, SGD) and (trainer.global_step % INTERVAL == 0 or not self._shares):
             self._shares.append(decay_share(optimizer))
@@ -90,7 +90,7 @@ class Monitor(Callback):
         pl_module.log_dict({**metrics, "accumulated_decay": self._accumulated})
 
     def summary(self, trainer: Trainer) -> str:
-        """The measurements of the last epoch, see ``describe_run``; and what they cannot tell."""
+        """The measurements of the last epoch, see ``describe_run``, and what a single run cannot show."""
         classifier = trainer.lightning_module
         assert isinstance(classifier, ImageClassifier)
         description = describe_run(self._history.rows[-1], distances_from_start(classifier.regularizer))
@@ -110,7 +110,7 @@ class Monitor(Callback):
 
 
 def describe_run(row: Row, distances: dict[str, float]) -> str:
-    """The measurements of one epoch, in one line. A single run gives no reason to judge λ by them.
+    """The measurements of one epoch, in one line. A single run is not enough to judge λ by them.
 
     Args:
         row: The row of the epoch in the history, with the metrics of ``Monitor``.
@@ -145,13 +145,13 @@ def decay_share(optimizer: SGD) -> Tensor:
             decays.append((group["weight_decay"] / gain * norms).square().sum())
             gradients.append(torch.stack(list(torch._foreach_norm([w.grad for w in trained]))).square().sum())
     if not gradients:
-        # In a step without gradients, such as one that only updates the statistics of batch norm.
+        # A step may have no gradients, for instance if it only updates the statistics of batch norm.
         return torch.tensor(math.nan, device=optimizer.param_groups[0]["params"][0].device)
     return (torch.stack(decays).sum() / torch.stack(gradients).sum()).sqrt()
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:
-    """The trained parameters with two or more dimensions by name; pruned ones as they act, with their mask."""
+    """The trained parameters with two or more dimensions by name; pruned ones with their mask applied."""
     masks = {name: mask for name, mask in network.named_buffers() if name.endswith("_mask")}
     weights: dict[str, Tensor] = {}
     for name, w in network.named_parameters():

@@ -19,8 +19,8 @@ class NonFiniteGuard(Callback):
 
     On a GPU, this check would make the host wait for the device in every step. There, the first such step is recorded
     on the device, and checked every ``log_every_n_steps`` steps and before anything is written. With a gradient scaler,
-    infinite gradients are normal, and only the loss is checked. Several processes check together: a loss that is not
-    finite in one process makes the gradients of all of them so, and all stop.
+    infinite gradients are normal, and only the loss is checked. Several processes check together: a non-finite loss in
+    one process makes the gradients of all processes non-finite, and all of them stop.
     """
 
     def __init__(self) -> None:
@@ -48,14 +48,14 @@ class NonFiniteGuard(Callback):
         self._raise_if_recorded(trainer, pl_module)
         loss = trainer.callback_metrics.get("val_loss")
         if trainer.state.fn == "fit" and loss is not None and not bool(loss.isfinite()):
-            raise _diverged(f"the validation loss is {loss.item()}", trainer.global_step, trainer, pl_module)
+            raise _divergence_error(f"the validation loss is {loss.item()}", trainer.global_step, trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Prevents a checkpoint of a run that has diverged."""
         self._raise_if_recorded(trainer, pl_module)
         norms = torch.stack(list(torch._foreach_norm([w.detach() for w in pl_module.parameters()])))
         if not bool(norms.isfinite().all()):
-            raise _diverged("some weights are not finite", trainer.global_step, trainer, pl_module)
+            raise _divergence_error("some weights are not finite", trainer.global_step, trainer, pl_module)
 
     def checks_every_step(self, trainer: Trainer) -> bool:
         """Whether reading a value from the device costs nothing."""
@@ -66,7 +66,7 @@ class NonFiniteGuard(Callback):
         every_step = self.checks_every_step(trainer)
         if every_step and trainer.world_size == 1:
             if not math.isfinite(value.item()):
-                raise _diverged(f"the {name} is not finite", step, trainer, pl_module)
+                raise _divergence_error(f"the {name} is not finite", step, trainer, pl_module)
             return
         first = self._first_steps[name]
         self._first_steps[name] = torch.where(value.isfinite() | (first >= 0), first, step)
@@ -89,10 +89,10 @@ class NonFiniteGuard(Callback):
         if recorded:
             # The loss is computed before the gradient of the same step.
             step, _, name = min(recorded)
-            raise _diverged(f"the {name} is not finite", step, trainer, pl_module)
+            raise _divergence_error(f"the {name} is not finite", step, trainer, pl_module)
 
 
-def _diverged(problem: str, step: int, trainer: Trainer, pl_module: LightningModule) -> UserError:
+def _divergence_error(problem: str, step: int, trainer: Trainer, pl_module: LightningModule) -> UserError:
     assert isinstance(pl_module, ImageClassifier)
     group = trainer.optimizers[0].param_groups[0]
     strengths = {name: penalty.strength for name, penalty in pl_module.regularizer.penalties.items()}

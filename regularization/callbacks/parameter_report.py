@@ -20,7 +20,7 @@ from regularization.optim.invariance import Invariance, scale_invariant
 from regularization.optim.penalties import L2, GroupLasso, MaxNorm
 from regularization.optim.weight_decay import parameter_kind
 
-# The number of training images that scale invariance is measured on, and the least number for it.
+# The number of training images that scale invariance is measured on, and the minimum number.
 SAMPLE, SMALLEST_SAMPLE = 64, 16
 # Kinds of parameters that have another name in the table.
 KINDS = {"scales": "norm scales"}
@@ -36,8 +36,8 @@ class ReportRow:
         kind: ``weights``, ``scales`` or ``biases``.
         names: The names of the parameters.
         elements: How many elements they have in total.
-        invariant: The fraction of the elements that belong to something scale-invariant, by its level: ``filters``,
-            ``groups`` of filters, or whole ``layers``; see ``Invariance``.
+        invariant: The fraction of the elements that are part of something scale-invariant, by its level: single
+            ``filters``, ``groups`` of filters, or whole ``layers``; see ``Invariance``.
         decay: The weight decay λ of the optimizer.
         tau: τ in epochs at the highest learning rate; infinite without weight decay, None for an optimizer without a
             formula.
@@ -58,7 +58,7 @@ class ParameterReport(Callback):
 
     Attributes:
         rows: The rows of the table.
-        invariant: What is scale-invariant, by the name of the parameter.
+        invariant: The scale-invariant parts of each parameter, by the name of the parameter.
     """
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ def table(rows: list[ReportRow], classifier: ImageClassifier) -> Table:
 
 
 def misuse_warnings(rows: list[ReportRow], classifier: ImageClassifier) -> list[str]:
-    """What was likely not intended, one sentence each.
+    """Warnings about settings that were likely not intended, one sentence each.
 
     Args:
         rows: The rows of the report.
@@ -150,9 +150,9 @@ def misuse_warnings(rows: list[ReportRow], classifier: ImageClassifier) -> list[
 
 
 def _measure_invariance(trainer: Trainer, classifier: ImageClassifier) -> dict[str, Invariance]:
-    """What is scale-invariant, by parameter; empty if there are too few images to tell."""
+    """Measures the scale invariance of each parameter; returns an empty dict if there are too few images."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    # Not the training batches, of which few may be left in the epoch of a resumed run.
+    # Not a training batch: the epoch of a resumed run may have few images left.
     batch: Batch = next(iter(data.clean_dataloader()))
     sample = Batch(batch.images[:SAMPLE], batch.labels[:SAMPLE], batch.indices[:SAMPLE], 1.0)
     images = trainer.strategy.batch_to_device(sample, dataloader_idx=0).images

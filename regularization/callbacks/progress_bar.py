@@ -9,7 +9,7 @@ from regularization.internals.lightning import ProgressBarFromOne
 
 
 class ProgressBar(ProgressBarFromOne):
-    """The bar with epochs counted from 1. It is removed after each epoch, so that the lines of the history remain.
+    """A progress bar with epochs counted from 1, removed after each epoch so that the lines of the history remain.
 
     If the output is not a terminal, it shows nothing.
     """

@@ -9,7 +9,7 @@ from regularization.models.classifier import ImageClassifier
 
 
 class RunningMetrics(Callback):
-    """Every ``log_every_n_steps`` steps, the mean loss and accuracy over the images since the last time.
+    """Logs the mean loss and accuracy over the images since the last time, every ``log_every_n_steps`` steps.
 
     Loggers get them as ``running/train_loss`` and ``running/train_accuracy``. The means start anew in each epoch.
     Apart from the check for values that are not finite, nothing else makes a step wait for the device.
@@ -30,7 +30,7 @@ class RunningMetrics(Callback):
         """Computes and logs the means, if the batch has ended a step at which they are due."""
         step, interval = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
         previous, self._step = self._step, step
-        # With gradient accumulation, the optimizer steps after the last batch only.
+        # With gradient accumulation, the optimizer takes a step only after the last batch.
         if step == previous or not interval or step % interval:
             return
         assert isinstance(pl_module, ImageClassifier)

@@ -19,7 +19,7 @@ class TensorBoard(TensorBoardLogger):
         folder: The run folder, ``root/name/version_N``.
 
     Raises:
-        UserError: When the files can't be written, because the disk is full or the folder is gone for instance.
+        UserError: When the files can't be written, for instance because the disk is full or the folder was removed.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ from regularization.runs.distributed import gather_rows
 
 
 class ValidationLogits(Callback):
-    """Writes the newest validation: ``logits`` float16 ``(N, C)``, ``labels`` and ``index`` int64 ``(N,)``.
+    """Writes the latest validation's results: ``logits`` float16 ``(N, C)``, ``labels`` and ``index`` int64 ``(N,)``.
 
     ``index`` is the position in the whole training set, so that runs with the same split can be paired by image.
 
@@ -27,7 +27,7 @@ class ValidationLogits(Callback):
         self._batches: list[tuple[Tensor, Tensor]] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets an interrupted validation."""
+        """Discards the batches of an interrupted validation."""
         self._batches.clear()
 
     def on_validation_batch_end(

@@ -28,9 +28,9 @@ _NESTED = (
     ("model.lr_scheduler", "regularization.WarmupDecay"),
 )
 _FOLDER_OPTIONS = ("data.root", "folder", "folders", "trainer.default_root_dir")
-# Values of options whose type names none, or hundreds of classes.
+# Values to offer for options whose type lists no values, or hundreds of classes.
 _VALUES = {
-    "model.decay": ["all", "weights"],  # or a list, so that the parser knows no choices
+    "model.decay": ["all", "weights"],  # a list is allowed too, so the parser has no choices
     "model.network": ["SmallResNet", "ResNet", "torchvision.models.resnet18", "timm.create_model"],
     "model.mixing": ["torchvision.transforms.v2.MixUp", "torchvision.transforms.v2.CutMix"],
     "trainer.accelerator": ["auto", "cpu", "gpu", "mps"],
@@ -101,7 +101,7 @@ def _copy(action: Action, names: list[str], parser: ArgumentParser, command: str
     how = "append" if action.dest == "config" else "store"
     copies = [parser.add_argument(*names, action=how, help=help_text)] if names else []
     if not names or action.nargs == "+":
-        # As a positional argument: behind an option with several values, shtab would offer no other option.
+        # Added as a positional argument: after an option with several values, shtab would offer no other option.
         copies.append(parser.add_argument(action.dest, nargs=action.nargs, help=help_text))
     for copy in copies:
         if complete := _file_completion(action, command):
@@ -111,7 +111,7 @@ def _copy(action: Action, names: list[str], parser: ArgumentParser, command: str
 
 
 def _file_completion(action: Action, command: str) -> Any:
-    """How shtab completes an option that takes a file, or names besides; None for other options."""
+    """How shtab completes an option that takes a file, or one of several names or a file; None for other options."""
     if action.dest in ("config", "study"):
         is_study = command == "sweep"
         names = [name for name in config_names() if name.startswith("sweeps/") == is_study]

@@ -24,7 +24,7 @@ IGNORED_WARNINGS = (
     ".*missing from font.*",
     # Metrics are equal in all processes: our sums are reduced before they are logged.
     ".*recommended to use.*sync_dist=True.*",
-    # Training without SLURM is allowed on a machine that has it. What would wait for its processes forever is refused.
+    # Training without SLURM is allowed on a machine that has it. Runs that would wait forever are refused.
     ".*`srun` command is available.*",
 )
 

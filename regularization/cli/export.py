@@ -31,7 +31,7 @@ def make_parser() -> Parser:
 def export(args: list[str]) -> None:
     """Writes the file, and compares its probabilities with those of the checkpoint."""
     options = make_parser().parse_args(args)
-    # After the parsing, as it imports torch.
+    # Imported after parsing, because they import torch.
     from regularization.inference.export import largest_difference, write
     from regularization.inference.trained_model import load
 

@@ -22,7 +22,7 @@ def make_parser() -> Parser:
 def predict(args: list[str]) -> None:
     """Classifies images; see ``inference.prediction``."""
     options = make_parser().parse_args(args)
-    # After the parsing, as they import torch.
+    # Imported after parsing, because they import torch.
     import torch
 
     from regularization.inference.prediction import predict_files

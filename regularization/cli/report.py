@@ -33,7 +33,7 @@ def report(args: list[str]) -> None:
     from regularization.study.closing import STUDY, conclude, write_answer
     from regularization.study.found_runs import common_objective, single_study
 
-    # Lightning, which sets its log levels when it is imported, has only been imported now.
+    # Called here because Lightning sets its log levels when it is imported, which only the imports above have done.
     configure_logging()
     folders = _existing(options.folders)
     if len(folders) == 1 and (only := single_study(folders[0])) is not None:
@@ -53,7 +53,7 @@ def report(args: list[str]) -> None:
 
 
 def _existing(folders: Sequence[Path]) -> list[Path]:
-    """The folders, each once, however it is written."""
+    """The folders without duplicates; different spellings of one path count once."""
     for folder in folders:
         if not Path(folder).is_dir():
             raise UserError(f"there is no folder {folder}")

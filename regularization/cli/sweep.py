@@ -36,16 +36,16 @@ _SWITCHES = (
 
 
 def sweep(args: list[str]) -> "StudyAnswer | None":
-    """Runs a study from its config to its report, or continues one; its conclusion, None after a dry run."""
+    """Runs a study from its config to its report, or continues one; returns its conclusion, or None after a dry run."""
     study, options, common, config = _parse(args)
     from regularization.runs import distributed
     from regularization.study.sweep import run_sweep
     from regularization.training.output import independent_of_readers
 
-    # Lightning, which sets its log levels when it is imported, has only been imported now.
+    # Called here because Lightning sets its log levels when it is imported, which only the imports above have done.
     configure_logging()
 
-    # Started on several machines by srun or torchrun, each process is a coordinator of its own.
+    # If srun or torchrun has started the sweep on several machines, each process is a coordinator of its own.
     distributed.forget_launcher()
     with independent_of_readers():
         return run_sweep(study, options, common, config, args)
@@ -56,7 +56,7 @@ def make_parser() -> Parser:
     description = (Study.__doc__ or "").partition("Args:")[0]
     usage = "regularization sweep --config STUDY [options] [options of fit]"
     parser = Parser(prog="regularization sweep", usage=usage, description=description)
-    # The study's config is read apart from the options: its keys have dots, which the config of a parser may not have.
+    # The study's config is read separately: its keys contain dots, which a parser's own config must not contain.
     config = "The study: a file, or the name of a study that comes with the program, such as sweeps/quickstart."
     parser.add_argument("-c", "--config", dest="study", metavar="FILE", default=SUPPRESS, help=config)
     for name, type_, default, metavar, text in _OPTIONS:

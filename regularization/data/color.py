@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-# Tags of TIFF, and values of them.
+# TIFF tags, and values of these tags.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _WHITE_IS_ZERO, _SIGNED = 0, 2
 
 
 def to_upright_rgb(image: Image.Image) -> Image.Image:
-    """The image as sRGB, or as RGBA if parts are transparent, rotated as its EXIF data says.
+    """The image as sRGB, or as RGBA if parts are transparent, rotated according to its EXIF data.
 
     Raises:
-        ValueError: For grey values of which neither black nor white is defined.
+        ValueError: When the grey values of black and white are not defined.
     """
     tags: Any = getattr(image, "tag_v2", {})
     if _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1)):
@@ -64,5 +64,5 @@ def _transform_to_srgb(profile: bytes, mode: str) -> Any:
             return None
         target = ImageCms.createProfile("sRGB")
         return ImageCms.buildTransform(source, target, mode, "RGBA" if mode == "RGBA" else "RGB")
-    except Exception:  # without LittleCMS, or for a damaged profile, or that of another kind of image
+    except Exception:  # LittleCMS is missing, or the profile is damaged or belongs to another image mode
         return None

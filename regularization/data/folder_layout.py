@@ -26,7 +26,7 @@ class FolderLayout:
         train: The folder with the training images; the root if there is no folder per part.
         val: The folder with the validation images, or None.
         test: The folder with the test images, or None.
-        unused: Other folders beside them.
+        unused: Other folders next to them, which are not used.
     """
 
     train: Path
@@ -41,13 +41,13 @@ def find_layout(root: str | Path) -> FolderLayout:
     The folders of the parts may have any usual name, such as ``Training``, ``valid`` or ``test_set``.
 
     Raises:
-        UserError: When there is no such folder, or a folder looks like a part of the data and is not one of them.
+        UserError: When ``root`` does not exist, or a folder is named like a part of the data but cannot be used as one.
     """
     if not str(root):
         raise UserError("--data.root: give the folder that contains one folder of images per class")
     root = Path(root).expanduser()
     parts: dict[Part, Path] = {}
-    # A class may be named train: then that folder contains images and no folders.
+    # A class may be named train. Its folder then contains images and no subfolders.
     with_folders = [folder for folder in subfolders(root) if any(subfolders(folder))]
     for folder in with_folders:
         if (part := _part(folder.name)) is None:
@@ -64,7 +64,7 @@ def find_layout(root: str | Path) -> FolderLayout:
 
 
 def subfolders(folder: Path) -> Iterator[Path]:
-    """The folders in ``folder``, sorted, without hidden ones and those of the system."""
+    """The folders in ``folder``, sorted, without hidden folders and system folders."""
     if not folder.is_dir():
         raise UserError(f"--data.root: there is no folder {folder}")
     for path in sorted(folder.iterdir()):
@@ -118,12 +118,12 @@ def files_in(folder: Path, classes: Sequence[str], complete: bool) -> tuple[list
         if found is None:
             continue
         if complete and not found.paths:
-            raise UserError(f"{folder / name} contains no images{_but(found.left_out)}")
+            raise UserError(f"{folder / name} contains no images{_format_left_out(found.left_out)}")
         paths += found.paths
         labels += [label] * len(found.paths)
         left_out += found.left_out
     if not paths:
-        raise UserError(f"{folder} contains no images{_but(left_out)}")
+        raise UserError(f"{folder} contains no images{_format_left_out(left_out)}")
     return paths, torch.tensor(labels, dtype=torch.int64), left_out
 
 
@@ -143,10 +143,10 @@ def _resembled_parts(names: Sequence[str]) -> set[Part]:
 
 
 def _check_names(root: Path, parts: dict[Part, Path], folders: Sequence[Path]) -> None:
-    """Rejects ``folders`` that look like parts of the data without being understood as such."""
+    """Rejects ``folders`` that are named similarly to parts of the data but are not recognized as such."""
     names = [folder.name for folder in folders]
     resembled = _resembled_parts(names)
-    # Without a folder train, a single one of them may be a class, such as train_station.
+    # If there is no folder train, a single such folder may be a class, such as train_station.
     if resembled and (parts or len(resembled) > 1):
         looks = ", ".join(name for name in names if _resembled_parts([name]))
         raise UserError(
@@ -162,5 +162,5 @@ def _loose_files(folder: Path) -> list[LeftOut]:
     return [LeftOut(path, f"{suffix} files", "in no class folder") for path, suffix in images if suffix in suffixes()]
 
 
-def _but(left_out: Sequence[LeftOut]) -> str:
+def _format_left_out(left_out: Sequence[LeftOut]) -> str:
     return f"; {summarize(left_out)}" if left_out else ""

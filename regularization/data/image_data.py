@@ -41,14 +41,14 @@ class ImageData(LightningDataModule, ABC):
         std: Standard deviation of each channel, which is divided by; null as for ``mean``.
         early_size: Height and width of training images in the first steps, in pixels, to save time; null for none.
         early_share: Share of the training steps that use early_size instead of image_size.
-        flip: Flip training images with probability 1/2; ``alternating`` flips one half of them every other epoch.
+        flip: Flip training images with probability 1/2; ``alternating`` flips each half of them every other epoch.
         crop_padding: Shift training images by up to this many pixels; 0 does not shift them.
-        padding_mode: What is shifted in: ``constant`` for black, ``reflect`` for the image mirrored at its edge.
+        padding_mode: Padding: ``constant`` is black, ``reflect`` is the image mirrored at its edge.
         cutout: Side in pixels of a square that is set to black in each training image; 0 for none.
         augmentations: Augmentation policies and random erasing, each under a name you choose; null removes one.
         label_noise: Fraction of the training labels that are replaced by another class, drawn with ``split_seed``.
-        subset: Number or fraction of the training images to use, of all classes alike; the fewer are among the more.
-        on_device: Keep the images on the device that trains, so that the CPU has no work with them.
+        subset: Number or fraction of the training images to use, the same share of each class; subsets are nested.
+        on_device: Keep the images on the training device, so that the CPU does not process them.
         seed: Seed of the order and the augmentation; null takes the one of ``seed_everything``.
     """
 
@@ -108,7 +108,7 @@ class ImageData(LightningDataModule, ABC):
         """The whole training or test set."""
 
     def inference_config(self) -> dict[str, Any]:
-        """What the use of a trained network needs: the names of the classes and the arguments of Preprocess."""
+        """The settings that inference needs: the names of the classes and the arguments of Preprocess."""
         part = self.train_set or self.test_set
         assert part is not None, "setup() comes first"
         size = part[0].shape[0] if part[0].shape[0] == part[0].shape[1] else None
@@ -129,7 +129,7 @@ class ImageData(LightningDataModule, ABC):
         return self._loader(self.train_set, self.batch_size, self.seed, self._progress)
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch and how many of its images were used, 0 between two epochs; and which images are trained on."""
+        """The epoch, how many of its images were used (0 between epochs), and a checksum of the training images."""
         assert self.trainer is not None
         assert self.train_set is not None
         epochs: Any = self.trainer.fit_loop.epoch_progress.current
@@ -137,13 +137,13 @@ class ImageData(LightningDataModule, ABC):
         in_epoch = not internals.is_between_epochs(self.trainer)
         images_done = batches * self.batch_size if in_epoch else 0
         if in_epoch and epochs.processed == self._progress[0]:
-            # The images before the resume may have been counted in batches of another size.
+            # The batch size may have been different before the resume, so those images are counted separately.
             images_done = self._progress[1] + (batches - self.batches_done()) * self.batch_size
         images_done = min(images_done, len(self.train_set[1]))
         return {"epoch": epochs.processed, "images_done": images_done, "fingerprint": self._fingerprint()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues after the images that were used; warns if the training images are others than before."""
+        """Continues after the images already used; warns if the training images differ from those of the checkpoint."""
         self._progress = (state_dict["epoch"], state_dict["images_done"])
         if self.train_set is not None and state_dict.get("fingerprint") not in (None, self._fingerprint()):
             # Images that are now held out may have been trained on.
@@ -156,7 +156,7 @@ class ImageData(LightningDataModule, ABC):
         return zlib.crc32(torch.stack([subset, images.labels[subset]]).numpy().tobytes())
 
     def batches_done(self) -> int:
-        """The batches of a resumed epoch that are done, in the current batch size: all but the remaining ones."""
+        """Number of completed batches of a resumed epoch, in the current batch size: all but the remaining ones."""
         assert self.train_set is not None
         size = len(self.train_set[1])
         return -(-size // self.batch_size) - -(-(size - min(self._progress[1], size)) // self.batch_size)
@@ -172,9 +172,10 @@ class ImageData(LightningDataModule, ABC):
     predict_dataloader = test_dataloader
 
     def clean_dataloader(self) -> DataLoader[Any]:
-        """Batches of a fixed, unaugmented subset of the training images: as many as are validated, from 256 to 5,000.
+        """Batches of a fixed, unaugmented subset of training images: as many as are validated, but 256 to 5,000.
 
-        It costs at most as much as the validation. The standard error of an accuracy on 5,000 images is 0.7 points.
+        With 256 or more validation images, it costs at most as much as the validation. The standard error of an
+        accuracy on 5,000 images is 0.7 points.
         """
         assert self.train_set is not None, "setup() comes first"
         images, subset = self.train_set
@@ -194,7 +195,7 @@ class ImageData(LightningDataModule, ABC):
         return subset[torch.randperm(len(subset), generator=torch.Generator().manual_seed(self.split_seed))]
 
     def calibration_sample(self) -> Tensor:
-        """Up to 1,000 unaugmented training images in the size of the first step, float32 ``(N, 3, H, W)``."""
+        """Up to 1,000 unaugmented training images at the image size of the first step, float32 ``(N, 3, H, W)``."""
         assert self.train_set is not None, "setup() comes first"
         # Each process takes the whole sample, so that all of them begin with the same weights.
         images, subset = self._on_device(self.train_set[0]), self._shuffled(self.train_set[1])[:1000]
@@ -221,7 +222,7 @@ class ImageData(LightningDataModule, ABC):
         assert part is not None, "setup() comes first"
         images, subset = self._on_device(part[0]), part[1]
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        overfit = bool(getattr(self.trainer, "overfit_batches", 0))  # Lightning's option to train on the same few
+        overfit = bool(getattr(self.trainer, "overfit_batches", 0))  # Lightning trains on a few fixed batches
         sampler = EpochSampler(subset, batch_size, seed, progress, images.labels.device, same_order=overfit)
         return make_loader(images, sampler, rank, world_size)
 

@@ -21,10 +21,10 @@ from regularization.data.image_search import formats, unreadable
 from regularization.data.readers import Sample
 from regularization.errors import UserError, printable
 
-# Held while an image is decoded that takes gigabytes of memory by itself.
+# Held while a large image is decoded, because one such image alone can need gigabytes of memory.
 _LARGE_IMAGE_LOCK = Lock()
 _LARGE_IMAGE_PIXELS = 2e7
-# Pillow refuses images of more than twice MAX_IMAGE_PIXELS. Those between are accepted, without its warning.
+# Pillow rejects images of more than twice MAX_IMAGE_PIXELS and warns above MAX_IMAGE_PIXELS. The warning is disabled.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -42,9 +42,9 @@ class DecodeError:
 def read(path: Path, side: int) -> Tensor | DecodeError:
     """Reads an image: its short side is resized to ``side`` pixels, and the central square is cropped.
 
-    The result is that of ``preprocess.square``, but the full-size image is never a tensor. The image is rotated as its
-    EXIF data says; of an animation the first frame is taken; colours become sRGB, with 8 bits per channel; transparent
-    pixels are placed on white.
+    The result is that of ``preprocess.square``, but the full-size image is never a tensor. The image is rotated
+    according to its EXIF data. The first frame of an animation is used. Colours are converted to sRGB with 8 bits per
+    channel, and transparent pixels are placed on white.
 
     Returns:
         uint8 ``(3, side, side)``, or why the file cannot be read.
@@ -70,7 +70,7 @@ def read_all(paths: Sequence[Path], side: int, description: str) -> Iterator[Ten
     On a terminal it shows a progress bar with the ``description``.
     """
     threads = torch.get_num_threads()  # a sweep divides the CPU cores among its trials by this number
-    # Decoding and resizing release Python's lock. Submitted in parts, because results wait in memory.
+    # Decoding and resizing release the GIL. Paths are submitted in chunks, because pending results occupy memory.
     with ThreadPoolExecutor(threads) as pool:
         parts = (paths[start : start + 16 * threads] for start in range(0, len(paths), 16 * threads))
         images = (image for part in parts for image in pool.map(read, part, [side] * len(part)))
@@ -78,7 +78,7 @@ def read_all(paths: Sequence[Path], side: int, description: str) -> Iterator[Ten
 
 
 def _limit_memory(image: Image.Image) -> AbstractContextManager[Any]:
-    """Makes other threads wait that want to decode another large image at the same time."""
+    """Lets only one thread at a time decode a large image; the others wait."""
     return _LARGE_IMAGE_LOCK if image.width * image.height > _LARGE_IMAGE_PIXELS else nullcontext()
 
 
@@ -86,7 +86,7 @@ def square(image: Image.Image, side: int) -> Image.Image:
     """Resizes the short side of an image to ``side`` pixels and crops the central square.
 
     Raises:
-        ValueError: When the image is so long that it would become too large.
+        ValueError: When the image is so elongated that the resized image would exceed Pillow's pixel limit.
     """
     width, height = image.size
     short = min(width, height)

@@ -22,20 +22,20 @@ from regularization.data.readers import Images
 from regularization.data.sampling import EpochSampler
 from regularization.errors import UserError, printable
 
-# How many unreadable files an error names, and how many classes are counted by name.
+# How many unreadable files an error lists, and up to how many classes are listed with their counts.
 MAX_ERRORS_SHOWN = 10
 MAX_CLASSES_SHOWN = 10
-# The largest class has this many times as many images as the smallest one: the user is warned.
+# Warn if the largest class has more than this many times as many images as the smallest one.
 IMBALANCE = 5
 
 
 class ImageFolder(ImageData):
     """Images of any size: ``root/<class>/…``, or ``root/train/<class>/…``, with optional folders ``val`` and ``test``.
 
-    The short side of an image is resized to ``resize`` pixels, and the central square is cropped. Training takes a
-    random square of ``image_size`` pixels from it, evaluation the central one. Without a folder ``val`` or ``test``,
-    those images are held out of the others, the same share of every class. Other usual names of these folders, such as
-    ``Training`` and ``valid``, are understood too.
+    The short side of an image is resized to ``resize`` pixels, and the central square is cropped. Training crops a
+    random square of ``image_size`` pixels from it, evaluation the central one. If there is no folder ``val`` or
+    ``test``, those images are held out of the training images, the same share of every class. Other usual names of
+    these folders, such as ``Training`` and ``valid``, are also recognized.
 
     Args:
         root: The folder; required.
@@ -46,10 +46,10 @@ class ImageFolder(ImageData):
         memory_gb: Images are decoded once and kept in memory. If the training, validation or test images need more than
             this, worker processes decode them for every batch instead.
         workers: Number of worker processes; 0 decodes in the main process, null takes one per thread of PyTorch.
-        class_weights: ``balanced`` weights the training loss of each image by N / (C · N_c), with N_c of N training
-            images in its class: each of the C classes has the same share of the loss.
-        balanced_sampling: Draw training images with replacement, so that each class is drawn equally often. An epoch
-            has as many images as without.
+        class_weights: ``balanced`` weights the training loss of each image by N / (C · N_c), where N is the number of
+            training images and N_c that of its class, so that each of the C classes has the same share of the loss.
+        balanced_sampling: Draw training images with replacement, so that each class is drawn equally often. The number
+            of images per epoch does not change.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ImageFolder(ImageData):
         """The training or the test images, with a short side of ``resize`` pixels.
 
         Raises:
-            UserError: Naming the files that cannot be read.
+            UserError: When files cannot be read; the message names them.
         """
         layout = self.layout
         if not train and layout.test is not None:
@@ -117,7 +117,7 @@ class ImageFolder(ImageData):
         return self._read(paths, labels, "images" if train else "test images")
 
     def setup(self, stage: str) -> None:
-        """Reads and splits the images; before training also the test images, so that damaged files are found early."""
+        """Reads and splits the images; before training, also reads the test images, to find damaged files early."""
         super().setup(stage)
         if stage == "fit" and self.test_set is None and (self.test_size or self.layout.test is not None):
             self.read(train=False)
@@ -171,7 +171,7 @@ class ImageFolder(ImageData):
             )
 
     def _files(self, folder: Path) -> tuple[list[Path], Tensor]:
-        """The image files in ``folder`` and their labels; remembers what is left out."""
+        """The image files in ``folder`` and their labels; records the files that are left out."""
         paths, labels, left_out = files_in(folder, self.classes, complete=folder == self.layout.train)
         self._left_out |= {item.path: item for item in left_out}
         return paths, labels
@@ -184,7 +184,7 @@ class ImageFolder(ImageData):
 
     def _read(self, paths: list[Path], labels: Tensor, name: str) -> Images | ImageFiles:
         fits_memory = len(paths) * 3 * self.side**2 <= self.memory_gb * 1e9
-        # The cache holds for unchanged files: a sweep's worker reads them once for all of its trials.
+        # Cached as long as the files are unchanged, so that a sweep's worker reads them once for all of its trials.
         stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
         pixels = _decode(stamps, self.side, fits_memory, f"reading {name}")
         names = tuple(map(printable, self.classes))
@@ -194,10 +194,11 @@ class ImageFolder(ImageData):
 
 
 def held_out(names: Sequence[str], labels: Tensor, share: float) -> Tensor:
-    """Which of N files are held out, bool ``(N,)``: of each class, the share whose names have the smallest hashes.
+    """Selects the files to hold out, bool ``(N,)``: of each class, the given share with the smallest name hashes.
 
-    Their number is rounded. At least one file of each class is held out, and at least one is not. A file that is added
-    moves the limit between the two parts by one file at most, so that the others stay where they are.
+    The number per class is rounded. Of a class with two or more files, at least one is held out and at least one is
+    not. Adding a file moves the boundary between the two parts by at most one file, so the other files stay in their
+    parts.
     """
     hashes = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
     held = torch.zeros(len(names), dtype=torch.bool)
@@ -223,7 +224,7 @@ def _decode(stamps: Sequence[tuple[Path, int, int]], side: int, keep: bool, desc
         uint8 ``(N, 3, side, side)``, or None.
 
     Raises:
-        UserError: Naming the files that cannot be read.
+        UserError: When files cannot be read; the message names them.
     """
     pixels = torch.empty((len(stamps) if keep else 0, 3, side, side), dtype=torch.uint8)
     errors = []

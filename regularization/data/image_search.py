@@ -1,4 +1,4 @@
-"""The search for image files in folders: what is found, and what is left out with the reason."""
+"""Searches folders for image files, and records which files are left out and why."""
 
 import os
 from collections import Counter
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
-# Formats of pixels only: Pillow would also run Ghostscript for EPS, and read a page of a PDF as an image.
+# Raster formats only: for EPS, for example, Pillow would run Ghostscript.
 FORMATS = {"AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF"}
 FORMATS |= {"WEBP"}
-# Formats that Pillow reads only with a package, or with a build that has the library.
-_MISSING = {
+# Suffixes that Pillow reads only with another package, or with a build that has the library; and how to install it.
+_INSTALL_HINTS = {
     **dict.fromkeys((".heic", ".heics", ".heif", ".heifs", ".hif"), "pip install 'regularization[heif]' to read them"),
     **dict.fromkeys((".avif", ".avifs"), "pip install --upgrade pillow to read them"),
 }
@@ -30,7 +30,7 @@ class LeftOut:
 
     Attributes:
         path: Where it is.
-        kind: What to count it as: its suffix with ``files``, ``files without suffix`` or ``folders``.
+        kind: The category that it is counted in: its suffix with ``files``, ``files without suffix`` or ``folders``.
         reason: Why it is left out.
     """
 
@@ -72,23 +72,23 @@ def search(folder: Path) -> SearchResult:
 
 
 def summarize(left_out: Iterable[LeftOut]) -> str:
-    """How many files of which suffix are left out and why, in one line; empty if there are none."""
+    """Summarizes in one line how many files of each suffix are left out and why; empty if there are none."""
     counts = Counter((item.kind, item.reason) for item in left_out).most_common()
-    parts = [f"{count:,} {_number(kind, count)} ({reason})" for (kind, reason), count in counts[:MAX_KINDS_SHOWN]]
+    parts = [f"{count:,} {_inflect(kind, count)} ({reason})" for (kind, reason), count in counts[:MAX_KINDS_SHOWN]]
     if rest := sum(count for _, count in counts[MAX_KINDS_SHOWN:]):
         parts.append(f"{rest:,} of other kinds")
     return f"left out: {', '.join(parts)}" if parts else ""
 
 
 def unreadable(suffix: str) -> str:
-    """Why files with ``suffix``, with its dot and in lower case, are not read; empty if they are."""
-    return "" if suffix in suffixes() else _MISSING.get(suffix, "not a supported image format")
+    """The reason why files with ``suffix``, in lower case with its dot, are not read; empty if they are read."""
+    return "" if suffix in suffixes() else _INSTALL_HINTS.get(suffix, "not a supported image format")
 
 
 @cache
 def formats() -> list[str]:
-    """Those of FORMATS that the installed packages can read."""
-    # pillow-heif adds the images of iPhones.
+    """The formats in FORMATS that the installed packages can read."""
+    # pillow-heif adds HEIF, the image format of iPhones.
     with suppress(ImportError):
         import pillow_heif
 
@@ -100,7 +100,7 @@ def formats() -> list[str]:
 @cache
 def suffixes() -> set[str]:
     """The suffixes of ``formats``, with their dots."""
-    readable = {*formats(), "MPO"}  # which Pillow reads as a kind of JPEG
+    readable = {*formats(), "MPO"}  # Pillow reads MPO as a kind of JPEG
     return {suffix for suffix, name in Image.registered_extensions().items() if name in readable}
 
 
@@ -112,7 +112,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 
 def _reason(entry: os.DirEntry[str]) -> str:
-    """Why an entry is left out; empty if it is not, and for hidden files that are not images."""
+    """The reason why an entry is left out; empty if it is kept, and for hidden files that are not images."""
     suffix = Path(entry.name).suffix.lower()
     hidden = "hidden" if entry.name.startswith(".") else ""
     if entry.is_dir():
@@ -126,6 +126,6 @@ def _reason(entry: os.DirEntry[str]) -> str:
     return unreadable(suffix)
 
 
-def _number(kind: str, count: int) -> str:
-    """``kind`` in the singular for one."""
+def _inflect(kind: str, count: int) -> str:
+    """``kind``, in the singular if ``count`` is 1."""
     return kind.replace("files", "file").replace("folders", "folder") if count == 1 else kind

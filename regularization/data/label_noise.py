@@ -1,4 +1,4 @@
-"""Wrong labels, drawn at random, to study what regularization does about them."""
+"""Random label noise, to study how regularization affects training with wrong labels."""
 
 import dataclasses
 
@@ -9,13 +9,13 @@ from regularization.data.augmentation.augment import uniform
 from regularization.data.image_files import ImageFiles
 from regularization.data.readers import Images
 
-# Sets these draws apart from those of augmentation, whose second key is an epoch.
+# Separates these draws from those of augmentation, which use an epoch as the second key.
 _KEY = 2**40
 _WRONG, _CLASS = range(2)
 
 
 def with_wrong_labels(images: Images | ImageFiles, fraction: float, seed: int) -> Images | ImageFiles:
-    """The same images, of which a fraction has labels from ``corrupt_labels``."""
+    """The same images, with a fraction of their labels replaced by ``corrupt_labels``."""
     if not fraction:
         return images
     return dataclasses.replace(images, labels=corrupt_labels(images.labels, fraction, len(images.classes), seed))
@@ -24,9 +24,9 @@ def with_wrong_labels(images: Images | ImageFiles, fraction: float, seed: int) -
 def corrupt_labels(labels: Tensor, fraction: float, num_classes: int, seed: int) -> Tensor:
     """Replaces each label with probability ``fraction`` by one of the other classes, all of them equally likely.
 
-    This is symmetric label noise (Zhang et al. 2017, arXiv:1611.03530, replace labels by any class instead). What
-    happens to an image depends on its index and the seed only. A label that is wrong with a small fraction is
-    wrong in the same way with a larger one.
+    This is symmetric label noise (Zhang et al. 2017, arXiv:1611.03530, replace labels by any class instead). The draws
+    for an image depend on its index and the seed only. A label that is replaced with a small fraction is replaced by
+    the same class with a larger one.
 
     Args:
         labels: int64 ``(N,)``.

@@ -17,9 +17,10 @@ class Preprocess(nn.Module):
     """Maps uint8 images ``(B, 3, H, W)`` to float32 ``(B, 3, size, size)``: (crop / 255 − mean) / std.
 
     The short side of an image is resized to ``resize`` pixels; then the central square of ``size`` pixels is cropped.
-    The result equals torchvision's ``Resize``, ``CenterCrop``, ``ToTensor`` and ``Normalize`` on PIL images to the bit
-    (where an odd number of pixels is cropped off, the smaller half comes first). Pillow 13 begins with the vertical
-    pass when it shrinks a tall image, of 2.5 to 1 or more; some values then differ by one.
+    The result is bit-identical to that of torchvision's ``Resize``, ``CenterCrop``, ``ToTensor`` and ``Normalize`` on
+    PIL images (if an odd number of pixels is cropped off, this module crops the smaller half at the top or left).
+    Pillow 13 runs the vertical pass first when it shrinks an image whose height is at least 2.5 times its width; some
+    values then differ by one.
 
     Args:
         size: Height and width of the output in pixels; ``None`` keeps those of the images.
@@ -53,7 +54,7 @@ class Preprocess(nn.Module):
         """The input of the network, float32 ``(B, 3, size, size)``, from uint8 ``(B, 3, H, W)``."""
         if pixels.device.type != "cpu" or torch.compiler.is_compiling():
             return self._transform(pixels)
-        # On a CPU a few images at a time, so that intermediate results stay in its cache.
+        # On a CPU, process a few images at a time, so that intermediate results stay in its cache.
         height, width = (self.size, self.size) if self.size else pixels.shape[-2:]
         result = torch.empty(*pixels.shape[:2], height, width)
         images = max(1, _CHUNK // (height * width))
@@ -70,7 +71,7 @@ class Preprocess(nn.Module):
         if torch.compiler.is_compiling():
             # The exporters of torch 2.6 do not support writing into a view.
             return crop.div(255).sub(self.mean).div(self.std)
-        # The operations of ToTensor and Normalize in their order, in place: the result has the same bits.
+        # The same operations as in ToTensor and Normalize, in the same order and in place: the result is bit-identical.
         return torch.div(crop.div_(255).sub_(self.mean), self.std, out=out)
 
 
@@ -93,10 +94,10 @@ def square(pixels: Tensor, side: int) -> Tensor:
     if not exporting and height == width == side:
         return pixels.float()
     short = torch.sym_min(height, width)
-    # Along each axis: the old length, the length after the resize, and the part of that which the square takes.
+    # For each axis: the original length, the length after the resize, and the length of the crop.
     lengths: list[Any] = [(old, side * old // short, side) for old in (height, width)]
     # In an exported graph lengths are symbolic, and the weights are computed in the graph.
-    exact = not exporting and all(_is_exact_in_single(old, new) for old, new, _ in lengths)
+    exact = not exporting and all(_is_exact_in_float32(old, new) for old, new, _ in lengths)
     dtype = torch.float32 if exact else torch.float64
     if pixels.device.type == "mps":
         dtype = torch.float32  # mps has no float64: a value differs by one where PIL breaks a tie the other way
@@ -109,16 +110,16 @@ def square(pixels: Tensor, side: int) -> Tensor:
 
 
 def _enlarge_vertically(rows: Tensor, first: Tensor, weight: Tensor, next_weight: Tensor) -> Tensor:
-    """``vertical @ rows`` where each row mixes at most two, in a third of the time of the matrix product."""
+    """``vertical @ rows`` if each row mixes at most two, in a third of the time of the matrix product."""
     return rows.index_select(-2, first).mul_(weight).addcmul_(rows.index_select(-2, first + 1), next_weight)
 
 
-def _is_exact_in_single(old: int, new: int) -> bool:
+def _is_exact_in_float32(old: int, new: int) -> bool:
     """Whether float32 gives the same rounding as float64.
 
-    When an axis is enlarged by the factor k, a pixel is an integer over 2k. For odd k that is never half-way between
-    two integers; for a power of two it is exact. For other factors there can be ties, which PIL breaks by its rounded
-    weights.
+    When an axis is enlarged by the factor k, each pixel value is an integer divided by 2k. For odd k it is never
+    half-way between two integers; for a power of two it is exact in float32. For other factors there can be ties, and
+    PIL's rounded weights decide in which direction they are rounded.
     """
     factor, remainder = divmod(new, old)
     return remainder == 0 and (factor % 2 == 1 or factor & (factor - 1) == 0)
@@ -127,9 +128,9 @@ def _is_exact_in_single(old: int, new: int) -> bool:
 def weights(old: int, new: int, side: int) -> Tensor:
     """PIL's bilinear weights for the central ``side`` of ``new`` pixels from ``old`` pixels, float64 ``(side, old)``.
 
-    The filter is a triangle as wide as the coarser of the two pixel grids.
+    The filter is a triangle. Its half-width is one pixel of the coarser of the two pixel grids.
     """
-    # As tensors: a quotient of sizes would become float32 in an exported graph.
+    # Sizes are converted to tensors: a quotient of sizes would become float32 in an exported graph.
     scale = torch.full((1,), old, dtype=torch.float64) / torch.full((1,), new, dtype=torch.float64)
     support = scale.clamp(min=1.0)
     centre = (torch.arange(side, dtype=torch.float64)[:, None] + (new - side) // 2 + 0.5) * scale

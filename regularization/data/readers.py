@@ -34,7 +34,7 @@ class Images:
         pixels: uint8 ``(N, 3, H, W)``.
         labels: int64 ``(N,)``, each in ``0 … len(classes) - 1``.
         classes: Name of each class.
-        workers: Processes that read batches: none are needed.
+        workers: Number of processes that read batches: 0, because the images are in memory.
     """
 
     pixels: Tensor
@@ -65,7 +65,7 @@ def download_cifar(source: type[CIFAR10], root: Path) -> None:
     If several processes and machines share ``root``, one of them downloads and the others wait.
 
     Raises:
-        UserError: When the archive cannot be downloaded or unpacked; tells which file to put where.
+        UserError: When the archive cannot be downloaded or unpacked; the message says which file to put where.
     """
     folder = root / source.base_folder
     names = [name for name, _ in _files(source)]
@@ -96,7 +96,7 @@ def download_lock(root: Path) -> Iterator[None]:
     """Waits while another process downloads into ``root``; the lock file is removed at the end."""
     with ExitStack() as stack:
         stack.callback(_remove, root / LOCK)
-        # Where the file system cannot lock or be written, the download goes on without a lock.
+        # If the file system does not support locks or is not writable, the download continues without a lock.
         with suppress(OSError):
             stack.enter_context(FileLock(root / LOCK, fallback_to_soft=False))
         yield
@@ -145,7 +145,7 @@ def read_digits(train: bool) -> Images:
 
     scikit-learn defines no test set. A stratified fifth (360 images, always the same ones) serves as the test set.
     """
-    # Imported here: scikit-learn takes most of a second, which training on CIFAR does not need.
+    # Imported here: scikit-learn takes most of a second, which other data sets do not need.
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -172,7 +172,7 @@ def stratified_split(
         The sorted indices of the images that are kept, and of those that are held out.
 
     Raises:
-        UserError: When there is no such split.
+        UserError: When the labels cannot be split like this.
     """
     from sklearn.model_selection import train_test_split
 
@@ -186,7 +186,7 @@ def stratified_split(
 
 
 def _check_split(labels: Tensor, held_out: int | float, classes: Sequence[str]) -> None:
-    """Rejects what scikit-learn rejects, with the names of the classes."""
+    """Rejects splits that scikit-learn would reject, with a message that names the classes."""
     counts = {label: count for label, count in enumerate(torch.bincount(labels).tolist()) if count}
     if rare := [classes[label] if classes else str(label) for label, count in counts.items() if count == 1]:
         raise UserError(
@@ -213,7 +213,7 @@ def _read_pickle(path: Path, md5: str) -> dict[str, Any]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    # The bytes that are checked are the bytes that are unpickled: a pickle from elsewhere could run code.
+    # Check exactly the bytes that are unpickled, because a pickle from another source could run code.
     actual = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if actual != md5:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Which images make up each batch, a function of (seed, epoch, step) only; and the part of it for each process."""
+"""Selects the images of each batch from (seed, epoch, step) alone, and splits each batch across processes."""
 
 import signal
 from collections.abc import Iterator
@@ -18,21 +18,21 @@ class EpochSampler(SequentialSampler):
     """Yields the batches of one epoch as tensors of indices, int64 ``(B,)``; the last batch may be smaller.
 
     With a seed, the order of an epoch is the permutation that a generator seeded with (seed, epoch) draws. So the batch
-    of any step can be computed without going through the earlier ones. Every image comes exactly once per epoch, unless
-    there are ``weights``: then as many images are drawn with replacement.
+    of any step can be computed without going through the earlier ones. Every image is used exactly once per epoch. If
+    ``weights`` are set, the same number of images is drawn with replacement instead.
 
-    It is a ``SequentialSampler`` because Lightning replaces any other one where ``overfit_batches`` is given.
+    It subclasses ``SequentialSampler`` because Lightning replaces any other sampler if ``overfit_batches`` is set.
 
     Args:
         subset: Indices of the images to use, int64 ``(N,)``.
         batch_size: Images per batch.
         seed: Seed of the shuffling; ``None`` keeps the order of ``subset``.
-        progress: An epoch that is resumed, and how many of its images were already used.
-        device: The device of the index tensors; those of an epoch are moved there at once.
-        same_order: Whether all epochs have the order of the first.
+        progress: The epoch that is resumed, and the number of its images that were already used.
+        device: The device of the index tensors; all indices of an epoch are moved there at once.
+        same_order: Whether all epochs use the order of the first epoch.
 
     Attributes:
-        weights: Probability of each image of ``subset``, up to a factor, ``(N,)``; None for a permutation.
+        weights: Unnormalized sampling probability of each image of ``subset``, ``(N,)``; None for a permutation.
     """
 
     def __init__(
@@ -84,8 +84,9 @@ class Batch(NamedTuple):
         images: uint8 ``(B, 3, H, W)`` as read; after preprocessing float32, the input of the network.
         labels: int64 ``(B,)``.
         indices: Indices of the images in the whole set, int64 ``(B,)``.
-        weight: Weight of a mean over this part in the mean over all processes. It is 1 if all parts have the same size,
-            and 0 if the images of this part do not belong to the batch: they only keep the process in step.
+        weight: Weight of the mean over this part in the mean over all processes. It is 1 if all parts have the same
+            size. It is 0 if the images of this part do not belong to the batch; such images are placeholders, so that
+            every process runs every step.
     """
 
     images: Tensor
@@ -100,7 +101,7 @@ class Batch(NamedTuple):
 
 
 def as_batch(batch: Any) -> Batch:
-    """``batch`` itself; or a whole one from what an ordinary DataLoader yields, images or ``(images, labels, …)``."""
+    """Returns a Batch unchanged; converts images or ``(images, labels, …)`` of an ordinary DataLoader to a Batch."""
     if isinstance(batch, Batch):
         return batch
     images, labels = batch[:2] if isinstance(batch, list | tuple) and len(batch) > 1 else (batch, None)
@@ -114,11 +115,11 @@ class RankShard(Dataset[Batch]):
 
     The parts are consecutive and differ in size by at most one image. The mean over processes of weight × mean over
     the part equals the mean over the batch, and every image is used exactly once. If a batch is too small for all
-    processes, some get no image of it and the others at least ``min_size``.
+    processes, some processes get no image of it, and the others get at least ``min_size``.
 
     Args:
         images: The whole set.
-        rank: The number of this process.
+        rank: The index of this process, from 0.
         world_size: The number of processes.
         min_size: Minimum number of images in a part that is not empty: 2 for training with batch norm, which needs a
             variance.
@@ -134,7 +135,7 @@ class RankShard(Dataset[Batch]):
         return len(self._images)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        """The part of the batch at ``index``, int64 ``(B,)``; the first images with weight 0 where it is empty."""
+        """The part of the batch at ``index``, int64 ``(B,)``; if it is empty, the first images with weight 0."""
         parts = min(self._world_size, max(1, len(index) // self._min_size))
         part = index.tensor_split(parts)[self._rank] if self._rank < parts else index[:0]
         weight = len(part) * self._world_size / len(index)
@@ -158,18 +159,18 @@ class LazyDataLoader(DataLoader[Any]):
 def make_loader(
     images: Images | ImageFiles, sampler: EpochSampler, rank: int = 0, world_size: int = 1
 ) -> LazyDataLoader:
-    """A loader of the batches that ``sampler`` yields, or of the parts of them for one of several processes."""
+    """Creates a loader of the batches that ``sampler`` yields, or of one process's part of each batch."""
     # With a batch size of one image per process, parts of one image are what the user wants.
     min_size = 2 if sampler.batch_size >= 2 * world_size else 1
     return LazyDataLoader(
         RankShard(images, rank, world_size, min_size),
-        # batch_size=None: an index tensor of the sampler is passed on whole, and nothing is collated.
+        # batch_size=None: each index tensor of the sampler is passed on as a whole, and nothing is collated.
         sampler=sampler,
         batch_size=None,
         # A separate generator: an iterator draws a number when it is created, which must not advance the global one.
         generator=torch.Generator(),
         num_workers=images.workers,
-        # The workers of training are kept between epochs; those of an evaluation would only wait.
+        # Training workers are kept between epochs; evaluation workers would only be idle.
         persistent_workers=images.workers > 0 and sampler.seed is not None,
         worker_init_fn=ignore_sigint,
     )
@@ -183,14 +184,14 @@ def stratified_subset(labels: Tensor, indices: Tensor, size: int | float | None,
     Args:
         labels: Labels of the whole set, int64 ``(N,)``.
         indices: The images to choose from, int64 ``(M,)``.
-        size: How many, or which fraction of them; None takes all.
+        size: The number of images to choose, or their fraction; None takes all.
         seed: Seed of the choice.
 
     Returns:
         Sorted indices, int64.
 
     Raises:
-        UserError: When there are not so many.
+        UserError: When ``size`` is neither a number from 1 to M nor a fraction that gives at least one image.
     """
     if size is None:
         return indices
@@ -208,7 +209,7 @@ def stratified_subset(labels: Tensor, indices: Tensor, size: int | float | None,
     by_class = shuffled.argsort(stable=True)
     rank = torch.empty_like(by_class)
     rank[by_class] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[shuffled[by_class]]
-    # An image comes in once the share that is taken of its class has reached its place there.
+    # The relative position of each image in its class: taking the smallest takes the same share of every class.
     place = (rank + 0.5).double() / counts[shuffled]
     return indices[order[place.argsort(stable=True)[:count]]].sort().values
 
@@ -222,7 +223,7 @@ def check_divisible(batch_size: int, world_size: int) -> None:
     """Checks that all processes get the same number of images of a batch.
 
     Raises:
-        UserError: Naming the nearest batch sizes that are divisible.
+        UserError: When they do not; the message names the nearest batch sizes that are divisible.
     """
     if batch_size % world_size:
         lower, upper = batch_size // world_size * world_size, -(-batch_size // world_size) * world_size

@@ -1,11 +1,11 @@
-"""Calibration: does a prediction with a confidence of 90% turn out to be correct in 90% of cases?"""
+"""Calibration: whether predictions with a confidence of 90% are correct in 90% of cases."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-BINS = 15  # as many as the calibration error that is logged has
+BINS = 15  # the same number as for the calibration error that is logged
 
 
 @dataclass(frozen=True)

@@ -83,12 +83,12 @@ class Evaluation:
 
     @cached_property
     def predictions(self) -> Tensor:
-        """The most likely classes, int64 ``(N,)``; the first one of a tie, as in the accuracy that is logged."""
+        """The most likely classes, int64 ``(N,)``; in a tie the first one, as in the accuracy that is logged."""
         return self.logits.argmax(dim=1)
 
     @cached_property
     def confidence(self) -> Tensor:
-        """Probabilities of the predictions, float64 ``(N,)``. In float32, too many would be exactly 1 to be ranked."""
+        """Probabilities of the predictions, float64 ``(N,)``. In float32, too many would be exactly 1 and tie."""
         return self.logits.double().softmax(dim=1).amax(dim=1)
 
     @cached_property
@@ -141,12 +141,12 @@ class Evaluation:
         return self.images[self.index[[position]]][0][0]
 
     def caption(self, position: int) -> str:
-        """Three lines: the true class, what it was read as, and the probability of that."""
+        """Three lines: the true class, the predicted class, and the probability of the predicted class."""
         true, predicted = (self.images.classes[int(classes[position])] for classes in (self.labels, self.predictions))
         return f"{shorten(true)}\nread as {shorten(predicted, MAX_NAME_LENGTH - 8)}\n{self.confidence[position]:.0%}"
 
     def page_section(self, part: str, folder: Path) -> PageSection:
-        """What the page of the run shows, with the figures in ``folder``."""
+        """The section for the page of the run, with the figures in ``folder``."""
         low, high = self.accuracy_interval()
         count = len(self.labels)
         headline = f"{self.accuracy:.2%} of {count:,} {part} images correct, 95% interval {low:.2%} to {high:.2%}"
@@ -192,7 +192,7 @@ def save_evaluation(evaluation: Evaluation, scores: dict[str, float], checkpoint
         evaluation: The predictions for the test images.
         scores: The metrics that were logged.
         checkpoint: The checkpoint that was evaluated.
-        run_dir: The run folder that it belongs to.
+        run_dir: The run folder that the checkpoint belongs to, or None.
     """
     print(evaluation.summary())
     if run_dir is None:
@@ -207,7 +207,7 @@ def save_evaluation(evaluation: Evaluation, scores: dict[str, float], checkpoint
         "test_accuracy_low": low,
         "test_accuracy_high": high,
     }
-    # Written last: a run that has its test scores has the plots as well.
+    # Written after the plots, so that a run with test scores has the plots as well.
     directory.add_result(run_dir, {"test": result})
     page = write_page(run_dir, evaluation.page_section("test", run_dir / directory.TEST))
     print(f"table and plots: {printable(run_dir / directory.TEST)}; on one page: {printable(page)}", flush=True)
@@ -231,7 +231,7 @@ def save_validation(data: ImageData, run_dir: Path) -> Path:
 
 
 def write_files(evaluation: Evaluation, calibration_error: float, folder: Path, part: str = "test") -> None:
-    """Writes table, logits and plots into ``folder``; replaces the files of an earlier evaluation, each in one step.
+    """Writes table, logits and plots into ``folder``; replaces each file of an earlier evaluation atomically.
 
     Raises:
         UserError: If they can't be written.
@@ -249,7 +249,7 @@ def write_files(evaluation: Evaluation, calibration_error: float, folder: Path, 
         captions = [evaluation.caption(position) for position in positions]
         save(contact_sheet(images, captions, _title(evaluation, len(positions))), folder / WRONG)
     else:
-        # An earlier evaluation may have left one.
+        # An earlier evaluation may have left this file.
         (folder / WRONG).unlink(missing_ok=True)
 
 

@@ -67,7 +67,7 @@ def write_onnx(model: TrainedModel, path: Path) -> None:
 
 
 def _name_sizes(graph: Any) -> None:
-    """Names the sizes of the input ``batch``, ``height`` and ``width``, which PyTorch calls s0, s1, and so on."""
+    """Renames the sizes of the input to ``batch``, ``height`` and ``width``; PyTorch calls them s0, s1, and so on."""
     sizes = [size.dim_param for size in graph.input[0].type.tensor_type.shape.dim]
     names = {old: new for old, new in zip(sizes, ("batch", "", "height", "width"), strict=True) if old and new}
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -78,7 +78,8 @@ def _name_sizes(graph: Any) -> None:
 
 def _export(model: TrainedModel) -> ExportedProgram:
     """The model as a graph for images ``(B, 3, H, W)`` of any B, H and W."""
-    # The exporter would fix a size that is 1 or equal to another one: two images, neither square nor of model.side.
+    # The exporter would make a size static if it is 1 or equal to another one. So the example has two images, which are
+    # neither square nor of the size model.side.
     example = torch.zeros((2, 3, model.side + 3, model.side + 5), dtype=torch.uint8)
     sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The page of a run: one HTML file that works offline, with its curves and what an evaluation found."""
+"""The page of a run: one HTML file that works offline, with its curves and the results of an evaluation."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class PageSection:
-    """An evaluation as the page shows it.
+    """The section of the page that shows an evaluation.
 
     Attributes:
         headline: The result in a sentence.

@@ -17,15 +17,15 @@ ACCURACY_COLOR, CONFIDENCE_COLOR = COLORS["train"], COLORS["val"]
 COLORMAP = LinearSegmentedColormap.from_list("shares", ["white", ACCURACY_COLOR, "#0b2f4c"])
 MAX_CLASSES_WITH_COUNTS = 20  # with more classes the counts do not fit into the cells
 MAX_NAME_LENGTH = 24  # characters
-MIN_BIN_IMAGES = 10  # the accuracy of fewer images says little: the bar is pale
+MIN_BIN_IMAGES = 10  # bars of fewer images are pale, because their accuracy is uncertain
 INCHES_PER_POINT = 1 / 72
 LETTER_WIDTH = 0.6  # relative to the font size
 
 
 def draw_confusion(counts: NDArray[np.int64], names: Sequence[str], part: str = "test") -> Figure:
-    """True classes in rows, predicted classes in columns.
+    """Draws the confusion matrix, with the true classes in rows and the predicted classes in columns.
 
-    The color is the fraction of the row's images; the color scale is its square root, so that rare errors show.
+    The color shows the fraction of the row's images, on a square-root scale, so that rare errors are visible.
 
     Args:
         counts: Number of images of the row's class that were predicted as the column's class, ``(C, C)``.
@@ -37,7 +37,7 @@ def draw_confusion(counts: NDArray[np.int64], names: Sequence[str], part: str = 
     font_size = min(9.0, max(6.0, 0.75 * cell / INCHES_PER_POINT))
     labels = [shorten(name) for name in names]
     side = max(2.0, cell * count) + _text_width(labels, font_size) + 0.6
-    # The compressed layout keeps the matrix square and the color bar as high, whatever space the names take.
+    # The compressed layout keeps the matrix square and the color bar equally high, however much space the names need.
     figure = Figure(figsize=(side + 1.2, side + 0.4), layout="compressed")
     axes = figure.subplots()
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -53,7 +53,7 @@ def draw_confusion(counts: NDArray[np.int64], names: Sequence[str], part: str = 
 
 
 def draw_reliability(bins: ReliabilityBins, calibration_error: float) -> Figure:
-    """Accuracy against confidence per bin, with the diagonal of perfect calibration; below it the size of each bin.
+    """Draws accuracy against confidence per bin, with the diagonal of perfect calibration, and the bin sizes below.
 
     Args:
         bins: What to draw.
@@ -82,7 +82,7 @@ def draw_reliability(bins: ReliabilityBins, calibration_error: float) -> Figure:
 
 
 def shorten(name: str, max_length: int = MAX_NAME_LENGTH) -> str:
-    """``name`` without its middle if it is longer: the names in a data set often begin alike."""
+    """Cuts the middle out of a ``name`` that is too long, because the names in a data set often begin alike."""
     half = (max_length - 1) / 2
     return name if len(name) <= max_length else f"{name[: math.ceil(half)]}…{name[-math.floor(half) :]}"
 
@@ -109,7 +109,7 @@ def _label_classes(axes: Axes, labels: Sequence[str], font_size: float, cell: fl
     axes.set_xticks(ticks, shown, fontsize=font_size, rotation=0 if fits else 90)
     axes.set_yticks(ticks, shown, fontsize=font_size)
     if step == 1:
-        # A grid leads the eye from a row to its name.
+        # A grid makes it easier to see which name belongs to a row.
         edges = np.arange(len(labels) + 1) - 0.5
         axes.hlines(edges, edges[0], edges[-1], color="#dddddd", linewidth=0.5)
         axes.vlines(edges, edges[0], edges[-1], color="#dddddd", linewidth=0.5)

@@ -109,7 +109,7 @@ def classify(model: TrainedModel, paths: Sequence[Path]) -> Iterator[tuple[Predi
 
 
 def _find_images(sources: Sequence[Path], exclude: Set[Path]) -> tuple[list[Path], list[LeftOut]]:
-    """The image files in ``sources``, each once, and what is left out; not ``exclude``, of an earlier prediction."""
+    """Finds image files, each once, and files left out; ignores ``exclude``, the outputs of an earlier prediction."""
     paths: dict[str, Path] = {}
     left_out: dict[str, LeftOut] = {}
     excluded = set(map(os.path.realpath, exclude))
@@ -117,7 +117,7 @@ def _find_images(sources: Sequence[Path], exclude: Set[Path]) -> tuple[list[Path
         if not source.exists():
             raise UserError(f"--images: there is no {printable(source)}")
         result = search(source) if source.is_dir() else SearchResult([source])
-        # A file that is given under two spellings, or also by a link, is one image.
+        # A file that is given by two spellings of its path, or also by a link, counts as one image.
         found = {os.path.realpath(path): path for path in result.paths}
         others = {os.path.realpath(item.path.parent) + os.sep + item.path.name: item for item in result.left_out}
         others = {real: item for real, item in others.items() if real not in excluded}
@@ -154,7 +154,7 @@ def _write_files(
         directory.write_csv(output / SKIPPED, ["file", "reason"], rows)
         print(output / SKIPPED)
     else:
-        # An earlier prediction may have left one.
+        # An earlier prediction may have left this file.
         (output / SKIPPED).unlink(missing_ok=True)
 
 

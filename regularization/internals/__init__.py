@@ -1,4 +1,4 @@
-"""The private parts of libraries that the program relies on, each touched here and nowhere else.
+"""Private APIs of libraries that the program relies on, each accessed only in this package.
 
-This is the lowest layer: it imports nothing of the package but ``errors``.
+This is the lowest layer: it may import only ``errors`` from the rest of ``regularization``.
 """

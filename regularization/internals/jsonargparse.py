@@ -29,10 +29,10 @@ def preserve_parsing_settings() -> Iterator[None]:
 
 @contextmanager
 def no_config_files() -> Iterator[None]:
-    """Has parsers read no file in place of a value: not where a class is expected, nor for ``--config``.
+    """Prevents parsers from reading a file in place of a value, where a class is expected or for ``--config``.
 
-    The public settings turn off addresses, but not files. The mode of reading is a set of conditions that a path must
-    meet; it becomes one that none meets: a file that is no file.
+    The public settings disable URLs, but not files. The private read mode is a set of conditions that a path must meet.
+    It is set to conditions that no path meets: to be a file and not to be a file.
     """
     with preserve_parsing_settings():
         _optionals._config_read_mode = "fF"
@@ -60,5 +60,5 @@ def try_integers_first(parser: ArgumentParser) -> None:
         type_ = getattr(action, "_typehint", None)
         types = get_args(type_)
         if get_origin(type_) in (Union, UnionType) and int in types and float in types:
-            # Not by Union[…]: the types of | are not cached.
+            # Not Union[…]: the types that | creates are not cached.
             action._typehint = reduce(or_, sorted(types, key=lambda item: item is not int))  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """Private parts of Lightning 2.6, each behind a function that says why there is no public way.
 
-``tests/internals/test_lightning.py`` fails where another release has moved or changed one of them.
+``tests/internals/test_lightning.py`` fails if another release has moved or changed one of them.
 """
 
 import math
@@ -25,10 +25,10 @@ STEP_HOOKS = (
 
 
 def skip_empty_hooks(callback: Callback) -> Callback:
-    """Returns ``callback``, on which Lightning no longer calls the hooks of a step that its class does not override.
+    """Stops Lightning from calling the hooks of a step that the callback's class does not override; returns it.
 
-    There is no public way to say that a hook is empty: Lightning opens a section of its profiler around each, but
-    skips an attribute that is not callable. Measured: 0.074 ms of the 0.97 ms that a step without a network takes
+    There is no public way to mark a hook as empty: Lightning opens a profiler section around each hook, but skips an
+    attribute that is not callable. Measured: 0.074 ms of the 0.97 ms that a step without a network takes
     (``python -m tests.benchmarks.speed overhead``, 2 CPU cores, 2026-11-27).
     """
     for name in STEP_HOOKS:
@@ -40,7 +40,7 @@ def skip_empty_hooks(callback: Callback) -> Callback:
 def validates_next(trainer: Trainer) -> bool:
     """Whether a validation follows the training batch that has just ended.
 
-    The public attributes say only how often validation runs; Lightning derives from six of them when it does.
+    The public attributes say only how often validation runs; Lightning computes from six of them whether it runs next.
     """
     data_fetcher = trainer.fit_loop._data_fetcher
     assert data_fetcher is not None
@@ -48,32 +48,32 @@ def validates_next(trainer: Trainer) -> bool:
 
 
 def resume_with_validation(checkpoint: dict[str, Any]) -> None:
-    """Changes a checkpoint that is written before or during a validation: a run resumed from it begins with that one.
+    """Changes a checkpoint written before or during a validation: a run resumed from it starts with this validation.
 
-    Resumed from what Lightning writes, the validation would be skipped. Without this, a signal to stop would have to
-    wait for the end of the validation: 10,000 images of 96×96 take up to a minute on a CPU, which is all the time that
-    SLURM gives (``--signal=TERM@60``). There is no public way: the progress of the loops is private.
+    With Lightning's own checkpoint, a resumed run would skip the validation. A signal to stop would then have to wait
+    for the end of the validation: 10,000 images of 96×96 take up to a minute on a CPU, which is all the time that SLURM
+    gives (``--signal=TERM@60``). There is no public way: the progress of the loops is private.
     """
     progress = checkpoint["loops"]["fit_loop"]
     for part in ("total", "current"):
         batches = progress["epoch_loop.batch_progress"][part]
         batches["completed"] = batches["processed"]
-        # Lightning takes a validation as interrupted where one batch has started and none is completed.
+        # Lightning considers a validation interrupted if one batch has started and none is completed.
         interrupted = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
         progress["epoch_loop.val_loop.batch_progress"][part] = interrupted
 
 
 def restore_callback_metrics(trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
-    """Adds ``metrics`` to the trainer's, which a resumed run has lost.
+    """Adds ``metrics`` to the trainer's callback metrics, which are lost when a run is resumed.
 
-    The public way to add to them is ``log``, which belongs to a step or an epoch. This relies on ``callback_metrics``
-    being the dict that Lightning keeps and not a copy, which is nowhere promised.
+    The public way to add metrics is ``log``, which belongs to a step or an epoch. This function relies on
+    ``callback_metrics`` being Lightning's own dict and not a copy, which is not documented.
     """
     trainer.callback_metrics.update(metrics)
 
 
 def take_sigterm(trainer: Trainer) -> bool:
-    """Returns whether SIGTERM has arrived, and clears that, so that Lightning does not end the run itself.
+    """Returns whether SIGTERM has arrived, and clears the flag, so that Lightning does not end the run itself.
 
     The public ``trainer.received_sigterm`` can only be read.
     """
@@ -82,7 +82,7 @@ def take_sigterm(trainer: Trainer) -> bool:
 
 
 def set_sigterm_handler(trainer: Trainer, handler: Callable[[int, FrameType | None], None]) -> None:
-    """Has the signal handler that Lightning installs in ``fit`` call ``handler`` on SIGTERM.
+    """Makes the signal handler that Lightning installs in ``fit`` call ``handler`` on SIGTERM.
 
     With several processes, Lightning's own handler broadcasts from inside the handler and waits for the others, for up
     to half an hour; no option turns that off.
@@ -91,7 +91,7 @@ def set_sigterm_handler(trainer: Trainer, handler: Callable[[int, FrameType | No
 
 
 def stop_sigterm_broadcast(trainer: Trainer) -> None:
-    """Ends the broadcast by which all processes ask the first one in each step whether it has received SIGTERM.
+    """Disables the broadcast at every step by which processes learn whether the first one has received SIGTERM.
 
     Each step would wait for it; no option turns it off. ``RankConsensus`` does the same without waiting.
     """
@@ -118,7 +118,7 @@ def is_between_epochs(trainer: Trainer) -> bool:
 
 
 def begin_next_epoch(trainer: Trainer) -> None:
-    """Has a run that is resumed between two epochs begin the next one.
+    """Makes a run that is resumed between two epochs begin the next one.
 
     With ``max_steps`` set, Lightning would enter the epoch that the checkpoint has finished, and end it once more:
     ``fit_loop.restarting`` can't be set to False then.
@@ -148,8 +148,8 @@ def set_batches_of_epoch(trainer: Trainer, batches: int) -> None:
 def raised_by_lightning(error: BaseException) -> bool:
     """Whether Lightning's own code raised ``error``, and not code that it called.
 
-    For options that do not fit together it raises ValueError or ImportError, like any other code, and mostly only once
-    training starts; there is no class of its own to tell them by.
+    For incompatible options, Lightning raises ValueError or ImportError, like any other code, and mostly only once
+    training starts; it has no exception class of its own for them.
     """
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
@@ -160,8 +160,8 @@ def raised_by_lightning(error: BaseException) -> bool:
 def training_length(trainer: Trainer) -> tuple[float, int]:
     """The optimizer steps of the whole run, infinite if it has no end, and those of an epoch.
 
-    The public ``estimated_stepping_batches`` takes the ``accumulate_grad_batches`` of the current epoch for all epochs,
-    also where the callback GradientAccumulationScheduler changes it; the steps of an epoch are then their mean.
+    The public ``estimated_stepping_batches`` uses the ``accumulate_grad_batches`` of the current epoch for all epochs,
+    even if the callback GradientAccumulationScheduler changes it. The steps of an epoch are then the mean over epochs.
     """
     steps, batches = float(trainer.estimated_stepping_batches), trainer.num_training_batches
     schedule = next((it for it in trainer.callbacks if isinstance(it, GradientAccumulationScheduler)), None)  # type: ignore[attr-defined]
@@ -181,5 +181,5 @@ class ProgressBarFromOne(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         total = self.trainer.max_epochs
         text = f"Epoch {current_epoch + 1}" + (f"/{total}" if total is not None and total != -1 else "")
-        # As long as the text of a validation, so that the bars do not move.
+        # Padded to the length of the validation text, so that the bars do not move.
         return f"{text:{len(self.validation_description)}}"

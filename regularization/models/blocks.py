@@ -11,7 +11,7 @@ _SQUARE = 3
 
 
 class DropSquares(nn.Module):
-    """DropBlock: drops squares of 3×3 in the feature maps, or single values where these are smaller than 3×3.
+    """DropBlock: drops squares of 3×3 in the feature maps, or single values if the maps are smaller than 3×3.
 
     Ghiasi et al. 2018 (arXiv:1810.12890). The values that remain are scaled up, so that their mean stays the same.
 
@@ -31,8 +31,8 @@ class DropSquares(nn.Module):
 class StandardizedConv2d(nn.Conv2d):
     """A convolution whose filters are standardized: each has mean 0 and variance 1/fan_in when it is applied.
 
-    Weight standardization, Qiao et al. 2019 (arXiv:1903.10520), scaled so that a variance is kept on average. So the
-    output does not depend on the scale of a filter, and weight decay acts as under a norm layer.
+    Weight standardization, Qiao et al. 2019 (arXiv:1903.10520), scaled so that the layer preserves the variance of its
+    input on average. The output does not depend on the scale of a filter, so weight decay acts as under a norm layer.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class PreactivationBlock(nn.Module):
 
 
 def set_noise(blocks: nn.Sequential, stochastic_depth: float, drop_block: float) -> None:
-    """Sets the probabilities of dropping: branches, growing with depth, and squares in the second half of the blocks.
+    """Sets the drop probabilities: of branches, growing with depth, and of squares in the second half of the blocks.
 
     Raises:
         UserError: If a probability is not in [0, 1).

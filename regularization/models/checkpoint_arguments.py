@@ -1,4 +1,4 @@
-"""The arguments of a class that a checkpoint's config describes, as objects."""
+"""Instantiates the arguments of a class from the config in a checkpoint."""
 
 import copy
 from contextlib import ExitStack
@@ -12,12 +12,13 @@ from regularization.runs import checkpoint_config, safe_loading
 
 
 def arguments_in(config: Any, cls: type[nn.Module], trust_it: bool, given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of ``cls`` that ``config`` describes under ``model``, except those that are ``given``, and these.
+    """Instantiates the arguments of ``cls`` under ``model`` in ``config``; those in ``given`` replace them.
 
     Args:
         config: The config in a checkpoint.
         cls: The class of the model.
-        trust_it: Import whatever classes it names, not only those of this program, torch, torchvision and timm.
+        trust_it: Whether to import any class that the config names, not only those of this program, torch, torchvision
+            and timm.
         given: Arguments that take the place of those in the config.
 
     Raises:

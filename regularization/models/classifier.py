@@ -47,14 +47,14 @@ class ImageClassifier(RegularizedModule):
         decay_schedule: Schedule of λ for the optimizer's weight decay; null keeps λ constant.
         timescale_epochs: The timescale τ: the number of epochs after which weights have decayed to 1/e. Sets λ.
         label_smoothing: Fraction of each training target that is spread evenly over all classes (arXiv:1512.00567).
-        mixing: Mixes images and labels: torchvision's ``v2.MixUp`` or ``v2.CutMix``; several alternate.
+        mixing: Mixes images and labels: torchvision's ``v2.MixUp`` or ``v2.CutMix``; of several, one is drawn per step.
         sharpness: Takes the gradient at nearby weights with a higher loss.
         memory_format: Memory layout; contiguous if a convolution has fewer than 16 filters.
         weights: File with the weights to start from. The last layer may have another number of classes.
         compile: Whether PyTorch compiles the network. It takes a minute and pays off on a GPU.
 
     Attributes:
-        loaded_weights: What the file of ``weights`` contributed, or None.
+        loaded_weights: The result of loading ``weights``, or None.
 
     Raises:
         UserError: If a value is invalid, for instance a negative λ, or the pattern of a penalty matches no parameter.
@@ -88,10 +88,10 @@ class ImageClassifier(RegularizedModule):
         self._sharpness = sharpness
         self._compiled = compile  # an attribute named compile would hide nn.Module.compile
         self.loaded_weights = loaded
-        self._num_classes: int | None = None  # where the data tell it
+        self._num_classes: int | None = None  # set in setup, if the data define it
         self.config: dict[str, Any] = {}  # the config of the run, for its checkpoints
         self.train_metrics = EpochMetrics()
-        self.penalty_metrics = {name: EpochMetrics() for name in self.regularizer.functions}  # λ·R as their loss
+        self.penalty_metrics = {name: EpochMetrics() for name in self.regularizer.functions}  # with λ·R as the loss
         self.val_metrics = EpochMetrics(calibration=True)
         self.test_metrics = EpochMetrics(calibration=True)
 
@@ -106,7 +106,7 @@ class ImageClassifier(RegularizedModule):
         trust_it: bool = False,
         **kwargs: Any,
     ) -> "ImageClassifier":
-        """The classifier that a run has written, with its weights, for Lightning's Trainer in a script.
+        """Loads the classifier of a run with its weights, for use with Lightning's Trainer in a script.
 
         To continue a run with its optimizer, give the file to ``Trainer.fit(ckpt_path=…)`` instead.
 
@@ -114,14 +114,14 @@ class ImageClassifier(RegularizedModule):
             checkpoint_path: The file.
             map_location: The device of the result; by default the CPU.
             hparams_file: Not used: the config is in the checkpoint.
-            strict: Whether all weights must be in the file, and no others; None for true.
-            weights_only: Not used: never anything but tensors and plain types is read.
-            trust_it: Import whatever classes the checkpoint names, not only those of this program, torch, torchvision
-                and timm.
+            strict: Whether all weights must be in the file, and no others; None means true.
+            weights_only: Not used: only tensors and plain types are ever read.
+            trust_it: Whether to import any class that the checkpoint names, not only those of this program, torch,
+                torchvision and timm.
             kwargs: Arguments of the class in place of those in the config.
 
         Raises:
-            UserError: If the checkpoint is damaged, names a class that is not trusted, or does not say its network.
+            UserError: If the checkpoint is damaged, names a class that is not trusted, or does not define its network.
         """
         path = Path(checkpoint_path)
         content = checkpoint_io.read(path)
@@ -140,7 +140,7 @@ class ImageClassifier(RegularizedModule):
         return logits
 
     def logits(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The same, and a list of the logits of auxiliary classifiers that the network has in training mode."""
+        """The logits, and a list of the logits of the auxiliary classifiers that the network has in training mode."""
         output = self.network(images.to(self.dtype, memory_format=self._memory_layout))
         return split_output(output, self._num_classes)
 
@@ -162,27 +162,27 @@ class ImageClassifier(RegularizedModule):
             check_compiler(self.trainer)
             if self.regularizer.input_gradients:
                 raise UserError("a penalty on gradients by the images cannot be compiled: add --model.compile false")
-            # In place, which keeps the names in checkpoints. Shapes are few: each one gets its own compiled code.
-            # By default, the compiler makes all convolutions channels_last, also those that ``memory_layout`` spares.
+            # In place, which keeps the names in checkpoints. There are few shapes, and each one is compiled separately.
+            # By default, the compiler makes all convolutions channels_last, even those that ``memory_layout`` excludes.
             options = {"layout_optimization": False} if self._memory_layout == torch.contiguous_format else None
             self.network.compile(dynamic=False, options=options)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seeds dropout, stochastic depth and mixing with (seed, epoch, step), as the order of images and crops are.
+        """Seeds dropout, stochastic depth and mixing with (seed, epoch, step), like the order of images and the crops.
 
-        So checkpoints need no random state.
+        Checkpoints therefore need no random state.
         """
         if seed := os.environ.get("PL_GLOBAL_SEED"):
             # torch.manual_seed seeds every kind of device, which takes 75 µs per step.
             manual_seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
-            # Each process has its own stream. The first one has that of a single process.
+            # Each process has its own random stream; that of the first process is the same as in a single-process run.
             rank = (self.global_rank,) if self.global_rank else ()
             manual_seed(mix(int(seed), self.current_epoch, batch_idx, 1, *rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean cross-entropy of the batch, a scalar, with label smoothing, mixing and penalties if the config has them.
 
-        With several processes, each has a part of the batch, and the mean of their results is that of the batch.
+        With several processes, each gets a part of the batch, and the mean of their results is that of the whole batch.
         """
         batch = as_batch(batch)
         labels = batch.labels
@@ -192,7 +192,7 @@ class ImageClassifier(RegularizedModule):
         if self.regularizer.input_gradients:
             batch = batch._replace(images=batch.images.detach().requires_grad_())
         devices = [self.device] if self.device.type == "cuda" else []
-        # The second pass of sharpness-aware training has the random numbers of the first one.
+        # The second pass of sharpness-aware training uses the same random numbers as the first one.
         with torch.random.fork_rng(devices, enabled=self._sharpness is not None):
             losses = self._losses(batch)
         counted = losses.logits.detach()[: batch.counted], labels[: batch.counted]
@@ -247,7 +247,7 @@ class ImageClassifier(RegularizedModule):
         self._log_epoch("test", self.test_metrics)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the config, what inference needs to know of the data, and the metrics of the current epoch."""
+        """Adds the config, the properties of the data that inference needs, and the metrics of the current epoch."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["config"] = self.config
         if (data := self.image_data()) is not None:
@@ -277,7 +277,7 @@ class ImageClassifier(RegularizedModule):
         return Losses(logits, loss, penalties, total)
 
     def _mean(self, weight: float, gradient: Tensor) -> Tensor:
-        """The gradient of the whole batch from those that the processes have of their parts, each with its weight."""
+        """The gradient of the whole batch: the mean over processes of the gradient of their part times its weight."""
         mean: Tensor = self.trainer.strategy.reduce(gradient * weight, reduce_op="mean")
         return mean
 
@@ -286,7 +286,7 @@ class ImageClassifier(RegularizedModule):
 
 
 def _random_choice(mixing: nn.Module | dict[str, nn.Module | None] | None) -> nn.Module | None:
-    """One module for all: several alternate at random, by the generator that is seeded in each step."""
+    """Combines several modules into one that applies a random one, by the generator that is seeded in each step."""
     if not isinstance(mixing, dict):
         return mixing
     chosen = [module for module in mixing.values() if module is not None]

@@ -11,13 +11,13 @@ from torch import nn
 
 from regularization.errors import UserError
 
-# Filters of a convolution that is fast in channels_last and in bfloat16.
+# The minimum number of filters with which a convolution is fast in channels_last and in bfloat16.
 WIDE = 16
 MemoryFormat = Literal["channels_last", "contiguous"]
 
 
 def memory_layout(network: nn.Module, memory_format: MemoryFormat) -> torch.memory_format:
-    """The layout that ``network`` is given: channels_last only where all convolutions have at least 16 filters."""
+    """The memory layout for ``network``: channels_last only if all convolutions have at least 16 filters."""
     # In channels_last and with several threads, the CPU kernels of PyTorch 2.14 write past the memory of convolutions
     # with fewer than 16 filters.
     is_narrow = any(number < WIDE for number in _filters(network))
@@ -30,7 +30,7 @@ def _filters(network: nn.Module) -> list[int]:
 
 
 def bfloat16_instructions() -> bool | None:
-    """Whether this CPU multiplies in bfloat16, by AVX-512 BF16 or AMX; None where PyTorch can't tell."""
+    """Whether this CPU has bfloat16 instructions (AVX-512 BF16 or AMX); None if PyTorch can't tell."""
     # PyTorch 2.9 does not have this function.
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     known = [capabilities[name] for name in ("avx512_bf16", "amx_bf16") if name in capabilities]
@@ -52,7 +52,7 @@ def precision_advice(trainer: Trainer, network: nn.Module) -> str | None:
 
 
 def check_compiler(trainer: Trainer) -> None:
-    """Checks that there is what PyTorch compiles with.
+    """Checks that the compiler that PyTorch needs is installed.
 
     Raises:
         UserError: If the network is on the CPU, and there is no C++ compiler.

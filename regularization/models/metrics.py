@@ -12,7 +12,7 @@ from regularization.errors import UserError, did_you_mean
 from regularization.models.objective import MODES
 from regularization.runs.distributed import gather_rows
 
-# Also lr-<optimizer>, by Lightning's LearningRateMonitor.
+# Prefixes of further metrics. Lightning's LearningRateMonitor logs lr-<optimizer>.
 _PREFIXES = ("norm/", "penalty/", "lr-")
 
 
@@ -20,9 +20,9 @@ def check_is_metric(user: str, metric: str, loggers: Iterable[object]) -> None:
     """Checks that ``metric``, which ``user`` monitors, is one that a run logs.
 
     Args:
-        user: What monitors it.
+        user: What monitors the metric, for the message.
         metric: Its name.
-        loggers: The model and the callbacks. One that is neither of this program nor of Lightning may log anything.
+        loggers: The model and the callbacks. If one is from neither this program nor Lightning, it may log any metric.
 
     Raises:
         UserError: If it is not; the message suggests the closest one.
@@ -33,7 +33,7 @@ def check_is_metric(user: str, metric: str, loggers: Iterable[object]) -> None:
 
 
 def check_mode(user: str, metric: str, mode: str) -> None:
-    """Checks that the ``mode`` in which ``user`` monitors ``metric`` is the one in which it improves.
+    """Checks that ``mode``, with which ``user`` monitors ``metric``, is the direction in which the metric improves.
 
     Raises:
         UserError: If it is the opposite.
@@ -57,10 +57,10 @@ class EpochMetrics:
     """
 
     def __init__(self, calibration: bool = False) -> None:
-        # Of losses and of correct predictions. float32 counts exactly up to 16 million images.
+        # Sums of losses and of correct predictions. float32 counts exactly up to 16 million images.
         self._sums = torch.zeros(2)
         self._images = 0
-        self._last_sums = torch.zeros(3)  # with the images, at the last call of running_means
+        self._last_sums = torch.zeros(3)  # the sums and the number of images at the last call of running_means
         self._calibration = calibration
         self._predictions: list[Tensor] = []  # confidence, class and true class, (B, 3) per batch
 
@@ -133,8 +133,8 @@ def class_scores(predictions: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Scores in which every class counts the same, however many images it has.
 
     ``balanced_accuracy`` is the mean over classes of the fraction of their images that is predicted correctly, and
-    ``macro_f1`` the mean over classes of 2·TP / (2·TP + FP + FN). Classes without images do not count for the former,
-    those without images and predictions not for the latter.
+    ``macro_f1`` the mean over classes of 2·TP / (2·TP + FP + FN). The former leaves out classes without images, the
+    latter leaves out classes with neither images nor predictions.
 
     Args:
         predictions: The predicted classes, int64 ``(N,)``.

@@ -1,4 +1,4 @@
-"""Checks that a network fits its images and classes, before it is trained; and which option to change if not."""
+"""Checks before training that a network fits its images and classes, and says which option to change if not."""
 
 import copy
 from typing import Any
@@ -31,7 +31,7 @@ def check_network(network: nn.Module, size: tuple[int, int], num_classes: int, t
         network: Maps images to logits.
         size: Height and width of the images in pixels.
         num_classes: The number of logits that are needed.
-        training: Whether it is used in training mode, in which networks may need larger images and return more.
+        training: Whether to use training mode, in which networks may need larger images and return more outputs.
 
     Raises:
         UserError: When the network rejects images of this size and accepts another one; or when it does not return
@@ -44,7 +44,7 @@ def check_network(network: nn.Module, size: tuple[int, int], num_classes: int, t
         raise
     except Exception as error:  # networks raise exceptions of any type
         if (accepted := _accepted_size(network, min(size))) is None:
-            return  # not a matter of the size: the training shows the error with its traceback
+            return  # the size is not the cause: the training shows the error with its traceback
         raise UserError(
             f"{type(network).__name__} does not accept images of {size[0]}×{size[1]} pixels "
             f"({' '.join(str(error).split())[:120]}):\nset --data.image_size {accepted}{_alternative(network, size)}"
@@ -63,7 +63,7 @@ def check_model_name(network: Namespace) -> None:
         return
     import timm
 
-    # Names with a colon or a slash are on a hub or in a folder.
+    # Names with a colon or a slash refer to a hub or a folder.
     if not {":", "/"} & set(name) and not timm.is_model(name.partition(".")[0]):
         raise UserError(f"--model.network.model_name: timm has no {name}{did_you_mean(name, timm.list_models())}")
 

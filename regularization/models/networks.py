@@ -50,7 +50,7 @@ class ResNet(nn.Module):
             *SeedBlock.pair(128, 256, stride=2, conv=conv),
             *SeedBlock.pair(256, 512, stride=2, conv=conv),
         )
-        # A global mean, where the seed averaged 3×3: the same for 96×96 images, and defined from 32×32 up.
+        # A global mean; the seed averaged 3×3. This gives the same for 96×96 images, and is defined from 32×32 up.
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(512, num_classes)
@@ -177,13 +177,13 @@ class WhitenedNet(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         features = self.stages(nn.functional.gelu(self.whitening(images)))
-        # Small logits at the start: at a high learning rate, confident predictions would have to be unlearned first.
+        # Keeps the initial logits small: at a high learning rate, confident predictions would have to be unlearned.
         logits: Tensor = self.head(self.pool(features).flatten(1)) / 9
         return logits
 
 
 class WhitenedStage(nn.Module):
-    """Max pooling, and twice a 3×3 convolution, batch norm and GELU.
+    """Two sequences of 3×3 convolution, batch norm and GELU, with max pooling after the first convolution.
 
     The convolutions are initialized as the identity on their input channels (Zagoruyko and Komodakis 2017,
     arXiv:1706.00388).

@@ -1,4 +1,4 @@
-"""Objective: the metric by which epochs and arms are compared, and its direction. It imports no PyTorch."""
+"""Objective: the metric by which epochs and arms are compared, and its direction. This module imports no PyTorch."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from regularization.errors import UserError, did_you_mean
 
 Mode = Literal["min", "max"]
 
-# The metrics that a run logs once per epoch, besides norm/<layer> and penalty/<name>, and which way they improve.
+# The metrics that a run logs once per epoch, besides norm/<layer> and penalty/<name>, and the direction of improvement.
 MODES: dict[str, Mode | None] = {
     "train_loss": "min",
     "train_accuracy": "max",
@@ -42,7 +42,7 @@ _NAMES = {
 }
 # Metrics between 0 and 1, which are written in percent.
 _FRACTIONS = list(_NAMES)[:6]
-# An arm has collapsed if its accuracy is lower by more than this.
+# An arm has collapsed if its accuracy is lower than that of the baseline by more than this.
 COLLAPSE = 0.1
 
 
@@ -97,7 +97,7 @@ class Objective:
 
     @property
     def name(self) -> str:
-        """The metric in words; as it is logged where there are none."""
+        """The metric in words, or as it is logged if there are none."""
         return _NAMES.get(self.metric, self.metric)
 
     @property
@@ -117,7 +117,7 @@ class Objective:
 
     @property
     def lowest(self) -> float:
-        """The lowest value that the metric can have; −∞ where it is not known."""
+        """The lowest value that the metric can have; −∞ if it is not known."""
         return 0.0 if self.metric in _NAMES else -math.inf
 
     @property
@@ -127,7 +127,7 @@ class Objective:
 
     @property
     def collapse(self) -> float:
-        """An arm has collapsed if it is lower by more than this; infinite for a loss, of which no limit is known."""
+        """An arm that is below the baseline by more than this has collapsed; infinite for losses and others."""
         return COLLAPSE if self.is_fraction and self.mode == "max" else math.inf
 
     def format(self, value: float) -> str:
@@ -140,7 +140,7 @@ class Objective:
         """A difference as text with its sign: in percentage points, or in the unit of the metric."""
         if self.is_fraction:
             return f"{100 * difference:+.2f}"
-        # Rounded, so that no difference of equal values is shown as 1e-17.
+        # Rounded, so that the difference of equal values is not shown as 1e-17.
         return f"{difference:+.4f}" if self.is_known else f"{round(difference, 14):+.3g}"
 
     def with_unit(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a network returns, logits alone or with those of auxiliary classifiers, and the loss of a training batch."""
+"""The outputs of a network, with or without auxiliary classifiers, and the loss of a training batch."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -50,20 +50,20 @@ def criterion(logits: Tensor, targets: Tensor, label_smoothing: float, class_wei
 
     Args:
         logits: ``(B, num_classes)``.
-        targets: Classes ``(B,)``, or probabilities ``(B, num_classes)`` where images are mixed.
+        targets: Classes ``(B,)``, or probabilities ``(B, num_classes)`` if images are mixed.
         label_smoothing: Fraction of each target that is spread evenly over all classes.
-        class_weights: The weight of each class ``(num_classes,)``; None for 1.
+        class_weights: The weight of each class ``(num_classes,)``; None means that all weights are 1.
     """
     if class_weights is None:
         return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    # A sum, because PyTorch's weighted mean over the parts of a batch is not that over the batch.
+    # A sum: PyTorch's weighted means over the parts of a batch do not average to the mean over the whole batch.
     weights = class_weights.to(logits)
     total = functional.cross_entropy(logits, targets, weights, label_smoothing=label_smoothing, reduction="sum")
     return total / len(logits)
 
 
 def with_auxiliary(loss: Tensor, auxiliary: Sequence[Tensor], targets: Tensor) -> Tensor:
-    """``loss`` and 0.3 of the cross-entropy of each auxiliary classifier's logits."""
+    """``loss`` plus 0.3 times the cross-entropy of each auxiliary classifier's logits."""
     for logits in auxiliary:
         loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(logits, targets)
     return loss

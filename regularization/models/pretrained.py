@@ -17,18 +17,18 @@ from regularization.runs import checkpoint_io
 
 RGB = tuple[float, float, float]
 MAX_NAMES_SHOWN = 4
-MAX_CLASS_TOKENS = 8  # of a transformer: for the class, for distillation, and registers
+MAX_CLASS_TOKENS = 8  # the class, distillation and register tokens of a transformer
 
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What a file of weights contributed to a network; ``str`` says it in one line.
+    """The result of loading a file of weights into a network; ``str`` summarizes it in one line.
 
     Attributes:
         path: The file.
-        prefix: What its names have before the names of the network.
+        prefix: The prefix that the names in the file have before those of the network.
         matched: The names of the network's tensors that were loaded.
-        resampled: Those of them that are position embeddings of another image size, and were resampled.
+        resampled: The loaded tensors that are position embeddings of another image size, and were resampled.
         missing: The names of the network's tensors that were not changed.
         left: The names of the file's tensors that were not used.
     """
@@ -43,17 +43,17 @@ class LoadedWeights:
     def __str__(self) -> str:
         parts = [f"{self.path}: {len(self.matched)} tensors loaded"]
         parts += [f"with the prefix {self.prefix} removed"] if self.prefix else []
-        parts += [f"resampled: {_shown(self.resampled)}"] if self.resampled else []
-        parts += [f"not in the file, left as they were: {_shown(self.missing)}"] if self.missing else []
-        parts += [f"in the file, not used: {_shown(self.left)}"] if self.left else []
+        parts += [f"resampled: {_format_names(self.resampled)}"] if self.resampled else []
+        parts += [f"not in the file, left as they were: {_format_names(self.missing)}"] if self.missing else []
+        parts += [f"in the file, not used: {_format_names(self.left)}"] if self.left else []
         return "; ".join(parts)
 
 
 def load_weights(network: nn.Module, path: Path) -> LoadedWeights:
     """Loads the tensors of a file into ``network``, except for a last layer with another number of classes.
 
-    The file is safetensors, or a state dict as torchvision and timm publish them, either alone or inside a checkpoint
-    of any program. Its names may have any prefix before those of the network.
+    The file is in safetensors format, or contains a state dict as torchvision and timm publish them, either alone or
+    inside a checkpoint of any program. Its names may have any prefix before those of the network.
 
     Raises:
         UserError: If the file cannot be read, or is from another network.
@@ -66,7 +66,7 @@ def load_weights(network: nn.Module, path: Path) -> LoadedWeights:
     matching = {name: tensor for name, tensor in inside.items() if name in own and tensor.shape == own[name].shape}
     missing = [name for name in own if name not in matching and not name.endswith("num_batches_tracked")]
     left = [name for name in loaded if name.removeprefix(prefix) not in matching or not name.startswith(prefix)]
-    if wrong := _contradiction(inside, own, matching, missing):
+    if wrong := _first_mismatch(inside, own, matching, missing):
         in_file, in_network = (tuple(state[wrong].shape) if wrong in state else "absent" for state in (inside, own))
         raise UserError(
             f"--model.weights: {path} is from another network: {wrong} is {in_file} in the file and {in_network} in "
@@ -78,7 +78,7 @@ def load_weights(network: nn.Module, path: Path) -> LoadedWeights:
 
 
 def _best_match(candidates: list[dict[str, Tensor]], own: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """The state dict with the most tensors of ``own``, and what stands before their names; the first one of a tie."""
+    """The name prefix and the state dict with the most matching tensors of ``own``; the first one in case of a tie."""
     best: tuple[int, str, dict[str, Tensor]] = (-1, "", {})
     for loaded in candidates:
         prefixes = Counter({"": 0})
@@ -94,12 +94,12 @@ def _best_match(candidates: list[dict[str, Tensor]], own: dict[str, Tensor]) -> 
     return best[1:]
 
 
-def _contradiction(
+def _first_mismatch(
     loaded: dict[str, Tensor], own: dict[str, Tensor], matching: dict[str, Tensor], missing: list[str]
 ) -> str | None:
     """The first name which shows that ``loaded`` belongs to another network; None if it fits.
 
-    The last layer may be missing or have another number of classes, also that of an auxiliary classifier. The file may
+    The last layer, also that of an auxiliary classifier, may be missing or have another number of classes. The file may
     have further parts, such as the head of another task, but not further layers in a part that the network has.
     """
     own_parts = {name.partition(".")[0] for name in own} - {name.partition(".")[0] for name in missing}
@@ -117,10 +117,10 @@ def _contradiction(
 
 
 def resample_position_embeddings(loaded: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The position embeddings in ``loaded`` for the numbers of patches in ``own``, as timm resamples them.
+    """Resamples position embeddings in ``loaded`` to the numbers of patches in ``own``, as timm does.
 
-    These are tensors ``(1, T + h·w, D)`` whose name ends with ``pos_embed`` (timm) or ``pos_embedding`` (torchvision),
-    with T class tokens before a square grid of patches.
+    Position embeddings are tensors ``(1, T + h·w, D)`` with a name that ends with ``pos_embed`` (timm) or
+    ``pos_embedding`` (torchvision), with T class tokens before a square grid of patches.
     """
     resampled = {}
     for name, tensor in own.items():
@@ -132,7 +132,7 @@ def resample_position_embeddings(loaded: dict[str, Tensor], own: dict[str, Tenso
 
 
 def _class_tokens(old: int, new: int) -> int | None:
-    """The number of tokens before the patches, without which both numbers of positions are squares."""
+    """The number of class tokens for which both numbers of patches, the remaining positions, are squares."""
     for tokens in range(MAX_CLASS_TOKENS + 1):
         patches = [positions - tokens for positions in (old, new)]
         if min(patches) > 0 and all(math.isqrt(number) ** 2 == number for number in patches):
@@ -180,7 +180,7 @@ def _rgb(values: Sequence[float]) -> RGB:
     return red, green, blue
 
 
-def _shown(names: Sequence[str]) -> str:
+def _format_names(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_NAMES_SHOWN]) + (
         f" and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
     )

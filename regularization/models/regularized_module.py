@@ -31,7 +31,7 @@ class RegularizedModule(LightningModule):
     Attributes:
         network: The network that is optimized.
         regularizer: The penalties, bound to the parameters of the network.
-        optimization: Makes the optimizer and the scheduler, and knows the schedule of λ.
+        optimization: Makes the optimizer and the scheduler, and applies the schedule of λ.
         validated: Whether the current epoch has validation metrics.
     """
 
@@ -127,7 +127,7 @@ class RegularizedModule(LightningModule):
         config = next(iter(self.trainer.lr_scheduler_configs), None)
         scheduler_steps = self.trainer.current_epoch
         if config is not None and config.interval == "step":
-            # As if the epochs so far had had as many steps as the coming ones.
+            # Assumes that the previous epochs had as many steps as the coming ones.
             scheduler_steps *= self.optimization.steps_per_epoch
             scheduler_steps += batches_done // self.trainer.accumulate_grad_batches
         scheduler = config.scheduler if config is not None else None
@@ -142,7 +142,7 @@ class RegularizedModule(LightningModule):
         """Restores the penalties, and keeps the hyperparameters of the checkpoint for ``on_train_start``."""
         saved = self._saved_hyperparameters = checkpoint.get("settings")
         if saved is not None and not same_scheduler(saved, self.optimization.hyperparameters):
-            checkpoint["lr_schedulers"] = []  # which it could not load; on_train_start replays its schedule
+            checkpoint["lr_schedulers"] = []  # the new scheduler could not load it; on_train_start replays its schedule
         self.regularizer.load_state_dict(checkpoint.get("regularizer", {}))
 
     def image_data(self) -> ImageData | None:
@@ -166,7 +166,7 @@ class RegularizedModule(LightningModule):
     def _check_gradient_scaler(self, optimizer: Optimizer) -> None:
         has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if has_scaler and getattr(optimizer, "_step_supports_amp_scaling", False):
-            # Its gradients stay scaled until they are inside the step: they can be neither clipped nor added to.
+            # A fused optimizer unscales the gradients inside its step: before it, they can't be clipped or added to.
             raise UserError(
                 "a fused optimizer cannot be combined with precision 16-mixed: use bf16-mixed, or leave out fused"
             )

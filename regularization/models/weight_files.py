@@ -1,4 +1,4 @@
-"""Files of weights: safetensors and PyTorch's, read without running code that they contain."""
+"""Reads weight files, in safetensors or PyTorch format, without running code that they contain."""
 
 import re
 import zipfile
@@ -15,20 +15,20 @@ from regularization.runs import checkpoint_io
 
 # torchvision's files of DenseNets use names with norm.1 for what its networks call norm1.
 _DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")
-# Averaged weights come first, as they are the better ones of a checkpoint that has both.
+# Averaged weights come first, because they are the better ones if a checkpoint has both.
 _AVERAGED = re.compile(r"(^|[_/])ema([_/]|$)")
 _MAX_DEPTH = 3
 
 
 class _IgnoredMapping:
-    """Stands for a class that a file names: an instance is an empty dict, which takes items and attributes."""
+    """Replaces a class that a file names: an instance is an empty dict, which accepts items and attributes."""
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
         return OrderedDict()
 
 
 class _IgnoredState:
-    """Stands for a class whose instances have a state of another type than dict: it is dropped."""
+    """Replaces a class whose instances have a state that is not a dict: the state is dropped."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -89,7 +89,7 @@ def _read_torch(path: Path) -> Any:
     ignored: list[Any] = [
         (_IgnoredState if name.startswith(("numpy.", "functools.")) else _IgnoredMapping, name) for name in names
     ]
-    # An open file: from a path with the suffix of safetensors, PyTorch expects that format.
+    # Pass an open file: for a path with the suffix of safetensors, PyTorch expects that format.
     with torch.serialization.safe_globals(ignored), path.open("rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)
 

@@ -32,8 +32,8 @@ class Regularizer:
     Attributes:
         penalties: The penalties by name, without those that are None.
         selected: The parameters of each penalty, by the name of the penalty and of the parameter.
-        functions: Those of the penalties that are part of the loss.
-        input_gradients: Whether one of these differentiates by the images.
+        functions: The penalties that are part of the loss.
+        input_gradients: Whether one of ``functions`` differentiates with respect to the images.
 
     Raises:
         UserError: If a name could not be typed on the command line, or a pattern matches no parameter.
@@ -52,7 +52,7 @@ class Regularizer:
         self.input_gradients = any(penalty.input_gradients for penalty in self.functions.values())
 
     def start(self) -> None:
-        """To be called once the network has the weights that training starts from, or a checkpoint was restored."""
+        """Sets the reference weights; call it when the network has its initial weights or those of a checkpoint."""
         for name, penalty in self._with_reference.items():
             penalty.start(_full_precision(self._weights(name)))
 
@@ -70,11 +70,11 @@ class Regularizer:
     def losses(
         self, batch: Batch, logits: Tensor, network: nn.Module, progress: tuple[float, float]
     ) -> dict[str, Tensor]:
-        """λ·R of each penalty in ``functions`` for a batch, to be added to its loss; 0 where λ is 0.
+        """λ·R of each penalty in ``functions`` for a batch, to be added to its loss; 0 if λ is 0.
 
         Args:
-            batch: The images that the network has got, and their labels, see ``FunctionPenalty.loss``.
-            logits: What it has computed for them, ``(B, num_classes)``.
+            batch: The input images of the network, and their labels, see ``FunctionPenalty.loss``.
+            logits: The network's output for them, ``(B, num_classes)``.
             network: The network.
             progress: ``(time, lr_ratio)``, see ``strength``.
         """

@@ -54,8 +54,8 @@ class OptimizerFactory:
         self._decay = decay
         self._decay_schedule = decay_schedule
         self._timescale_epochs = timescale_epochs
-        self._lr: float | None = None  # in place of the optimizer's own
-        # A provisional length until ``prepare``: this only checks the arguments, before minutes of preparation.
+        self._lr: float | None = None  # replaces the optimizer's own learning rate, see set_lr
+        # A provisional length until ``prepare``: this build only checks the arguments, before minutes of preparation.
         self.steps, self.steps_per_epoch = 1000.0, 1000
         self.peak_lr = 1.0
         self.hyperparameters = hyperparameters(*self.build())

@@ -1,8 +1,8 @@
-"""Penalties on what the network computes for a training batch: on its logits, or on derivatives by its input.
+"""Penalties on what the network computes for a training batch: logits, or derivatives with respect to the images.
 
-λ·R is added to the loss of each training step, and autograd differentiates the sum. So, unlike the gradients of
-penalties on weights, theirs are averaged over accumulated batches and processes, scaled, clipped and measured together
-with the gradient of the loss. Each λ is that of the paper that is named: only ``JacobianPenalty`` has a factor ½.
+λ·R is added to the loss of each training step, and autograd differentiates the sum. Unlike the gradients of penalties
+on weights, their gradients are therefore averaged over accumulated batches and processes, scaled, clipped and measured
+together with the gradient of the loss. Each λ is that of the cited paper: only ``JacobianPenalty`` has a factor ½.
 """
 
 import math
@@ -23,14 +23,14 @@ from regularization.optim.sharpness import constant_statistics
 class FunctionPenalty(Penalty):
     """The penalty λ·R(f) on the function f of the network, for the images of a training batch.
 
-    A subclass defines ``loss``. It acts on all trainable parameters.
+    A subclass defines ``loss``. The penalty acts on all trainable parameters.
 
     Args:
         strength: λ, at least 0.
         schedule: Schedule of λ, as a factor of ``strength``; null keeps λ constant.
     """
 
-    input_gradients = False  # Whether ``loss`` differentiates by the images, which then require gradients.
+    input_gradients = False  # Whether ``loss`` differentiates with respect to the images, which then require gradients.
 
     def __init__(self, strength: float, schedule: StrengthSchedule | None = None) -> None:
         super().__init__(strength, "all", schedule)
@@ -40,8 +40,8 @@ class FunctionPenalty(Penalty):
         """R with λ = 1, a scalar that autograd can differentiate: a mean over the images of the batch.
 
         Args:
-            batch: The preprocessed ``images`` ``(B, 3, H, W)`` that the network has got, and their ``labels``: int64
-                ``(B,)``, or probabilities ``(B, num_classes)`` where images are mixed.
+            batch: The preprocessed input ``images`` ``(B, 3, H, W)`` of the network, and their ``labels``: int64
+                ``(B,)``, or probabilities ``(B, num_classes)`` if images are mixed.
             logits: The network's output for them, ``(B, num_classes)``, in the precision of the forward pass.
             network: The network, with its parameters, in training mode.
         """
@@ -54,9 +54,9 @@ class FunctionPenalty(Penalty):
 class GradientPenalty(FunctionPenalty):
     """R = ‖∂ℓ/∂x‖², a mean over images x with cross-entropy ℓ. Drucker and LeCun 1992 (IEEE TNN 3), arXiv:1711.09404.
 
-    x is the preprocessed image. The loss then changes little where the pixels change little. A step also
+    x is the preprocessed image. The penalty makes the loss change little when the pixels change little. A step also
     differentiates the gradient: it takes 3.5 times the CPU time of a plain one. With batch norm, an image's gradient
-    includes its small effect on the others' loss.
+    includes its small effect on the loss of the other images.
     """
 
     input_gradients = True
@@ -74,7 +74,7 @@ class JacobianPenalty(FunctionPenalty):
 
     It is estimated without bias by ½·C·‖∂(v·z)/∂x‖², where v is a random direction of the C logits for each image. The
     directions are a function of (seed, epoch, step), as dropout is. A step takes 3.5 times the CPU time of a plain one,
-    and twice a plain step more for each further projection; the paper found one to be enough.
+    plus twice that of a plain one for each further projection; the paper found one to be enough.
 
     Args:
         strength: λ, at least 0.
@@ -82,7 +82,7 @@ class JacobianPenalty(FunctionPenalty):
         schedule: Schedule of λ, see ``FunctionPenalty``.
 
     Raises:
-        UserError: If there is no projection.
+        UserError: If ``projections`` is below 1.
     """
 
     input_gradients = True
@@ -104,8 +104,8 @@ class JacobianPenalty(FunctionPenalty):
 class ConfidencePenalty(FunctionPenalty):
     """R = log C − H(p), a mean over images with softmax p and its entropy H. Pereyra et al. 2017 (arXiv:1701.06548).
 
-    It is 0 for the uniform prediction over C classes, and log C for a certain one. The paper's −H(p) has the same
-    gradient. It takes 5% of a step of a small network.
+    It is 0 for the uniform prediction over C classes, and log C for a prediction with probability 1. The paper's −H(p)
+    has the same gradient. It takes 5% of the time of a step of a small network.
     """
 
     def loss(self, batch: Batch, logits: Tensor, network: nn.Module) -> Tensor:
@@ -117,7 +117,7 @@ class ConfidencePenalty(FunctionPenalty):
 class LogitPenalty(FunctionPenalty):
     """R = ‖z‖², a mean over images with logits z. Kornblith et al. 2021 (arXiv:2010.16402).
 
-    Unlike ``ConfidencePenalty`` it never becomes flat, and also limits the mean of the logits. It takes 5%
+    Unlike ``ConfidencePenalty`` it never becomes flat, and also limits the mean of the logits. It takes 5% of the time
     of a step of a small network.
     """
 
@@ -129,8 +129,9 @@ class LogitPenalty(FunctionPenalty):
 class ZLoss(FunctionPenalty):
     """R = (log Σ_c exp z_c)², a mean over images with logits z. Zoph et al. 2022 (arXiv:2202.08906).
 
-    It pulls the normalizer of the softmax towards 0, which leaves the probabilities free: a constant that is added to
-    all logits does not change them. The logits stay where 16 bits are precise. It takes 5% of a small network's step.
+    It pulls the normalizer of the softmax towards 0 without constraining the probabilities: adding a constant to all
+    logits does not change them. This keeps the logits in the range where 16 bits are precise. It takes 5% of the time
+    of a step of a small network.
     """
 
     def loss(self, batch: Batch, logits: Tensor, network: nn.Module) -> Tensor:
@@ -142,9 +143,9 @@ class RDrop(FunctionPenalty):
     """R = ½·(KL(p‖q) + KL(q‖p)), a mean over images with predictions p and q of two passes. arXiv:2106.14448.
 
     R-Drop (Liang et al. 2021). The passes differ by their dropout, stochastic depth or DropBlock: a network without
-    them has R = 0. Here the loss contains the cross-entropy of the first pass. The paper has the sum of both, so that
-    its α is twice this λ. The second pass does not change the statistics of batch norm. A step takes about twice the
-    time.
+    them has R = 0. Here the loss contains only the cross-entropy of the first pass. The paper adds those of both
+    passes, so that its α is twice this λ. The second pass does not change the statistics of batch norm. A step takes
+    about twice the time.
     """
 
     _compared = False

@@ -1,7 +1,7 @@
-"""Hyperparameters of an optimizer and its scheduler: recorded in checkpoints, and put into force after a restore.
+"""Hyperparameters of an optimizer and its scheduler: recorded in checkpoints, and applied after a restore.
 
-A checkpoint restores the optimizer and the scheduler with the hyperparameters that they were saved with. If the config
-asks for other ones since, those of the config win.
+A checkpoint restores the optimizer and the scheduler with the hyperparameters that they were saved with. If those of
+the config have changed since then, the config takes precedence.
 """
 
 import warnings
@@ -39,7 +39,7 @@ def check_continues(saved: Hyperparameters, current: Hyperparameters) -> None:
 
     Args:
         saved: Hyperparameters in the checkpoint.
-        current: Hyperparameters by the config.
+        current: Hyperparameters of the config.
 
     Raises:
         UserError: If the optimizer is of another class or has another number of parameter groups.
@@ -57,11 +57,11 @@ def check_continues(saved: Hyperparameters, current: Hyperparameters) -> None:
 
 
 def same_scheduler(saved: Hyperparameters, current: Hyperparameters) -> bool:
-    """Whether the scheduler of the config is of the class of the one in a checkpoint, whose state it can then load.
+    """Whether the config's scheduler has the class of the one in a checkpoint, and can therefore load its state.
 
     Args:
         saved: Hyperparameters in the checkpoint.
-        current: Hyperparameters by the config.
+        current: Hyperparameters of the config.
     """
     classes = [(it["scheduler"], (it["schedule"] or {}).get("names")) for it in (saved, current)]
     return classes[0] == classes[1]
@@ -74,11 +74,11 @@ def apply_overrides(
     fresh: tuple[Optimizer, Scheduler | None],
     scheduler_steps: int,
 ) -> None:
-    """Puts the hyperparameters of the config into an optimizer and a scheduler restored from a checkpoint.
+    """Applies the hyperparameters of the config to an optimizer and a scheduler restored from a checkpoint.
 
-    Call it only if the hyperparameters changed: otherwise the restored state continues bit by bit. The new schedule is
-    replayed from its start to the current point of the run and continues from there. The buffers of the optimizer, such
-    as momentum, stay.
+    Call it only if the hyperparameters changed: otherwise training continues bit-identically from the restored state.
+    The new schedule is replayed from its start to the current point of the run and continues from there. The buffers of
+    the optimizer, such as momentum, are kept.
 
     Args:
         optimizer: Restored from the checkpoint; changed in place.

@@ -16,8 +16,8 @@ class MuonAdamW(Optimizer):
     """Muon for parameters with two or more dimensions, AdamW for biases and scales (arXiv:2502.16982).
 
     Muon moves a matrix by its momentum with all singular values set to about 1: w ← (1 − ηλ)·w − η·0.2·√max(n, m)·UVᵀ
-    for the momentum U·S·Vᵀ ``(n, m)``. A kernel is a matrix of filters. The factor makes the step as large as AdamW's:
-    one learning rate η and one weight decay λ, which is decoupled, serve both.
+    for the momentum U·S·Vᵀ ``(n, m)``. A kernel is treated as a matrix with one row per filter. The factor makes the
+    step as large as AdamW's, so that one learning rate η and one weight decay λ, which is decoupled, serve both.
 
     Its steps on matrices are those of ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``. torch
     orthogonalizes in bfloat16; this class does so in float32 on the CPU, because a CPU without bfloat16 instructions
@@ -61,7 +61,7 @@ class MuonAdamW(Optimizer):
             trained = [w for w in group["params"] if w.grad is not None]
             for w in trained:
                 if w.ndim > 1:
-                    _move_matrix(w, self.state[w], group)
+                    _muon_step(w, self.state[w], group)
             others = [w for w in trained if w.ndim <= 1]
             if others:
                 optimizer = _adamw(others, group)
@@ -75,7 +75,7 @@ def _adamw(parameters: list[Tensor], group: dict[str, Any]) -> Optimizer:
     return AdamW(parameters, **{name: group[name] for name in ("lr", "weight_decay", "betas")})
 
 
-def _move_matrix(w: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+def _muon_step(w: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
     """One step of Muon on ``w``, whose momentum is kept in ``state``."""
     assert w.grad is not None
     # One row per filter. The columns are in the order of the memory, so that this is a view of ``w``.
@@ -94,7 +94,7 @@ def _move_matrix(w: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
 def orthogonalized(matrix: Tensor) -> Tensor:
     """About U·Vᵀ for a matrix U·S·Vᵀ ``(n, m)``: five Newton–Schulz iterations bring most of S to between 0.7 and 1.2.
 
-    In float32 on the CPU, elsewhere in bfloat16, in which GPUs are faster.
+    It is computed in float32 on the CPU, and elsewhere in bfloat16, because GPUs are faster in bfloat16.
     """
     x = matrix.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
     x = x.T if len(x) > x.shape[1] else x

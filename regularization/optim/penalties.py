@@ -192,18 +192,18 @@ class Orthogonal(Penalty):
 
     def value(self, weights: Weights) -> Tensor:
         """¼·‖W·Wᵀ − I‖²_F, summed over the kernels."""
-        return 0.25 * _total([self._excess(_wide(w)).square().sum() for w in weights])
+        return 0.25 * _total([self._gram_minus_identity(_wide(w)).square().sum() for w in weights])
 
     def gradients(self, weights: Weights) -> list[Tensor]:
         """(W·Wᵀ − I)·W in the shape of each kernel."""
-        wide = [self._excess(_wide(w)) @ _wide(w) for w in weights]
+        wide = [self._gram_minus_identity(_wide(w)) @ _wide(w) for w in weights]
         return [
             (gradient if gradient.shape == filters(w).shape else gradient.T).reshape(w.shape)
             for gradient, w in zip(wide, weights, strict=True)
         ]
 
     @staticmethod
-    def _excess(wide: Tensor) -> Tensor:
+    def _gram_minus_identity(wide: Tensor) -> Tensor:
         return wide @ wide.T - torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
 
 
@@ -214,7 +214,7 @@ class MaxNorm(Penalty):
     Srivastava et al. 2014 (JMLR 15).
 
     Args:
-        limit: Largest norm of a filter, above 0; otherwise it raises ``UserError``.
+        limit: Largest norm of a filter. Must be above 0; otherwise ``UserError`` is raised.
         parameters: Parameters to constrain, see ``Penalty``.
     """
 
@@ -246,7 +246,7 @@ def filters(w: Tensor) -> Tensor:
 
 
 def _filter_norms(w: Tensor) -> Tensor:
-    """‖w_g‖ per filter, ``(filters, 1)``; above 0, to divide by."""
+    """‖w_g‖ per filter, ``(filters, 1)``; clamped above 0, because it is used as a divisor."""
     norms: Tensor = filters(w).norm(dim=1, keepdim=True)
     return norms.clamp(min=1e-30)
 

@@ -27,7 +27,7 @@ class ReferencePenalty(Penalty):
 
     @abstractmethod
     def update(self, weights: Weights) -> None:
-        """Changes w₀ after a step of the optimizer, which has led to ``weights``."""
+        """Updates w₀ after an optimizer step, with the new ``weights``."""
 
     def value(self, weights: Weights) -> Tensor:
         """½·Σ(w − w₀)²."""
@@ -46,7 +46,7 @@ class L2SP(ReferencePenalty):
     """
 
     def update(self, weights: Weights) -> None:
-        """Nothing: w₀ does not change."""
+        """Does nothing, because w₀ is constant."""
 
 
 class L2EMA(ReferencePenalty):
@@ -54,9 +54,9 @@ class L2EMA(ReferencePenalty):
 
     After each step of the optimizer, w̄ becomes d·w̄ + (1 − d)·w, with d = ``decay``; it begins as the weights at the
     start of training. This is the elastic force of EASGD (Zhang, Choromanska and LeCun 2015, arXiv:1412.6651) for a
-    single worker. The paper holds several workers together by it and says nothing about one. A steady drift of the
-    weights by SGD becomes slower by the factor 1 + ηλ·d/((1 − μ)(1 − d)), as with a smaller learning rate. Checkpoints
-    contain w̄.
+    single worker. The paper uses it to keep several workers together, and does not discuss a single one. A steady drift
+    of the weights by SGD becomes slower by the factor 1 + ηλ·d/((1 − μ)(1 − d)), as with a smaller learning rate.
+    Checkpoints contain w̄.
 
     Args:
         strength: λ, at least 0.

@@ -15,14 +15,14 @@ from regularization.optim.hyperparameters import Scheduler
 
 SchedulerMaker = Callable[..., Scheduler]
 
-# Arguments for the length of the training by which schedulers call them; they are filled in if they are null or -1.
+# The names that schedulers use for the length of the training; these arguments are filled in if they are null or -1.
 _LENGTH_ARGUMENTS = ("total_steps", "T_max", "total_iters")
 
 
 class WarmupDecay(LambdaLR):
-    """Multiplies the learning rate by a factor that rises linearly from 0, then decays to 0 at the end of training.
+    """Multiplies the learning rate by a factor that rises linearly from about 0, then decays to about 0.
 
-    With t = step / ``total_steps`` and w = ``warmup``, the factor is t/w while t < w. After that, with
+    With t = (step + 1)/(``total_steps`` + 1) and w = ``warmup``, the factor is t/w while t < w. After that, with
     u = (t − w)/(1 − w), it is 1 − u (linear) or ½(1 + cos πu) (cosine, Loshchilov and Hutter 2016, arXiv:1608.03983).
     The optimizer's own learning rate is therefore the peak, and the one number to tune. The scheduler steps once per
     optimizer step.
@@ -64,7 +64,7 @@ class WarmupDecay(LambdaLR):
 
 
 class SchedulerSequence(SequentialLR):
-    """Schedulers that follow each other, such as a warm-up and then any other: torch's ``SequentialLR`` in fractions.
+    """A sequence of schedulers, such as a warm-up and then any other: ``SequentialLR`` with fractional milestones.
 
     Each scheduler starts from the optimizer's own learning rate and steps once per optimizer step, so that their
     lengths are numbers of optimizer steps. A ``total_steps``, ``T_max`` or ``total_iters`` that is null or -1 becomes
@@ -72,8 +72,8 @@ class SchedulerSequence(SequentialLR):
 
     Args:
         optimizer: The optimizer whose learning rates are scheduled.
-        schedulers: Make the schedulers, in their order, from the optimizer.
-        milestones: Where each scheduler but the first starts, as increasing fractions of the training.
+        schedulers: Functions that make the schedulers from the optimizer, in order.
+        milestones: Start of each scheduler except the first, as increasing fractions of the training.
         total_steps: Optimizer steps of the whole training; null takes the number from the trainer.
 
     Raises:
@@ -102,17 +102,17 @@ class SchedulerSequence(SequentialLR):
             steps.append(max(round(milestone * total_steps), steps[-1] + 1))
         lengths = [max(1, end - start) for start, end in zip(steps, [*steps[1:], total_steps], strict=True)]
         made = [_make(maker, optimizer, length) for maker, length in zip(schedulers, lengths, strict=True)]
-        # In the state, by which a restored run notices that the config has other schedulers.
+        # Part of the state, so that a restored run can detect that the config has other schedulers.
         self.names = [type(scheduler).__name__ for scheduler in made]
         self.total_steps = total_steps
         super().__init__(optimizer, made, steps[1:])
 
 
 def missing_lengths(maker: SchedulerMaker) -> list[str]:
-    """The arguments of a scheduler for the length of the training that the config leaves open, as null or -1."""
+    """The length arguments of a scheduler that the config leaves open, as null or -1."""
     given = maker.keywords if isinstance(maker, partial) else {}
     if given.get("epochs") is not None or given.get("steps_per_epoch") is not None:
-        return []  # OneCycleLR takes its length from these two only where total_steps is null.
+        return []  # OneCycleLR takes its length from these two only if total_steps is null.
     # LightningCLI passes a partial of its own function, with the class of the scheduler among the arguments.
     parts = (maker.func, *maker.args) if isinstance(maker, partial) else (maker,)
     defaults = {
@@ -126,14 +126,14 @@ def missing_lengths(maker: SchedulerMaker) -> list[str]:
 
 
 def _make(maker: SchedulerMaker, optimizer: Optimizer, length: int) -> LRScheduler:
-    """One of several schedulers, which takes ``length`` steps."""
+    """Makes one scheduler of a sequence, which takes ``length`` steps."""
     rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
     scheduler = maker(optimizer, **dict.fromkeys(missing_lengths(maker), length))
     name = type(scheduler).__name__
     if isinstance(scheduler, ReduceLROnPlateau):
         raise ValueError(f"{name} depends on a metric, so that it cannot be one of several schedulers")
     if [group["initial_lr"] for group in optimizer.param_groups] != rates:
-        # Those before and after it would start from that one, too.
+        # The other schedulers of the sequence would start from that learning rate, too.
         raise ValueError(f"{name} sets a learning rate of its own, so that it cannot be one of several schedulers")
     return scheduler
 
@@ -188,7 +188,7 @@ class Steps(StrengthSchedule):
 
     Args:
         at: Times as fractions of the training, each from 0 to 1.
-        gamma: What λ is multiplied by at each of these times, at least 0.
+        gamma: The factor that λ is multiplied by at each of these times, at least 0.
     """
 
     def __init__(self, at: Sequence[float] = (0.5, 0.75), gamma: float = 0.1) -> None:

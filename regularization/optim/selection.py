@@ -19,9 +19,9 @@ def match_patterns(
     Args:
         parameters: Parameters by their names.
         patterns: Patterns such as ``"head.*"``. One that begins with ``!`` excludes the names that match the rest of
-            it; if all of them do, they exclude from all parameters.
+            it; if all patterns begin with ``!``, they exclude from all parameters.
         option: Name of the option, for the error message.
-        empty: What to call an empty selection, for the error message.
+        empty: The error message for an empty selection.
 
     Raises:
         UserError: If a pattern matches no parameter; the message suggests names that exist. If nothing is selected.

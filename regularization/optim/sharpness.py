@@ -15,8 +15,8 @@ class SAM:
     """Sharpness-aware minimization: the gradient at w + ε instead of at w, with ε = ρ·g/‖g‖ for the gradient g at w.
 
     Foret et al. 2020 (arXiv:2010.01412). A step has two forward and two backward passes, and takes about twice the
-    time. Both have the same random numbers, and the second one does not change the statistics of batch norm. With
-    gradient accumulation, each batch has an ε of its own. Weight decay and penalties on weights are those at w;
+    time. Both forward passes use the same random numbers, and the second one does not change the statistics of batch
+    norm. With gradient accumulation, each batch has its own ε. Weight decay and penalties on weights are computed at w;
     penalties on the network's function are part of the loss.
 
     Args:
@@ -47,7 +47,7 @@ class SAM:
         Args:
             network: The network. Its weights are perturbed and restored.
             loss: The loss at the current weights.
-            repeat: Computes the loss again, at the weights of that moment.
+            repeat: Computes the loss again, with the weights at the time of the call.
             reduce: Gives the mean of a gradient over all processes.
         """
         if not self.rho:

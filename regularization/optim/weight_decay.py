@@ -14,7 +14,7 @@ from torch.optim import SGD, Optimizer
 from regularization.optim.selection import match_patterns
 
 Decay = Literal["all", "weights"] | list[str]
-# What is_decoupled has measured.
+# The results of is_decoupled, which are measured once per optimizer.
 _decoupled: WeakKeyDictionary[Optimizer, bool] = WeakKeyDictionary()
 
 
@@ -38,7 +38,7 @@ class SGDW(SGD):
             decay. A step needs one more copy of the weights.
     """
 
-    # Also on the class: a copy of an optimizer, as is_decoupled makes, has no attributes of its own.
+    # Also on the class: copying an optimizer, as _measure_decoupled does, drops this attribute of the instance.
     _cautious = False
 
     def __init__(
@@ -138,7 +138,7 @@ def is_decoupled(optimizer: Optimizer) -> bool:
     if optimizer not in _decoupled:
         try:
             _decoupled[optimizer] = _measure_decoupled(optimizer)
-        except Exception:  # An optimizer of any library, which may need more than gradients: no formula is known.
+        except Exception:  # A third-party optimizer may need more than gradients: no formula is known.
             _decoupled[optimizer] = False
     return _decoupled[optimizer]
 
@@ -146,14 +146,14 @@ def is_decoupled(optimizer: Optimizer) -> bool:
 def _measure_decoupled(optimizer: Optimizer) -> bool:
     group = optimizer.param_groups[0]
     w = torch.full((2, 3), 0.1, device=group["params"][0].device, requires_grad=True)
-    # The gradient of the second row is zero, that of the whole is not: LARS and LAMB scale the step by its norm.
+    # The gradient of the second row is zero, but the whole gradient is not: LARS and LAMB scale the step by its norm.
     w.grad = torch.zeros_like(w)
     w.grad[0, 0] = 1.0
     probe = copy.copy(optimizer)
     probe.state = defaultdict(dict)
     probe.param_groups = [{**group, "params": [w], "weight_decay": 0.1}]
-    # Ten steps, as momentum shows from the second one on, and RAdam divides by the size of the gradient from the sixth.
-    # Two learning rates, as some λ are relative to the highest one.
+    # Ten steps, because momentum has an effect from the second one on, and RAdam divides by the size of the gradient
+    # from the sixth. Two learning rates, because some optimizers scale λ relative to the highest one.
     decays = []
     for lr in [0.01, 0.005] * 5:
         before = w.detach()[1].clone()
@@ -165,7 +165,7 @@ def _measure_decoupled(optimizer: Optimizer) -> bool:
 
 
 def decay_per_step(optimizer: Optimizer, group: dict[str, Any], lr: float | None = None) -> float | None:
-    """The fraction of a weight that one step forgets: ηλ/(1−μ) for coupled, ηλ for decoupled weight decay.
+    """The fraction of a weight that one step removes: ηλ/(1−μ) for coupled, ηλ for decoupled weight decay.
 
     The approximation is good for ηλ ≪ (1−√μ)². With dampening d, the coupled one is ηλ(1−d)/(1−μ), because the decay
     passes through the momentum.

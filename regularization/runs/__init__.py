@@ -1,4 +1,4 @@
-"""A run and its folder: created, locked, written in one step, read safely, resumed, shared by several processes.
+"""Run folders: creation, locking, atomic writes, safe loading of checkpoints, resuming, and distributed runs.
 
 It may import ``data``, ``internals`` and ``errors``.
 """

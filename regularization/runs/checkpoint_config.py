@@ -1,7 +1,7 @@
-"""What the config in a checkpoint may say: which classes with which arguments, and nothing about this machine.
+"""Checks the config in a checkpoint: only trusted classes and arguments, and no options of another machine.
 
-The checkpoint may come from someone else. So its config is parsed by itself, with the imports that ``safe_loading``
-allows and without reading files; and of what was parsed, only what is listed here remains.
+The checkpoint may come from someone else. Its config is therefore parsed on its own, with only the imports that
+``safe_loading`` allows and without reading files. Only the options listed here are kept from the result.
 """
 
 import inspect
@@ -18,9 +18,10 @@ from yaml import YAMLError
 from regularization.errors import UserError, printable
 from regularization.runs import safe_loading
 
-# Keys of the config; those of one start of a command are not among them.
+# Top-level keys of the config that are read from a checkpoint; options of a single invocation are not among them.
 SECTIONS = ("seed_everything", "model", "data", "callbacks", "checkpoint", "objective", "trainer")
-# Options of the Trainer that say how to train. The others say where, or name files: they are this machine's.
+# Options of the Trainer that determine how to train. The others determine where, or name files: they depend on the
+# machine.
 _TRAINER_OPTIONS = {
     "accelerator",
     "accumulate_grad_batches",
@@ -43,11 +44,9 @@ _TRAINER_OPTIONS = {
     *(f"{bound}_{unit}" for bound in ("max", "min") for unit in ("epochs", "steps")),
     "max_time",
 }
-# Options of the network and the data that are this machine's.
-_PLACES = ("model.weights", "model.compile", "data.init_args.root", "data.init_args.arrays")
-# Arguments by which functions of torchvision and timm find weights, and their values for none. A checkpoint brings its
-# weights.
-_LOADING = {
+# Arguments that make functions of torchvision and timm load weights, and the values that disable it: the checkpoint
+# itself contains the weights.
+_LOADING_ARGUMENTS = {
     "weights": None,
     "weights_backbone": None,
     "pretrained": False,
@@ -58,9 +57,9 @@ _LOADING = {
     "cache_dir": None,
     "progress": True,
 }
-# Arguments of the networks of timm besides those of their classes.
+# Arguments that timm's model functions accept in addition to those of the network classes.
 _TIMM_ARGUMENTS = {"bn_momentum", "bn_eps", "bn_tf", "drop_connect_rate"}
-# What a text among the arguments of a network can be: a word or a class path, not an address, a path, or YAML.
+# Strings allowed in the arguments of a network: a word or a class path, not a URL, a file path, or YAML.
 _WORD = re.compile(r"[\w.+-]*")
 
 
@@ -70,12 +69,12 @@ def accept(config: Any, parse: Callable[[Any], Namespace], named_by_user: Set[st
     Call it inside ``safe_loading.restrict_imports``.
 
     Args:
-        config: What the checkpoint holds.
-        parse: Parses it.
+        config: The config stored in the checkpoint, or a part of it.
+        parse: The function that parses it.
         named_by_user: Paths of the classes that the user's own config names.
 
     Raises:
-        UserError: When it cannot be parsed, or says what a checkpoint may not say.
+        UserError: When it cannot be parsed, or contains something that a checkpoint must not contain.
     """
     try:
         _check_structure(config)
@@ -85,22 +84,22 @@ def accept(config: Any, parse: Callable[[Any], Namespace], named_by_user: Set[st
     except UserError:
         raise
     except Exception as error:
-        # Whatever a parser does with odd input: the checkpoint is at fault.
+        # A parser may raise any exception for malformed input. The cause is the checkpoint, not this program.
         reason = printable(" ".join(str(error).split())[:200])
         raise UserError(f"the config in the checkpoint cannot be used: {type(error).__name__}: {reason}") from error
 
 
 def without_places(config: Namespace, local: Namespace) -> list[str]:
-    """Removes from a parsed config what belongs to the machine where it was written.
+    """Removes from a parsed config the options that belong to the machine on which it was written.
 
-    These are the folders of data and runs, devices and processes, loggers and other writers of files.
+    These are the folders of data and runs, devices and processes, loggers, and everything else that writes files.
 
     Args:
         config: The config; changed in place.
-        local: The options and defaults that hold here instead.
+        local: The options and defaults of this machine, which apply instead.
 
     Returns:
-        The names of the removed options that have other values here.
+        The names of the removed options whose values differ on this machine.
     """
     names = [f"trainer.{name}" for name in vars(config.trainer) if name not in _TRAINER_OPTIONS]
     names += [
@@ -114,9 +113,9 @@ def without_places(config: Namespace, local: Namespace) -> list[str]:
 
 
 def class_paths_in(config: Any) -> list[str]:
-    """The paths of all classes and functions in a parsed config, and the paths of where these are defined.
+    """The import paths of all classes and functions in a parsed config, and the paths at which these are defined.
 
-    Other texts, such as the name of a file, do not count, whatever they look like.
+    Other strings, such as file names, are ignored even if they look like class paths.
     """
     if isinstance(config, Namespace):
         return class_paths_in(vars(config))
@@ -130,7 +129,7 @@ def class_paths_in(config: Any) -> list[str]:
 
 
 def _check_structure(config: Any) -> None:
-    """Checks that a config consists of plain values: a text is not YAML, nor ``-``, for which a parser reads stdin."""
+    """Checks that a config has only plain values: no string is YAML, or ``-``, for which a parser would read stdin."""
     for text in _texts_in(config):
         if text != printable(text) or text.strip() == "-" or isinstance(_value_of(text), dict | list | set | tuple):
             raise _refusal(f"has the text {text[:100]!r} in its config, where a plain value belongs")
@@ -140,7 +139,7 @@ def _value_of(text: str) -> Any:
     try:
         return get_loader("yaml")(text)
     except YAMLError:
-        return text  # which no parser takes for anything else, either
+        return text  # not valid YAML, so parsers also treat it as a plain string
 
 
 def _check(config: Any, named_by_user: Set[str]) -> None:
@@ -172,7 +171,7 @@ def _check_class(values: dict[str, Any]) -> None:
         _check_function(path, made_by, arguments)
     if path.partition(".")[0] != "regularization":
         _check_words(path, arguments)
-    _check_words(path, [part.get("options") for part in arguments])  # which go to a data set of torchvision
+    _check_words(path, [part.get("options") for part in arguments])  # passed to a data set of torchvision
 
 
 def _as_dict(path: str, arguments: Any) -> dict[str, Any]:
@@ -188,14 +187,14 @@ def _check_function(path: str, function: Any, arguments: list[dict[str, Any]]) -
     defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
     for part in arguments:
         for name, value in part.items():
-            if name in _LOADING:
-                part[name] = _LOADING[name]
+            if name in _LOADING_ARGUMENTS:
+                part[name] = _LOADING_ARGUMENTS[name]
             elif name not in known and not (name in defaults and value == defaults[name]):
                 raise _refusal(f"gives {path} the argument {name}, which is not one of the network itself")
 
 
 def _arguments_of_network(path: str, function: Any, arguments: list[dict[str, Any]]) -> set[str]:
-    """The arguments that describe the network that a function of torchvision or timm makes."""
+    """The names of the arguments that describe the network created by a function of torchvision or timm."""
     chosen = next((part["model_name"] for part in arguments if "model_name" in part), "")
     if ":" in str(chosen):
         raise _refusal(f"wants to download {chosen}")
@@ -215,13 +214,13 @@ def _builder(path: str, function: Any, model_name: str) -> Callable[..., Any] | 
         name = model_name if function is timm.create_model else getattr(function, "__name__", "")
         builder = timm.models.model_entrypoint(name) if timm.is_model(name) else None
         return builder if function in (builder, timm.create_model) else None
-    # Not those of detection and the like, which load weights by default.
+    # Functions for other tasks, such as detection, are excluded: they load weights by default.
     is_classifier = re.fullmatch(r"torchvision\.models\.\w+", getattr(function, "__module__", ""))
     return function if is_classifier and not path.endswith(".get_model") else None
 
 
 def _check_words(path: str, value: Any) -> None:
-    """Checks that all texts in the arguments of a class of another package are words."""
+    """Checks that all strings in the arguments of a class of another package match ``_WORD``."""
     for text in _texts_in(value):
         if not _WORD.fullmatch(text):
             raise _refusal(f"gives {path} the text {text[:100]!r}")
@@ -258,12 +257,12 @@ def _is_trusted_argument(item: Any) -> bool:
 
 
 def _path_of(item: Any) -> str:
-    """Where a class or function is defined."""
+    """The import path at which a class or function is defined."""
     return f"{getattr(item, '__module__', None)}.{getattr(item, '__qualname__', type(item).__name__)}"
 
 
 def _paths_of(item: Any) -> Iterator[str]:
-    """Where a class or function is defined, and the packages around that module from which it can be imported too."""
+    """The import path at which a class or function is defined, and those in parent packages that export it too."""
     module, name = getattr(item, "__module__", None), getattr(item, "__qualname__", None)
     while module and name:
         if getattr(sys.modules.get(module), name, None) is item:

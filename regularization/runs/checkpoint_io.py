@@ -1,4 +1,4 @@
-"""Checkpoint files: written in one step, checked before they are used, found by ``best`` and ``last``."""
+"""Checkpoint files: atomic writes, checks before use, and lookup by ``best`` and ``last``."""
 
 import warnings
 import zipfile
@@ -16,7 +16,7 @@ from regularization.runs import directory, safe_loading
 
 Checkpoint = dict[str, Any]
 BEST, LAST = "best.ckpt", "last.ckpt"
-# In the state of a callback: whether the statistics of batch norm are not those of the averaged weights.
+# Key in the state of a callback: whether the batch norm statistics do not belong to the averaged weights yet.
 OUTDATED = "outdated_statistics"
 _REQUIRED = {"state_dict", "config", "settings", "epoch", "global_step", "pytorch-lightning_version"}
 _TYPES: dict[str, type] = {
@@ -36,12 +36,12 @@ _TYPES: dict[str, type] = {
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes and reads the trainer's checkpoints: a file is complete or absent, and damage is noticed."""
+    """Writes the trainer's checkpoints atomically, and detects damaged files when it reads them."""
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:
         """Replaces the file at ``path`` in one step."""
         with suppress(OSError):
-            # Not its parents: a run folder that was removed is not created again.
+            # Creates this folder but not its parents: a run folder that was removed must not be created again.
             Path(path).parent.mkdir(exist_ok=True)
         with directory.atomic_write(Path(path)) as temporary:
             try:
@@ -57,7 +57,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint at ``path`` on the CPU, with tensors and plain types only, in the form of today's version.
+    """Reads the checkpoint at ``path`` onto the CPU, with tensors and plain types only, in the current format.
 
     Raises:
         UserError: When it is missing, damaged, or not a checkpoint of a run.
@@ -85,7 +85,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def check_sizes(path: Path) -> None:
-    """Checks that the parts of a zip archive are stored as they are, which takes only its directory.
+    """Checks that the parts of a zip archive are stored uncompressed; reads only the archive's directory.
 
     ``torch.save`` compresses nothing. A compressed archive can be a thousand times as large in memory as on the disk.
 
@@ -125,10 +125,10 @@ def check_finite(state: Mapping[str, Tensor], network: nn.Module, source: str) -
     Args:
         state: The tensors by their names in ``network``, with the shapes that they have there.
         network: The network.
-        source: Where they come from, for the message.
+        source: The origin of the weights, for the message.
 
     Raises:
-        UserError: Naming ``source`` and the first tensor.
+        UserError: When there is such a value; the message names ``source`` and the first tensor that has one.
     """
     parameters = {name for name, _ in network.named_parameters()}
     for name, tensor in state.items():
@@ -139,11 +139,11 @@ def check_finite(state: Mapping[str, Tensor], network: nn.Module, source: str) -
 def find(name: str, newest_with: Callable[[str], Path], prefer_best: bool = False) -> tuple[Path, Checkpoint]:
     """The path and the content of the checkpoint that ``--ckpt_path`` names.
 
-    Where a run's last checkpoint is damaged, its best one is taken instead, with a warning that tells its epoch.
+    If a run's last checkpoint is damaged, its best one is used instead, with a warning that states its epoch.
 
     Args:
         name: ``best``, ``last``, the path of a file, or a run folder, which stands for its last checkpoint.
-        newest_with: Returns the newest run folder that has a file of this name among its checkpoints.
+        newest_with: Returns the newest run folder that has a checkpoint with the given file name.
         prefer_best: Whether a run folder stands for its best checkpoint, if it has one.
 
     Raises:
@@ -181,7 +181,7 @@ def folder_in(run_dir: Path) -> Path:
 
 
 def check_statistics(checkpoint: Checkpoint, path: Path) -> None:
-    """Checks that a network can be used whose weights were averaged by SWA or LAWA.
+    """Checks that a checkpoint with weights averaged by SWA or LAWA can be used.
 
     Raises:
         UserError: When the run was stopped before the statistics of batch norm were computed for these weights.
@@ -199,7 +199,7 @@ def check_fits(checkpoint: Checkpoint, model: nn.Module, path: Path) -> None:
     """Checks that the weights in ``checkpoint`` are those of ``model``.
 
     Raises:
-        UserError: Naming the first tensor that is missing, unknown, of another shape, or not finite.
+        UserError: When a tensor is missing, unknown, of another shape, or not finite; the message names the first one.
     """
     saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The run folder ``<root>/<config name>/version_N/``: created, found, locked; files in it are replaced in one step."""
+"""The run folder ``<root>/<config name>/version_N/``: creation, lookup, locking, and atomic writes of its files."""
 
 import csv
 import json
@@ -114,7 +114,7 @@ def write_text(path: Path, text: str) -> None:
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Replaces the content of the file at ``path`` by a table with a header; see ``atomic_write``.
 
-    A text that a spreadsheet would take for a formula, such as ``=1+1``, has an apostrophe before it.
+    A string that a spreadsheet would interpret as a formula, such as ``=1+1``, is prefixed with an apostrophe.
     """
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -124,18 +124,18 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields the path of an empty temporary file, which replaces ``path`` at the end: in one step, flushed to the disk.
+    """Yields the path of an empty temporary file; at the end it is flushed to disk and replaces ``path`` atomically.
 
     If the process or the machine dies, ``path`` is the complete old file or the complete new one. The temporary file
-    has a name of its own: two processes can write the same ``path``, and the last one to end wins. After an exception
-    it is removed; ``remove_temporary_files`` removes those of processes that were killed.
+    has a unique name: two processes can write the same ``path``, and the last one to end wins. After an exception the
+    temporary file is removed; ``remove_temporary_files`` removes those of processes that were killed.
 
     Raises:
         UserError: When the file cannot be written: no space, no permission, no folder.
     """
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{_TEMPORARY}{path.suffix}")
     try:
-        # Neither through a link nor into a file that someone else has placed there.
+        # O_EXCL: neither follows a link nor opens a file that someone else has placed there.
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
         _flush(temporary)
@@ -151,7 +151,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def remove_temporary_files(folder: Path) -> None:
     """Removes what ``atomic_write`` left in ``folder`` and its subfolders when a process was killed.
 
-    Call it only where no other process writes: the caller has the lock of ``folder``.
+    Call it only when no other process is writing: the caller must hold the lock of ``folder``.
     """
     for path in folder.rglob(f".*{_TEMPORARY}*"):
         with suppress(OSError):
@@ -172,8 +172,8 @@ def exclusive_lock(folder: Path, seconds: float = 20.0) -> Iterator[None]:
         AlreadyLocked: When the folder is still locked after ``seconds``.
     """
     try:
-        # Without the fallback: on a file system that cannot lock, filelock would rely on a file that a dead process
-        # leaves behind.
+        # No fallback to a soft lock: on a file system without locks, filelock would rely on the existence of a file,
+        # which a killed process leaves behind.
         lock = FileLock(folder / LOCK, timeout=seconds, fallback_to_soft=False).acquire()
     except Timeout:
         raise AlreadyLocked(f"another process is using {folder}") from None
@@ -197,7 +197,7 @@ def _cannot_write(path: Path, error: OSError) -> str:
 
 
 def _without_formula(value: Any) -> Any:
-    """``value``, with an apostrophe before a text that begins like a formula and is not a number."""
+    """``value``; a string that begins like a formula and is not a number is prefixed with an apostrophe."""
     if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return value
     try:

@@ -1,4 +1,4 @@
-"""Several processes train one network: which rank this process has, and how all of them act at the same step."""
+"""Distributed training: the rank of this process, the launchers, and requests on which all processes act together."""
 
 import atexit
 import os
@@ -20,7 +20,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from regularization.errors import UserError
 from regularization.internals.lightning import launcher_rank, reset_rank, set_sigterm_handler
 
-# Parts of the errors of gloo, its sockets and NCCL when another process has ended, in lower case.
+# Substrings, in lower case, of the errors of gloo, its sockets and NCCL after another process has ended.
 _LOST_PEER_ERRORS = (
     "connection closed by peer",
     "connection reset",
@@ -30,7 +30,7 @@ _LOST_PEER_ERRORS = (
     "gloo",
     "tcpstore",
 )
-# Seconds until a barrier gives up: a process that has not come by then has ended or hangs.
+# Timeout of a barrier in seconds: a process that has not reached it by then has ended or hangs.
 BARRIER_TIMEOUT = 5.0
 # Environment variables that torchrun sets for its processes, and Lightning for those that it starts.
 _LAUNCHER_VARIABLES = (
@@ -46,17 +46,17 @@ _LAUNCHER_VARIABLES = (
 
 
 def is_first_rank() -> bool:
-    """Whether this is the first process of the run, by the environment: it can be called before there is a trainer."""
+    """Whether this is the first process of the run, according to the environment; works before there is a Trainer."""
     return launcher_rank() == 0 and LightningEnvironment().node_rank() == 0
 
 
 def is_first_rank_of_machine() -> bool:
-    """Whether this is the first process of its machine, by the environment."""
+    """Whether this is the first process of its machine, according to the environment."""
     return not any(int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "SLURM_LOCALID"))
 
 
 def launcher_devices() -> dict[str, int]:
-    """The trainer's ``devices`` and ``num_nodes`` for which torchrun or srun started processes; empty without those.
+    """The Trainer's ``devices`` and ``num_nodes`` for the processes of torchrun or srun; empty without a launcher.
 
     Raises:
         UserError: When SLURM started different numbers of processes on the machines.
@@ -99,10 +99,10 @@ def _srun_tasks() -> int:
 
 
 def check_strategy(trainer: Trainer) -> None:
-    """Checks that several processes train one network together, and arranges how they end.
+    """Checks the launcher and the strategy of distributed training, and registers handlers for SIGTERM and exit.
 
     Raises:
-        UserError: When the strategy is not DDP, or the processes that SLURM should start were not started by srun.
+        UserError: When the strategy is not DDP, or nothing has started the processes of SLURM or of several machines.
     """
     processes = trainer.num_devices * trainer.num_nodes
     slurm = isinstance(getattr(trainer.strategy, "cluster_environment", None), SLURMEnvironment)
@@ -128,7 +128,7 @@ def check_strategy(trainer: Trainer) -> None:
 
 
 def _die_by_signal(number: int, _: Any) -> None:
-    """Ends this process by the signal, as without a handler; the other processes notice that it is gone."""
+    """Ends this process with the signal's default action; the other processes then detect the lost connection."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
@@ -148,8 +148,8 @@ def gather_rows(part: Tensor, trainer: Trainer) -> Tensor:
 class RankConsensus:
     """Makes all processes act on the request of any of them, at the same step.
 
-    At every step each process passes its requests and gets those of the step before, combined over all processes: the
-    communication overlaps with computation. A single process gets its own requests immediately.
+    At every step, each process passes its requests and receives those of the previous step, combined over all
+    processes, so that communication overlaps with computation. A single process gets its own requests immediately.
     """
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ class RankConsensus:
             self._group = torch.distributed.new_group(backend="gloo")
 
     def poll(self, *requests: int) -> list[int]:
-        """The maximum over processes of each of the ``requests`` of the previous call; of this call for one process."""
+        """The maximum of each request over all processes in the previous call; with one process, in this call."""
         result = self._wait() if self._pending else [0] * len(requests)
         if self._group is None:
             return list(requests)
@@ -173,7 +173,7 @@ class RankConsensus:
         return result
 
     def sync(self, *requests: int) -> list[int]:
-        """The maximum over processes of each of the ``requests`` of this call and the previous one; waits for them."""
+        """The maximum of each request over all processes, from this call and the previous one; waits for the result."""
         previous = self.poll(*requests)
         current = self._wait() if self._pending else list(requests)
         return [max(pair) for pair in zip(previous, current, strict=True)]

@@ -17,6 +17,6 @@ def batches_done(trainer: Trainer, resumed: bool) -> int:
             internals.set_batches_of_epoch(trainer, 0)
         return 0
     if resumed and isinstance(data := getattr(trainer, "datamodule", None), ImageData):
-        # The batch size may have changed: the images that remain in the epoch count.
+        # The batch size may have changed, so the position follows from the number of images left in the epoch.
         internals.set_batches_of_epoch(trainer, data.batches_done())
     return internals.batches_of_epoch(trainer)

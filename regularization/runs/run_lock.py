@@ -9,21 +9,21 @@ from pathlib import Path
 
 from regularization.runs import directory, distributed
 
-# Names the process that has the lock. It is not in the lock file, which another process may truncate when it tries to
-# lock it.
+# File that names the process holding the lock. It is separate from the lock file, which another process may truncate
+# when it tries to acquire the lock.
 OWNER = ".owner"
-# Seconds: a process that was interrupted may be about to end.
+# Seconds to wait for the lock: a process that was interrupted may be about to end.
 PATIENCE = 1.0
 
 
 @contextmanager
 def exclusive_run(folder: Path, seconds: float = PATIENCE, required: bool = False) -> Iterator[None]:
-    """Keeps other processes from writing into a run folder; of several processes of one run, the first one locks it.
+    """Keeps other processes from writing into a run folder; if a run has several processes, the first one locks it.
 
     Args:
         folder: The run folder.
         seconds: How long to wait for another process.
-        required: Whether it is an error that the file system cannot lock, and not only a warning.
+        required: Whether to raise an error, not only a warning, if the file system does not support locks.
 
     Raises:
         AlreadyLocked: When another process writes there; the message names it.
@@ -44,13 +44,13 @@ def exclusive_run(folder: Path, seconds: float = PATIENCE, required: bool = Fals
                     f"cannot lock {folder} ({error.strerror}): do not start a second command that continues this run",
                     stacklevel=2,
                 )
-            stack.enter_context(_named(folder / OWNER))
+            stack.enter_context(_owner_file(folder / OWNER))
         yield
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Keeps the name of this process in a file. It is for a message only: where it cannot be written, nothing is."""
+def _owner_file(path: Path) -> Iterator[None]:
+    """Keeps the name of this process in a file. It is only used in a message, so failing to write it is ignored."""
     with suppress(OSError):
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
     try:

@@ -1,4 +1,4 @@
-"""Which code a checkpoint may name. Users chose their configs; a checkpoint may come from someone else."""
+"""Restricts which code a checkpoint may name: unlike the user's own config, it may come from someone else."""
 
 import os
 import re
@@ -21,10 +21,11 @@ _ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
 }
 
-# Modules of public names that no config uses: load, for instance, would read another checkpoint.
+# Modules whose public names no config needs: ``load``, for example, would read another checkpoint.
 _NOT_IN_CONFIGS = ("api", "inference.trained_model", "errors", "data.readers", "data.sampling")
 _CONFIGURABLE = {name: module for name, module in _MODULES.items() if module not in _NOT_IN_CONFIGS}
-# Lightning's callbacks that write no files. ModelCheckpoint would delete some in any folder, and so would CSVLogger.
+# Lightning's callbacks that write no files. ModelCheckpoint and CSVLogger are excluded: they could delete files in any
+# folder.
 _CALLBACKS = {
     "device_stats_monitor": "DeviceStatsMonitor",
     "early_stopping": "EarlyStopping",
@@ -50,7 +51,7 @@ TRUSTED = [
     "lightning.pytorch.loggers.TensorBoardLogger",
     "lightning.pytorch.loggers.tensorboard.TensorBoardLogger",
 ]
-# Classes that the option ``data.dataset`` may name; they are no layers, so they are not among the others.
+# Module of the classes that the option ``data.dataset`` may name. They are not layers, so it is not in ``TRUSTED``.
 DATA_SETS = "torchvision.datasets"
 # Class paths and modules that old configs and checkpoints may name, and where the classes are now.
 MOVED_CLASSES = dict.fromkeys(
@@ -68,7 +69,7 @@ MOVED = {
 
 
 def current_path(text: str) -> str:
-    """Returns ``text`` or, where it is a former class path, the class path of today."""
+    """Returns the current class path if ``text`` is a former one, otherwise ``text``."""
     if text in MOVED_CLASSES:
         return MOVED_CLASSES[text]
     module, _, name = text.rpartition(".")
@@ -76,7 +77,7 @@ def current_path(text: str) -> str:
 
 
 def with_current_paths(config: Any) -> Any:
-    """Returns ``config`` with ``current_path`` of each text in it."""
+    """Returns ``config`` with ``current_path`` applied to each string in it."""
     if isinstance(config, dict):
         return {key: with_current_paths(value) for key, value in config.items()}
     if isinstance(config, list):
@@ -85,7 +86,7 @@ def with_current_paths(config: Any) -> Any:
 
 
 def upgrade(checkpoint: dict[str, Any]) -> None:
-    """Changes a checkpoint of version 0.1 into one of today: class paths in its config, names of callbacks."""
+    """Upgrades a checkpoint of version 0.1 in place: the class paths in its config and the names of callbacks."""
     checkpoint["config"] = with_current_paths(checkpoint["config"])
     callbacks = checkpoint.get("callbacks")
     if isinstance(callbacks, dict):
@@ -98,10 +99,10 @@ def upgrade(checkpoint: dict[str, Any]) -> None:
 def restrict_imports(named_by_user: Iterable[str]) -> Iterator[None]:
     """Makes parsers import only what is trusted or in ``named_by_user``, and read no files in place of values.
 
-    A value can name a class by its path, by its bare name, or in YAML within a text. In each case the parser looks the
-    class up itself, and it first checks these lists: for the name, and for the module that defines the class. Nothing
-    is imported from the working directory, where the modules of the user may lie beside those of someone else: what
-    the user's own config names has been imported before.
+    A value can name a class by its path, by its bare name, or in YAML inside a string. In each case the parser resolves
+    the class itself, and first checks these lists for its name and for the module that defines it. Nothing is imported
+    from the working directory, which may contain modules of someone else besides those of the user; the classes that
+    the user's own config names have already been imported.
     """
     with no_config_files(), _restore_process():
         os.environ.update(_ENVIRONMENT)

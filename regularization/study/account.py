@@ -1,4 +1,4 @@
-"""The looks that a study has had, kept in its folder: what they spent of the error rate is spent."""
+"""The record of a study's looks in its folder: the part of the error rate that a look spent stays spent."""
 
 import dataclasses
 import json
@@ -15,33 +15,33 @@ LOOKS = "looks.json"
 
 
 def planned_looks(study: Study) -> dict[int, float]:
-    """What the looks may spend: by the number of seeds of the baseline, or by the number of extensions so far."""
+    """The α of each look, by the number of seeds of the baseline, or by the number of extensions so far."""
     return dict(SCHEDULE) if study.until == "decided" else {count: fixed_alpha(count) for count in range(4)}
 
 
 def first_alpha(study: Study) -> float:
-    """The α before the first look: that of the first one, or all of it for runs that are no study."""
+    """The α before the first look: that of the first look, or the whole error rate for runs outside of a study."""
     if not study.base:
         return ALPHA
     return scheduled_alpha(next_look(0)) if study.until == "decided" else fixed_alpha(0)
 
 
 def read_looks(folder: Path) -> list[Look]:
-    """The looks so far, the first one first."""
+    """The looks so far, oldest first."""
     path = folder / LOOKS
     return [Look(**look) for look in json.loads(path.read_text())] if path.is_file() else []
 
 
 def add_look(folder: Path, study: Study, baseline: str | None, results: Sequence[Result]) -> list[Look]:
-    """Records a look at the results; nothing is spent if no result has been added since the last one.
+    """Records a look at the results; it spends no α if no result has been added since the last look.
 
-    With ``until: decided``, looks are planned, and only those that are due spend. A fixed design has one look, and
-    another one each time that it was extended.
+    With ``until: decided``, the looks are scheduled, and only a look that is due spends α. A fixed design has one look,
+    and another one after each extension.
 
     Args:
-        folder: The study's folder, whose lock is held.
+        folder: The study's folder; the caller holds its lock.
         study: The study.
-        baseline: Name of the baseline, whose seeds count.
+        baseline: Name of the baseline; its number of seeds determines whether a scheduled look is due.
         results: The results of the arms that are compared.
 
     Returns:

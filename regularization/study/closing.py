@@ -1,4 +1,4 @@
-"""The choices of a study and its end: the finalists, the answer, the test images, the report, and the refit."""
+"""The end of a study: choosing finalists, the conclusion, scoring the test images, the report, and the refit."""
 
 import contextlib
 import io
@@ -57,7 +57,7 @@ def choose_finalists(plan: "Plan", arms: list[Arm], folder: Path) -> list[Arm]:
     else:
         chosen = ranked[: plan.study.finalists]
     if plan.baseline is not None and plan.baseline not in chosen:
-        # A baseline that was named is tuned like the others; the one without regularization stays what it is.
+        # A baseline that the study names is tuned like the others; the arm without regularization is not replaced.
         tuned = plan.study.baseline is not None or plan.study.learning_rates
         group = [arm for arm in chosen if arm.group == plan.baseline.group and tuned]
         plan.baseline = group[0] if group else plan.baseline
@@ -67,7 +67,7 @@ def choose_finalists(plan: "Plan", arms: list[Arm], folder: Path) -> list[Arm]:
 
 
 def _search_score(plan: "Plan", arm: Arm, folder: Path) -> float | None:
-    """Mean score of an arm in the search; None when it failed or was pruned."""
+    """Mean score of an arm in the search; None if a trial of it failed or was pruned."""
     runs = [results.read(trial.folder, plan.study.score) for trial in plan.trials("search", [arm], folder)]
     scores = [run.score(plan.study) for run in runs if run is not None and not run.pruned]
     return sum(scores) / len(scores) if len(scores) == len(runs) else None
@@ -76,14 +76,14 @@ def _search_score(plan: "Plan", arm: Arm, folder: Path) -> float | None:
 def close_study(
     plan: "Plan", arms: list[Arm], trials: list[Trial], folder: Path, command: str, train: Callable[[Trial], None]
 ) -> StudyAnswer:
-    """Chooses an arm, scores the test images and reports; what was done before is not done again.
+    """Chooses an arm, scores the test images and reports; steps that were done before are not repeated.
 
     Args:
         plan: The plan of the study.
         arms: The arms that are compared.
         trials: Their trials.
         folder: The folder of the study.
-        command: What was typed, for the report.
+        command: The command line, for the report.
         train: Runs a trial, for the refit.
 
     Raises:
@@ -92,7 +92,7 @@ def close_study(
     plan.compared = [arm.name for arm in arms]
     final_runs = _final(found_runs.find([folder], plan.study.score).results, plan.study, plan.compared)
     baseline = _baseline(plan, arms, final_runs)
-    # Which arm that is may be known only now; a report that is made again compares with the same one.
+    # The baseline may be known only now. It is recorded so that a later report compares with the same arm.
     plan.baseline = next((arm for arm in arms if arm.name == baseline), None)
     directory.write_text(folder / STUDY, study_record(plan, command))
     if plan.study.until == "seeds":
@@ -116,11 +116,11 @@ def conclude(
     """The conclusion from the finished runs in ``folders``, and all runs that belong to the study.
 
     Args:
-        folders: Where runs are.
+        folders: The folders that contain the runs.
         study: The study.
-        context: The arm to compare with, or None; an arm without results is ignored. What else it says of the study
-            is completed from the folders.
-        compared: The arms that the study has now; None takes all that are there.
+        context: The arm to compare with, or None; an arm without results is ignored. Fields that depend on the runs are
+            filled in from the folders.
+        compared: Names of the study's current arms; None for all arms in the folders.
 
     Raises:
         UserError: When no run is finished.
@@ -145,7 +145,7 @@ def conclude(
     )
     conclusion = draw_conclusion(final, study, known)
     left_out = [f"left out, no longer part of the study: {run.arm} seed {run.seed}" for run in removed]
-    # The trials of one study that have not finished are counted.
+    # In a single study, unfinished trials are only counted, in ``missing``.
     left_out += [] if is_study else runs.left_out
     left_out += [f"left out, without {Objective.parse(study.objective).name}: {run.folder}" for run in unmeasured]
     kept = [run for run in everything if run not in removed]
@@ -169,7 +169,7 @@ def _final_failures(failures: Sequence[Failure]) -> dict[str, list[str]]:
 
 
 def _without_result(failures: Sequence[Failure], runs: Sequence[Result], final: Sequence[Result]) -> dict[str, str]:
-    """Arms of which all trials failed, in the search or in the comparison, with the reason of the first failure."""
+    """Arms whose trials all failed, in the search or in the comparison, with the reason of the first failure."""
     failed_in_search = {failure.arm for failure in failures if failure.stage == "search"}
     known = {run.group for run in runs if run.stage == "search" and run.arm not in failed_in_search}
     known |= {name for run in final for name in (run.arm, run.group)}
@@ -182,13 +182,13 @@ def _without_result(failures: Sequence[Failure], runs: Sequence[Result], final: 
 
 
 def _unregularized_arm(results: Sequence[Result], study: Study) -> str | None:
-    """Of runs that are no study, the arm without regularization, if there is exactly one."""
+    """The arm without regularization among runs outside of a study, if there is exactly one."""
     names = {result.arm for result in results if result.unregularized}
     return names.pop() if not study.base and len(names) == 1 else None
 
 
 def _missing(folder: Path, study: Study, compared: Collection[str]) -> int:
-    """Trials of the comparison that are planned, and have neither finished nor failed."""
+    """Number of planned trials of the comparison that have neither finished nor failed."""
     first = {folder / "final" / arm / f"seed_{seed}" for arm in compared for seed in study.first_seeds()}
     begun = {path.parent for path in folder.glob(f"final/*/*/{TRIAL}")}
     seeds = {f"seed_{seed}" for seed in study.seed_list()}
@@ -197,7 +197,7 @@ def _missing(folder: Path, study: Study, compared: Collection[str]) -> int:
 
 
 def write_answer(conclusion: Conclusion, runs: Sequence[Result], study: Study, folder: Path, command: str) -> None:
-    """Writes table, report and picture, and prints the sentence."""
+    """Writes the table, the report and its figures, and prints the remarks and the conclusion."""
     write_table(runs, folder / results.TABLE, conclusion.chosen.objective)
     page = write_report(conclusion, runs, study, folder, command)
     for remark in conclusion.remarks:
@@ -213,7 +213,7 @@ def _fit_command(plan: "Plan", arm: Arm) -> str:
 
 
 def _final(runs: Sequence[Result], study: Study, compared: Collection[str] | None) -> list[Result]:
-    """The runs that are compared: those of the final, or of a search that has none yet."""
+    """The runs that are compared: those of the final stage, or of the search if there are none yet."""
     final = [run for run in runs if run.stage == "final"]
     if compared is None:
         return final or list(runs)
@@ -224,7 +224,7 @@ def _final(runs: Sequence[Result], study: Study, compared: Collection[str] | Non
 
 
 def _measured(runs: list[Result], study: Study) -> tuple[list[Result], list[Result]]:
-    """The runs that have the objective, and those that have not.
+    """Splits runs into those in which the objective was measured and the others.
 
     Raises:
         UserError: When none has it.
@@ -237,7 +237,7 @@ def _measured(runs: list[Result], study: Study) -> tuple[list[Result], list[Resu
 
 
 def _baseline(plan: "Plan", arms: list[Arm], runs: Sequence[Result]) -> str | None:
-    """The baseline's name; with two axes the best of the arms without regularization, whatever else they differ in."""
+    """Name of the baseline; with two axes, the best arm without regularization, as several may have none."""
     if plan.study.baseline is None and len(plan.study.vary) == 2:
         by_arm = {name: own for name, own in results.by_arm(runs).items() if own[0].unregularized}
         means = {name: sum(run.score(plan.study) for run in own) / len(own) for name, own in by_arm.items()}
@@ -246,7 +246,7 @@ def _baseline(plan: "Plan", arms: list[Arm], runs: Sequence[Result]) -> str | No
 
 
 def _test(conclusion: Conclusion, plan: "Plan", trials: list[Trial], folder: Path) -> None:
-    """Scores the test images, once: with the chosen arm and the baseline, and never with another arm later."""
+    """Scores the test images once, with the chosen arm and the baseline; no other arm is scored later."""
     chosen, baseline = conclusion.chosen, conclusion.baseline or conclusion.chosen
     if not (folder / TESTED).is_file():
         directory.write_text(folder / TESTED, json.dumps(sorted({chosen.name, baseline.name})) + "\n")
@@ -254,7 +254,7 @@ def _test(conclusion: Conclusion, plan: "Plan", trials: list[Trial], folder: Pat
     waiting = [trial for trial in trials if trial.arm.name in tested and _is_untested(trial, plan)]
     if waiting:
         print(f"evaluating {len(waiting)} networks of {' and '.join(tested)} on the test images", flush=True)
-    # One network after the other, on the cores of all workers.
+    # The networks are scored one after the other, on the cores of all workers.
     torch.set_num_threads(min(plan.threads * (plan.workers or 1), max(plan.threads, os.cpu_count() or 1)))
     for trial in waiting:
         _score(trial, plan.study.score)

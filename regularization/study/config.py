@@ -16,16 +16,16 @@ from regularization.runs import directory
 from regularization.training.configs import find_config
 
 Values = dict[str, Any]
-# In the folder of a study: what it compares.
+# File in the folder of a study that describes what it compares.
 STUDY = "study.yaml"
-# In the folder of a trial: its description, a mark that the search pruned it, the reason why it failed.
+# Files in the folder of a trial: its description, a marker that the search pruned it, the reason why it failed.
 TRIAL = "trial.json"
 PRUNED = "stopped_early"
 FAILED = "failed.txt"
 # Options whose value 0 means no regularization.
 STRENGTH = re.compile(r"(^|\.)(weight_decay|strength|dropout|drop_block|stochastic_depth|label_smoothing|cutout|rho)$")
 LEARNING_RATE = "model.optimizer.lr"
-# Other options that take one number: a list of values is one to choose from.
+# Other options that take one number: a list of values means that the option is tuned.
 _TUNABLE = re.compile(r"(^|\.)(lr|alpha|decay|timescale_epochs)$")
 
 
@@ -39,14 +39,14 @@ class Study:
     Args:
         base: The config, or configs, of ``fit`` that all arms share.
         options: Options of ``fit``, with their values, that apply to all arms.
-        vary: One option with a list of values, or two options, of which all combinations are tried.
-        arms: By name: a config, options with their values, or a list of these. An option with a list of values is
+        vary: One option with a list of values, or two options; all combinations of their values are tried.
+        arms: For each name, a config, options with values, or a list of these. An option with a list of values is
             tuned: each value is tried with ``search_seeds`` seeds, and the arm's best value is compared. For options
-            of any type it is ``{values: […]}``; ``{low: 1e-5, high: 1e-2, count: 4}`` is a logarithmic range.
+            of any type, write ``{values: […]}``; ``{low: 1e-5, high: 1e-2, count: 4}`` is a logarithmic range.
         baseline: The arm that the others are compared with; by default the one without regularization.
         seeds: The number of seeds per arm, or a list of seeds. With ``until: decided``, the number that each arm
             starts with.
-        until: ``seeds`` gives every arm the same seeds. ``decided`` goes on with more seeds of the arms that decide,
+        until: ``seeds`` gives every arm the same seeds. ``decided`` adds seeds to the arms that decide the study,
             until an arm helps, none helps by more than the resolution, or ``max_seeds`` are reached.
         max_seeds: The largest number of seeds per arm with ``until: decided``.
         refine: With ``until: decided`` and one option in ``vary``, also try a value between the two best ones.
@@ -66,7 +66,7 @@ class Study:
     """
 
     base: str | list[str] = ""
-    # Without types of their values: of a class in a value of type Any, jsonargparse makes an object with all defaults.
+    # No type arguments: in a value of type Any, jsonargparse would turn a class into an object with all its defaults.
     options: dict = field(default_factory=dict)  # type: ignore[type-arg]
     vary: dict[str, list[Any]] = field(default_factory=dict)
     arms: dict = field(default_factory=dict)  # type: ignore[type-arg]
@@ -111,7 +111,7 @@ class Study:
 
     @property
     def axis(self) -> str | None:
-        """The option that is varied; None if there are two, or arms."""
+        """The option that is varied; None if two options are varied, or if the study has arms."""
         return next(iter(self.vary)) if len(self.vary) == 1 and not self.arms else None
 
 
@@ -181,10 +181,10 @@ class Trial:
 
 
 def build_arms(study: Study, path: Path) -> list[Arm]:
-    """The study's arms in their order: along the axis from small to large, or as they are written.
+    """The study's arms in order: by increasing values along the axes, or as they are written.
 
     Args:
-        study: The study, checked.
+        study: The study, after ``check_study``.
         path: Its config file; the configs that it names are also searched for in the folders that contain it.
     """
     if study.vary:
@@ -214,7 +214,7 @@ def arm_from_values(values: Values) -> Arm:
 
 
 def _arms_from_config(name: str, content: Any, path: Path) -> list[Arm]:
-    """The arm ``name`` of a study's config; one for each combination of values where it is tuned."""
+    """The arm ``name`` of a study's config; if it is tuned, one arm for each combination of values."""
     if not re.fullmatch(r"\w[\w.+=-]*", name):
         raise UserError(f"arms: the name {name!r} must be made of letters, digits and _ . + = -")
     configs: list[str] = []
@@ -243,12 +243,12 @@ def _has_tuned_option(content: Any) -> bool:
 
 
 def choices(option: str, value: Any) -> list[Any]:
-    """The values of a tuned option: of ``{values: […]}``, of a range, or a list where the option takes a number."""
+    """The values of a tuned option: from ``{values: […]}``, a range, or a list if the option takes a number."""
     if isinstance(value, dict):
         if value.keys() == {"low", "high", "count"}:
             return [float(f"{number:.2g}") for number in np.geomspace(value["low"], value["high"], value["count"])]
         return list(value["values"]) if value.keys() == {"values"} else []
-    # The option betas takes a list, and so may model.decay, of names.
+    # Some options take a list as their value: betas, and model.decay, which may be a list of names.
     is_tuned = isinstance(value, list) and (STRENGTH.search(option) or _TUNABLE.search(option))
     return value if is_tuned and all(isinstance(item, int | float) for item in value) else []
 

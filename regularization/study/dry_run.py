@@ -1,4 +1,4 @@
-"""A trial before it is run: parsed, its network and data made, its cost estimated."""
+"""Dry run of a trial: parses its options, creates its network and data, and estimates its cost."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """Optimizer steps and seconds of a trial, None where nothing ends it; and bytes on the disk."""
+    """Optimizer steps (None if the trainer has no limit), seconds, and bytes on disk of a trial."""
 
     steps: int | None
     seconds: float
@@ -32,7 +32,7 @@ class Cost:
 
 
 class DryRun(TrainingCLI):
-    """A trial up to its trainer, without a folder and without training.
+    """Sets up a trial, including its trainer, without creating a folder and without training.
 
     Attributes:
         trainer: A trainer that writes nothing.
@@ -43,7 +43,7 @@ class DryRun(TrainingCLI):
         """Parses the options of ``fit`` and creates a trainer that writes nothing.
 
         Raises:
-            UserError: When it would use several devices: a sweep gives each trial one.
+            UserError: When the trial would use several devices: a sweep gives each trial one.
         """
         super().__init__("fit", args)
         self.trainer = self.instantiate_trainer(logger=False, enable_checkpointing=False)
@@ -57,7 +57,7 @@ class DryRun(TrainingCLI):
             )
 
     def cost(self) -> Cost:
-        """What the trial takes, estimated from a few batches with this machine as it is."""
+        """The cost of the trial, estimated from a few batches on this machine in its current state."""
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
         limit = self.trainer.limit_train_batches
@@ -74,12 +74,12 @@ class DryRun(TrainingCLI):
         # Validation has no backward pass, and need not follow every epoch.
         validation = images / self.datamodule.batch_size / 3 / (self.trainer.check_val_every_n_epoch or 1)
         epoch = (batches + validation) * min(times)
-        # Weights and momentum, in best.ckpt and last.ckpt.
+        # Both best.ckpt and last.ckpt contain the weights and the momentum.
         size = 4 * sum(parameter.nbytes for parameter in self.model.network.parameters())
-        return _limited(self.trainer, -(-batches // self.trainer.accumulate_grad_batches), epoch, size)
+        return _cost_within_limits(self.trainer, -(-batches // self.trainer.accumulate_grad_batches), epoch, size)
 
     def precision_advice(self) -> str | None:
-        """Which precision would be faster on this machine, if one would be."""
+        """A sentence about a precision that would be faster on this machine; None if there is none."""
         return precision_advice(self.trainer, self.model.network)
 
     def _some_batches(self) -> list[Batch]:
@@ -87,9 +87,9 @@ class DryRun(TrainingCLI):
         return [self.datamodule.on_after_batch_transfer(batch, 0) for batch in some]
 
 
-def _limited(trainer: Trainer, steps: int, seconds: float, size: int) -> Cost:
-    """The cost of as many epochs, of so many ``steps`` and ``seconds``, as the trainer's limits allow."""
-    # Lightning takes -1 for no limit.
+def _cost_within_limits(trainer: Trainer, steps: int, seconds: float, size: int) -> Cost:
+    """The cost of as many epochs as the trainer's limits allow, with ``steps`` and ``seconds`` per epoch."""
+    # In Lightning, -1 means no limit.
     limits = [trainer.max_epochs * steps] if trainer.max_epochs is not None and trainer.max_epochs >= 0 else []
     limits += [trainer.max_steps] if trainer.max_steps >= 0 else []
     for timer in trainer.callbacks:  # type: ignore[attr-defined]
@@ -100,11 +100,11 @@ def _limited(trainer: Trainer, steps: int, seconds: float, size: int) -> Cost:
 
 
 def describe(plan: "Plan", folder: Path | None) -> None:
-    """Prints the trials that would run with their steps, and what time and disk they would take.
+    """Prints the trials that would run, with their steps and their estimated time and disk space.
 
     Args:
         plan: The study.
-        folder: The folder in which it would be continued; None for a new one.
+        folder: The folder of the study that would be continued; None for a new study.
     """
     assert plan.first is not None
     planned = plan.trials(plan.stage(), plan.arms, folder or Path(plan.stage()))
@@ -128,7 +128,7 @@ def _has_failed(trial: Trial, plan: "Plan") -> bool:
 
 def _print_cost(plan: "Plan", trials: Sequence[Trial]) -> None:
     assert plan.first is not None
-    # With more threads than a trial has, they would wait for those of other programs.
+    # As many threads as a trial has: additional ones would wait for the threads of other programs.
     torch.set_num_threads(plan.threads)
     cost = plan.first.cost()
     if cost.steps is None:

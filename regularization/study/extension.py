@@ -1,4 +1,4 @@
-"""The record of a study, ``study.yaml``, and whether a changed config extends the study or is another one."""
+"""The record of a study, ``study.yaml``, and the check whether a changed config still describes this study."""
 
 import dataclasses
 import hashlib
@@ -14,12 +14,12 @@ from regularization.training.configs import split_args
 if TYPE_CHECKING:
     from regularization.study.plan import Plan
 
-# Of the study's own options, those that its finished trials depend on.
+# Options of the study itself on which its finished trials depend.
 FIXED = ("search", "score", "until")
 
 
 def study_record(plan: "Plan", command: str) -> str:
-    """What makes the study what it is, as YAML; ``command`` is what was typed."""
+    """The properties that identify the study, as YAML; ``command`` is the command line that was typed."""
     record: dict[str, Any] = {"study": dataclasses.asdict(plan.study), "options": plan.common}
     record |= {"threads": plan.threads, "resamples": plan.study.resamples}
     record["arms"] = {arm.name: list(arm.args) for arm in plan.arms}
@@ -32,12 +32,12 @@ def study_record(plan: "Plan", command: str) -> str:
 
 
 def check_extends(path: Path, plan: "Plan") -> None:
-    """Checks that the trials of the study that ``path`` describes would be run the same way by ``plan``.
+    """Checks that ``plan`` would run the trials of the study that ``path`` describes in the same way.
 
     Seeds and arms may be added or removed.
 
     Raises:
-        UserError: Naming what has changed.
+        UserError: When they would be run differently; the message names what has changed.
     """
     then, now = yaml.safe_load(path.read_text()), yaml.safe_load(study_record(plan, ""))
     if missing := now.keys() - then.keys():
@@ -61,7 +61,7 @@ def check_extends(path: Path, plan: "Plan") -> None:
 
 
 def _by_content(value: Any, digests: dict[str, str]) -> Any:
-    """The words of a command line with the digest of each config in place of its path, in which machines may differ."""
+    """Replaces each config path in a command line by the config's digest: paths may differ between machines."""
     return [digests.get(word, word) for word in value] if isinstance(value, list) else value
 
 

@@ -1,4 +1,4 @@
-"""The runs in some folders: complete ones, each once, those that failed, and what is left out."""
+"""Finds the runs in folders: complete runs without copies, failed runs, and those that are left out."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from regularization.study.config import FAILED, STUDY, TRIAL, unregularized
 from regularization.study.results import Result, read, read_trial
 from regularization.training.configs import read_config
 
-# Characters of a name that is made of options.
+# Maximum length of a name that is made of options.
 LONGEST_NAME = 50
 TIMESCALE = "model.timescale_epochs"
 
@@ -41,7 +41,7 @@ class Runs:
     Attributes:
         results: The results of complete runs, each once.
         failures: The trials that failed.
-        left_out: Which other runs there are, in words.
+        left_out: Descriptions of the runs that are left out.
     """
 
     results: list[Result]
@@ -52,10 +52,10 @@ class Runs:
 def find(folders: Iterable[Path], score: str = "last") -> Runs:
     """Finds the runs in or below ``folders``.
 
-    Arms of one name in several studies, and runs of ``fit`` of one name, are the same arm if their options are equal,
-    apart from seeds; otherwise each gets a name of its own. That of a run of ``fit`` is what distinguishes it from the
-    others of its config, such as ``weight_decay=0``, if this is short. A run with the same options and seeds as another
-    one is a copy: it is no second piece of evidence.
+    Arms with the same name in several studies, or in several runs of ``fit``, are one arm if their options are equal
+    apart from seeds; otherwise each gets its own name. A run of ``fit`` is then named by the options in which it
+    differs from the others of its config, such as ``weight_decay=0``, if this is short. A run with the same options and
+    seeds as another one is a copy and does not count as further evidence.
 
     Raises:
         UserError: When no run is complete.
@@ -71,7 +71,7 @@ def find(folders: Iterable[Path], score: str = "last") -> Runs:
     failed = {run_dir: _read_failure(run_dir) for run_dir in run_dirs if (run_dir / FAILED).is_file()}
     arms = {run_dir: run.arm for run_dir, run in complete.items()}
     names = _names(arms | {run_dir: failure.arm for run_dir, failure in failed.items()})
-    complete = _marked(complete, _without_regularization(arms))
+    complete = _mark_unregularized(complete, _without_regularization(arms))
     unique = _without_copies([_renamed(run, names[run_dir]) for run_dir, run in complete.items()])
     failures = dict.fromkeys(_renamed(failure, names[run_dir]) for run_dir, failure in failed.items())
     kinds: dict[str, list[Path]] = {"copies of other runs": sorted(complete.keys() - {run.folder for run in unique})}
@@ -89,7 +89,7 @@ def common_objective(folders: Iterable[Path]) -> tuple[str, str]:
     """The objective of the complete runs in or below ``folders``, and a remark if they have several.
 
     Returns:
-        The option, that of the accuracy if they have several, and the remark or an empty string.
+        The objective as an option (accuracy if they have several), and the remark or an empty string.
     """
     options: Counter[str] = Counter()
     for run_dir in _selected(list(folders))[0]:
@@ -164,7 +164,7 @@ def _read_failure(folder: Path) -> Failure:
 
 
 def _source(run_dir: Path) -> Path:
-    """The folder of the study that a trial belongs to; of a run of ``fit``, its own folder."""
+    """The folder of the study that a trial belongs to; for a run of ``fit``, its own folder."""
     if not (run_dir / TRIAL).is_file():
         return run_dir
     run_dir = run_dir if run_dir.is_absolute() or len(run_dir.parents) > 3 else run_dir.resolve()
@@ -172,7 +172,7 @@ def _source(run_dir: Path) -> Path:
 
 
 def _names(arms: Mapping[Path, str]) -> dict[Path, str]:
-    """The name of the arm of each run: its own one, or one that tells where it is from."""
+    """The name of each run's arm: its own name, or one that also tells the source of the run."""
     first_runs: dict[str, dict[Path, Path]] = {}
     for run_dir, arm in arms.items():
         first_runs.setdefault(arm, {}).setdefault(_source(run_dir), run_dir)
@@ -207,13 +207,13 @@ def _labels(sources: Sequence[Path], runs: Mapping[Path, Path], prefix: str) -> 
     return short if len(set(short)) == len(short) else sources
 
 
-def _marked(runs: Mapping[Path, Result], off: set[Path]) -> dict[Path, Result]:
-    """The runs, with those in ``off`` as unregularized ones."""
+def _mark_unregularized(runs: Mapping[Path, Result], off: set[Path]) -> dict[Path, Result]:
+    """Marks the runs in ``off`` as unregularized."""
     return {run_dir: replace(run, unregularized=True) if run_dir in off else run for run_dir, run in runs.items()}
 
 
 def _short(value: Any) -> str:
-    """A number without needless digits, a class without its module."""
+    """Formats a value: a number without needless digits, a class without its module."""
     if isinstance(value, float):
         return f"{value:g}"
     is_class = isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", value)
@@ -221,18 +221,18 @@ def _short(value: Any) -> str:
 
 
 def _without_regularization(arms: Mapping[Path, str]) -> set[Path]:
-    """The runs of ``fit`` in which a regularization is 0 that other runs of the same config have."""
+    """The runs of ``fit`` that set a regularization to 0 which other runs of the same config use."""
     runs: dict[str, list[Path]] = {}
     for run_dir, arm in arms.items():
         if not (run_dir / TRIAL).is_file():
             runs.setdefault(arm, []).append(run_dir)
     changed = [item for same in runs.values() for item in differences(same).items()]
-    # Weight decay of 0 is replaced where τ sets it.
+    # A timescale τ overrides a weight decay of 0.
     return {run_dir for run_dir, values in changed if unregularized(values) and not values.get(TIMESCALE)}
 
 
 def differences(run_dirs: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    """By run, the options that are not the same in all of them, as ``fit`` names them; empty where unreadable."""
+    """For each run, the options that differ between runs, named as in ``fit``; empty if a config can't be read."""
     try:
         options = [_flat(_split_options(run_dir)[0]) for run_dir in run_dirs]
     except UserError:
@@ -245,7 +245,7 @@ def differences(run_dirs: Sequence[Path]) -> dict[Path, dict[str, Any]]:
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a nested config by their dotted names; that of a class has the name of its option."""
+    """Flattens a nested config to dotted names; the path of a class gets the name of its option."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         path = prefix if name in ("class_path", "init_args") else f"{prefix}.{name}".removeprefix(".")
@@ -254,13 +254,13 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _renamed(run: _Run, name: str) -> _Run:
-    """The run as one of the arm ``name``."""
+    """The run, with its arm renamed to ``name``."""
     group = name if run.group == run.arm else name.removesuffix(run.arm) + run.group
     return replace(run, arm=name, group=group)
 
 
 def _without_copies(results: Sequence[Result]) -> list[Result]:
-    """Leaves out runs of an arm that have the same seeds as another one."""
+    """Leaves out runs that have the same arm, stage and seeds as another run."""
     counts = Counter((result.arm, result.stage, result.seed) for result in results)
     unique: dict[tuple[Any, ...], Result] = {}
     for result in results:
@@ -271,7 +271,7 @@ def _without_copies(results: Sequence[Result]) -> list[Result]:
 
 
 def _options_without_seeds(run_dir: Path) -> str:
-    """What a run was trained with, apart from seeds; the folder itself where that cannot be read."""
+    """The options of a run apart from seeds, as JSON; the path of its folder if its config can't be read."""
     try:
         return json.dumps(_split_options(run_dir)[0], sort_keys=True, default=str)
     except UserError:
@@ -279,7 +279,7 @@ def _options_without_seeds(run_dir: Path) -> str:
 
 
 def _split_options(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options in a run's config, without seeds and the folder that it was written to; and the seeds."""
+    """The options in a run's config, without the seeds and the output folder; and the seeds."""
     config = read_config(run_dir / directory.CONFIG)
     data = (config.get("data") or {}).get("init_args") or {}
     seeds = {"seed_everything": config.pop("seed_everything", None)}
@@ -289,7 +289,7 @@ def _split_options(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _describe(run_dirs: Iterable[Path]) -> str:
-    """Names runs, and the studies of trials with their number."""
+    """Describes runs by their paths, and trials by the number of trials in each study."""
     counts = Counter(_source(run_dir) for run_dir in run_dirs if (run_dir / TRIAL).is_file())
     trials = [f"{count} trials of {study}" for study, count in counts.items()]
     runs = [str(run_dir) for run_dir in run_dirs if not (run_dir / TRIAL).is_file()]

@@ -1,4 +1,4 @@
-"""The stages of a study: search, final, and what closes it."""
+"""The stages of a study: search, final, and closing."""
 
 from functools import partial
 from pathlib import Path
@@ -18,19 +18,19 @@ from regularization.study.report.answer import StudyAnswer
 from regularization.study.report.live_table import LiveTable
 from regularization.study.samplers import DecidingQueue, Limits, ProposalQueue, halving
 
-# Seconds that a coordinator waits for another one, which may be scoring the test images or training the choice again.
+# Seconds that a coordinator waits for another one, which may be scoring the test images or running the refit.
 PATIENCE = 7 * 86400.0
 
 
 class Pipeline:
-    """Runs what is missing of a study.
+    """Runs the missing parts of a study.
 
     Args:
         plan: Its plan.
         folder: Its folder.
-        executor: Where its trials are run.
-        storage: Where Optuna keeps it.
-        name: Its name there.
+        executor: Runs the trials.
+        storage: The Optuna storage of the study.
+        name: The name of the study in the storage.
     """
 
     def __init__(self, plan: Plan, folder: Path, executor: Executor, storage: BaseStorage, name: str) -> None:
@@ -47,10 +47,10 @@ class Pipeline:
         """Runs the study to its end; returns the answer.
 
         Args:
-            command: What was typed, for the report.
+            command: The command line, for the report.
 
         Raises:
-            UserError: When no trial came to its end.
+            UserError: When no trial has finished.
         """
         plan, folder = self._plan, self._folder
         with directory.exclusive_lock(folder, PATIENCE):
@@ -62,7 +62,7 @@ class Pipeline:
             print("stage 1 of 2: choosing the values of each arm")
             arms = self._search()
             print(f"stage 2 of 2: comparing {', '.join(arm.name for arm in arms)}", flush=True)
-            # A report that is made before the end counts what is missing of these.
+            # A report that is made before the end counts the missing trials of these arms.
             plan.compared = [arm.name for arm in arms]
             with directory.exclusive_lock(folder, PATIENCE):
                 directory.write_text(folder / STUDY, study_record(plan, command))
@@ -78,7 +78,7 @@ class Pipeline:
             return close_study(plan, arms, trials, folder, command, self._coordinator.run_alone)
 
     def _final_queue(self, arms: list[Arm]) -> TrialQueue:
-        """The trials of the arms that are compared: all of them, or as many as decide."""
+        """The queue of the final stage: with all trials, or with as many as decide the study."""
         plan, study = self._plan, self._plan.study
         where = (self._name, self._storage, self._folder, plan.trials("final", arms, self._folder))
         if study.until == "seeds":
@@ -101,7 +101,7 @@ class Pipeline:
         self._failed |= {trial.name: (trial.folder / FAILED).read_text().strip() for trial in failed}
 
     def _search(self) -> list[Arm]:
-        """Tries the arms, or those that TPE proposes; returns the finalists, the baseline among them."""
+        """Searches over the study's arms, or over those that TPE proposes; returns the finalists and the baseline."""
         plan, study = self._plan, self._plan.study
         arms = [arm for arm in plan.arms if arm.unregularized] if study.search == "tpe" else plan.arms
         where = (f"{self._name} search", self._storage, self._folder, plan.trials("search", arms, self._folder))

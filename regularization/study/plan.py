@@ -36,14 +36,14 @@ class Plan:
         self.baseline = baseline
         self.common = common
         self.options = options
-        self.workers, self.threads = _sizes(options)
+        self.workers, self.threads = _workers_and_threads(options)
         self.refit = options.refit
         self.first: DryRun | None = None
-        # The arms of the final; after an adaptive search they are known at its end.
+        # Names of the arms in the final stage; an adaptive search determines them when it ends.
         self.compared = None if study.adaptive else [arm.name for arm in arms]
 
     def executor(self) -> Executor:
-        """What runs the trials: processes of this machine, or tasks of a cluster, which this connects to."""
+        """Creates the executor: processes on this machine, or tasks on a Ray cluster, to which it connects."""
         if self.options.ray is not None:
             from regularization.study.execution.ray import RayExecutor
 
@@ -53,11 +53,11 @@ class Plan:
 
     @property
     def epochs(self) -> int:
-        """Epochs of a trial, 0 where they are not known."""
+        """Epochs of a trial; 0 if unknown."""
         return max(0, self.first.trainer.max_epochs or 0) if self.first is not None else 0
 
     def trials(self, stage: str, arms: Sequence[Arm], folder: Path, seeds: Sequence[int] | None = None) -> list[Trial]:
-        """The trials of a stage, with the seeds that it begins with where no others are given."""
+        """The trials of a stage with the given seeds, by default those with which the stage begins."""
         if seeds is None:
             seeds = self.study.first_seeds() if stage == "final" else range(self.study.search_seeds)
         return study_config.build_trials(self.study, arms, seeds, stage, self.common, folder)
@@ -79,14 +79,14 @@ class Plan:
         return self.baseline
 
     def stage(self) -> str:
-        """The first one."""
+        """Name of the first stage: ``search`` or ``final``."""
         return "search" if self.study.adaptive else "final"
 
     def check(self) -> None:
-        """Parses every trial and makes its network, data and trainer, before the first one starts.
+        """Parses a trial of every arm and creates its network, data and trainer, before the first trial starts.
 
         Raises:
-            UserError: Naming the arm that can't be run.
+            UserError: When an arm can't be run; the message names it.
         """
         if self.study.until == "decided" and not self.study.adaptive:
             self.baseline_among(self.arms)
@@ -96,7 +96,7 @@ class Plan:
         if self.study.arms and len(set(tries.values())) > 1:
             counts = ", ".join(f"{group} {count}" for group, count in tries.items())
             warnings.warn(f"arms are not tuned with the same number of trials: {counts}", stacklevel=2)
-        # Seeds are in the outer loop, and differ by nothing that could be refused.
+        # One trial per arm (seeds are in the outer loop): no seed can make a trial invalid.
         for trial in self.trials(self.stage(), self.arms, Path())[: len(self.arms)]:
             try:
                 planned = DryRun(trial.args)
@@ -127,8 +127,8 @@ class Plan:
             raise UserError(f"the last epoch is not validated: --trainer.max_epochs must be a multiple of {every}")
 
 
-def _sizes(options: Any) -> tuple[int | None, int]:
-    """Trials at a time, None for as many as a cluster has room for; and the CPU threads of each.
+def _workers_and_threads(options: Any) -> tuple[int | None, int]:
+    """The number of workers (None for as many as a cluster has room for) and the CPU threads of each.
 
     Raises:
         UserError: When the options do not fit together.

@@ -28,17 +28,17 @@ class Result:
 
     Attributes:
         arm: What was trained; runs of the same arm differ by their seed.
-        group: The arm that it is a tuned value of.
-        values: The options that make the arm.
+        group: The name of the arm in the config; the tuned values of an arm share it.
+        values: The options that the arm sets.
         seed: Its seed.
         stage: ``search`` or ``final``.
         folder: Its run folder.
-        accuracy: The validation accuracy in the epoch that counts; NaN where it was not validated.
+        accuracy: The validation accuracy in the epoch that counts; NaN without validation.
         row: All metrics of that epoch.
         rows: Metrics of all epochs.
         weight_decay: The optimizer's λ.
-        timescale: τ in epochs, None where there is none.
-        test_accuracy: Where it was scored.
+        timescale: τ in epochs; None without a timescale.
+        test_accuracy: The accuracy on the test images; None if they were not scored.
         pruned: Whether a search stopped it early.
         unregularized: Whether its arm is known to have no regularization.
     """
@@ -60,7 +60,7 @@ class Result:
 
     @property
     def checkpoint(self) -> Path:
-        """The best epoch, for ``load``; the last one where it was not validated."""
+        """Path of the checkpoint for ``load``: the best one, or the last one without validation."""
         which = "last" if math.isnan(self.accuracy) else "best"
         return self.folder / directory.CHECKPOINTS / f"{which}.ckpt"
 
@@ -76,11 +76,11 @@ class Result:
 
     @property
     def run_length(self) -> float | None:
-        """Epochs over the timescale τ, which is that of the schedule's highest learning rate; None without τ."""
+        """Epochs divided by the timescale τ at the schedule's highest learning rate; None without τ."""
         return (self.rows[-1]["epoch"] + 1) / self.timescale if self.timescale else None
 
     def metric(self, name: str) -> float:
-        """A metric in the epoch that counts, ``weight_norm`` among them; NaN where it was not measured."""
+        """The value of a metric, or of ``weight_norm``, in the epoch that counts; NaN if it was not measured."""
         return self.weight_norm if name == "weight_norm" else self.row.get(name, math.nan)
 
     def score(self, study: Study) -> float:
@@ -90,7 +90,7 @@ class Result:
 
     @property
     def weight_norm(self) -> float:
-        """Norm of all weights in the epoch that counts; NaN where it was not measured."""
+        """Norm of all weights in the epoch that counts; NaN if it was not measured."""
         norms = [value for name, value in self.row.items() if name.startswith("norm/")]
         return math.sqrt(sum(norm**2 for norm in norms)) if norms else math.nan
 
@@ -104,12 +104,12 @@ class Result:
 
 
 def read(folder: Path, score: str = "last", validated: bool = True) -> Result | None:
-    """The result in a run folder; None if the run is not complete, and with a warning if its files are damaged.
+    """Reads the result in a run folder; None if the run is incomplete, or (with a warning) if its files are damaged.
 
     Args:
         folder: The run folder.
         score: The epoch that counts: ``last`` or ``best``.
-        validated: Whether a run without validation has no result.
+        validated: Whether to return None for a run without validation.
     """
     if not (folder / directory.RESULT).is_file() or not (folder / directory.METRICS).is_file():
         return None
@@ -137,7 +137,7 @@ def read(folder: Path, score: str = "last", validated: bool = True) -> Result | 
 
 
 def read_trial(folder: Path) -> dict[str, Any]:
-    """Which trial a run is; a run of ``fit`` is an arm with the name of its config."""
+    """The description of a run's trial; a run of ``fit`` is an arm with the name of its config."""
     if (folder / TRIAL).is_file():
         trial = json.loads((folder / TRIAL).read_text())
         trial.setdefault("unregularized", unregularized(trial["values"]))
@@ -148,7 +148,7 @@ def read_trial(folder: Path) -> dict[str, Any]:
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """``metrics.csv``, one row per epoch; metrics that an epoch does not have are left out."""
+    """Reads ``metrics.csv``, one row per epoch; metrics that were not measured in an epoch are left out."""
     with (folder / directory.METRICS).open(newline="") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 

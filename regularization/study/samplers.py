@@ -1,4 +1,4 @@
-"""Which trial comes next: arms that TPE proposes, trials that successive halving prunes, seeds that decide."""
+"""Samplers of a study: TPE proposes arms, halving prunes trials, ``until: decided`` chooses arms and seeds."""
 
 import math
 import time
@@ -24,7 +24,7 @@ from regularization.study.config import FAILED, Arm, Study, Trial, arm_from_valu
 from regularization.study.execution.queue import COORDINATOR, RUN, SEED, TrialQueue
 from regularization.study.results import Result
 
-# Seconds that a coordinator waits for another one that holds the study's folder.
+# Seconds that a coordinator waits for the lock of the study's folder, which another one may hold.
 PATIENCE = 600.0
 # At a rung, the better third of the trials continues, to three times as many epochs.
 REDUCTION = 3
@@ -33,8 +33,8 @@ REDUCTION = 3
 def halving(epochs: int) -> SuccessiveHalvingPruner:
     """Asynchronous successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943).
 
-    Rungs lie at a ninth, a third and all of the ``epochs`` of a trial. One that is not among the better third of those
-    that have reached a rung so far is pruned there.
+    Rungs lie at one ninth, one third and all of the ``epochs`` of a trial. At a rung, a trial is pruned unless it is
+    among the better third of the trials that have reached this rung so far.
     """
     return SuccessiveHalvingPruner(min_resource=max(1, epochs // REDUCTION**2), reduction_factor=REDUCTION)
 
@@ -43,7 +43,7 @@ def proposal_range(study: Study) -> FloatDistribution:
     """From the smallest to the largest positive value that the study lists, on a log scale.
 
     Raises:
-        UserError: When there are not two of them.
+        UserError: When there are fewer than two of them.
     """
     assert study.axis is not None
     positive = {value for value in study.vary[study.axis] if value > 0}
@@ -53,7 +53,7 @@ def proposal_range(study: Study) -> FloatDistribution:
 
 
 class ProposalQueue(TrialQueue):
-    """A queue that, when it is empty, has TPE (Bergstra et al. 2011) propose another value from the results so far.
+    """A queue that, when it is empty, asks TPE (Bergstra et al. 2011) for another value, given the results so far.
 
     Args:
         args: As for ``TrialQueue``; the trials are those of the arms without regularization.
@@ -70,21 +70,21 @@ class ProposalQueue(TrialQueue):
         super().__init__(*args, **options)
 
     def parameters(self, trial: Trial) -> dict[str, float | int]:
-        """An arm without regularization has no place on the log scale."""
+        """As for ``TrialQueue``; only the seed for an arm without regularization, because a log scale has no 0."""
         return {SEED: trial.seed} if trial.arm.unregularized else super().parameters(trial)
 
     def distribution(self, option: str) -> FloatDistribution:
-        """The same for all trials."""
+        """The range of values that TPE searches, the same for all trials."""
         return self._space
 
     def update(self) -> None:
-        """Takes note of what was proposed before, or by other coordinators."""
+        """Adds the arms that were proposed before, or by other coordinators."""
         for trial in self.get_trials(deepcopy=False):
             if self._option in trial.params and RUN in trial.user_attrs:
                 self._add(trial.params[self._option])
 
     def _propose(self) -> optuna.Trial | None:
-        """A new value: TPE, seeded by the number of trials so that a search that resumes draws other numbers."""
+        """Proposes a value by TPE, seeded by the number of trials so that a resumed search draws other numbers."""
         if len(self.arms) >= self._wanted:
             return None
         self.sampler = TPESampler(seed=len(self.get_trials(deepcopy=False)), constant_liar=True, n_startup_trials=5)
@@ -110,16 +110,16 @@ class ProposalQueue(TrialQueue):
 class DecidingQueue(TrialQueue):
     """A queue that, when it is empty, hands out the trial that is likely to decide the study (``until: decided``).
 
-    A look is due whenever the baseline has as many seeds as the schedule says; between two looks, the level of the last
-    one holds. Workers never wait for a look: a trial that is running then counts when it ends.
+    A look is due whenever the baseline reaches a number of seeds in the schedule; between two looks, the level of the
+    last one applies. Workers never wait for a look: a trial that is running at a look counts when it ends.
 
     Args:
         args: As for ``TrialQueue``; the trials are those that every arm starts with.
         study: The study.
         arms: The arms that are compared.
         baseline: Name of the arm that the others are compared with.
-        plan: Creates the trials of an arm with these seeds.
-        limits: Ends the study undecided.
+        plan: Creates the trials of the given arms with the given seeds.
+        limits: The budget; when it is used up, the study ends undecided.
         options: As for ``TrialQueue``.
     """
 
@@ -139,7 +139,7 @@ class DecidingQueue(TrialQueue):
         super().__init__(*args, **options)
 
     def update(self) -> None:
-        """Takes note of what was handed out before, or by other coordinators."""
+        """Adds the trials that were handed out before, or by other coordinators."""
         for trial in self.get_trials(deepcopy=False):
             key = trial.user_attrs.get(RUN)
             if key is None or key in self.planned:
@@ -164,14 +164,14 @@ class DecidingQueue(TrialQueue):
         if self._baseline not in {result.arm for result in finished}:
             return False
         comparisons = compare_objective(self._sample(finished), names.index(self._baseline), alpha, self._study)
-        # An arm of which every trial failed is not waited for.
+        # An arm without a result is not waited for if a trial of it failed.
         failed = {trial.arm.name for trial in self.planned.values() if (trial.folder / FAILED).is_file()}
         missing = set(names) - {result.arm for result in finished} - failed
         answer = judge_study(comparisons.values(), self._study.resolution / 100)
         return not missing and answer != Answer.UNDECIDED
 
     def unfinished(self) -> bool:
-        """Whether trials are left to run: those that ran when the study was decided may have changed the answer."""
+        """Whether trials are left to run: those running when the study was decided may have changed the answer."""
         with directory.exclusive_lock(self._folder, PATIENCE):
             return self._choice() is not None
 
@@ -183,9 +183,9 @@ class DecidingQueue(TrialQueue):
         return self._next()
 
     def _choice(self) -> tuple[list[Arm], list[int]] | None:
-        """The arm and the seed of the trial that is likely to decide the study; None at its end."""
+        """The arm and the seed of the trial that is likely to decide the study; None if the study has ended."""
         baseline_trials = [trial for trial in self.planned.values() if trial.arm.name == self._baseline]
-        # With a baseline that always fails, no number of trials decides.
+        # If all trials of the baseline have failed, more trials cannot decide the study.
         without_baseline = all((trial.folder / FAILED).is_file() for trial in baseline_trials)
         if without_baseline or self.decided() or self._limits.reached(len(self.planned)):
             return None
@@ -203,7 +203,7 @@ class DecidingQueue(TrialQueue):
         return [arm], [choice[1] if arm.name in names else self._study.first_seeds()[0]]
 
     def _refined(self, sample: Sample) -> Arm | None:
-        """A new arm between the two best λ, where ``refine`` asks for one and none lies there; at most two."""
+        """A new arm between the two best λ, if ``refine`` is set and no arm lies there yet; at most two in a study."""
         option = self._study.axis
         if not self._study.refine or option is None or len(self.arms) >= len(self._study.vary[option]) + 2:
             return None
@@ -211,7 +211,7 @@ class DecidingQueue(TrialQueue):
         if len(set(sample.arms.tolist())) < len(values):
             return None
         baseline = list(self.arms).index(self._baseline)
-        # Within seeds, because arms have different ones; the level does not matter here.
+        # Compared within seeds, because arms have different seeds; the level does not matter here.
         comparisons = compare_objective(sample, baseline, ALPHA, self._study)
         gains = [comparisons[index].difference if index != baseline else 0.0 for index in range(len(values))]
         best, second = sorted(sorted(range(len(values)), key=lambda index: -gains[index])[:2], key=values.__getitem__)
@@ -234,7 +234,7 @@ class DecidingQueue(TrialQueue):
 
 
 class Limits:
-    """The budget of a study that goes on until it is decided.
+    """The budget of a study that continues until it is decided.
 
     Args:
         trials: The largest number of trials, or None.

@@ -29,14 +29,14 @@ from regularization.training.configs import find_config
 def run_sweep(
     study: Study, options: Any, common: Sequence[str], config: Path, args: Sequence[str]
 ) -> StudyAnswer | None:
-    """Runs what is missing of a study.
+    """Runs the missing parts of a study.
 
     Args:
         study: The study.
         options: The options of the command ``sweep``.
         common: Options of ``fit`` that all trials share.
-        config: The study's config file, which names the study's folder.
-        args: What was typed, for the report.
+        config: The study's config file; the study's folder is named after it.
+        args: The command-line arguments, for the report.
 
     Returns:
         The conclusion; None after a dry run.
@@ -66,7 +66,7 @@ def run_sweep(
 
 
 def _describe(plan: Plan, folder: Path) -> None:
-    """Prints what is left of the newest study in ``folder``; or all trials, and why it can't be continued."""
+    """Prints the remaining trials of the newest study in ``folder``, or all trials and why it can't be continued."""
     existing, refusal = None, ""
     try:
         existing = _continued(plan, folder)
@@ -83,7 +83,7 @@ def _run(plan: Plan, name: str, command: str) -> StudyAnswer:
     try:
         folder = _folder(plan, Path(plan.options.folder), name)
         storage = database or open_journal(folder)
-        # In a database there may be other studies; the journal's is read by people.
+        # A database may contain other studies, so the name must be unique; a journal has a short, readable name.
         title = str(folder.resolve()) if database else f"{folder.parent.name}/{folder.name}"
         print("\n".join([f"study: {folder}", *_dashboard(folder, plan.options.storage)]), flush=True)
         return Pipeline(plan, folder, executor, storage, title).run(command)
@@ -106,14 +106,14 @@ def _silent_optuna() -> Iterator[None]:
 
 
 def _dashboard(folder: Path, url: str | None) -> list[str]:
-    """The command that shows the study in a browser, where Optuna's dashboard is installed."""
+    """The command that shows the study in a browser, if Optuna's dashboard is installed."""
     if find_spec("optuna_dashboard") is None:
         return []
     return [f"watch it: optuna-dashboard {shlex.quote(without_password(url) if url else str(folder / JOURNAL))}"]
 
 
 def _folder(plan: Plan, root: Path, name: str) -> Path:
-    """The study's folder, the newest of its name or a new one: for all coordinators that are started alike the same."""
+    """The newest study folder of this name, or a new one; the same for all coordinators with the same options."""
     try:
         (root / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -121,7 +121,8 @@ def _folder(plan: Plan, root: Path, name: str) -> Path:
     with directory.exclusive_lock(root / name):
         if (existing := _continued(plan, root / name)) is not None:
             return existing
-        # Ray's nodes may have other processors, and a study that is continued keeps its precision.
+        # No advice with Ray, because its nodes may have other processors, or for a continued study, which keeps its
+        # precision.
         if plan.first is not None and not plan.options.ray and (advice := plan.first.precision_advice()):
             print(advice)
         folder = directory.create_run_dir(root, name)

@@ -1,4 +1,4 @@
 """One run, from its config to its result: configs, the parser, and the commands fit, validate and test.
 
-Imports the rooms below: inference, callbacks, models, optim, runs and data.
+It may import ``inference``, ``callbacks``, ``models``, ``optim``, ``runs``, ``data``, ``internals`` and ``errors``.
 """

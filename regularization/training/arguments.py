@@ -24,7 +24,7 @@ from regularization.optim import function_penalties, muon, penalties, references
 from regularization.runs import safe_loading
 from regularization.training.parser import Parser
 
-# Classes of modules that are imported can be named without the module's path.
+# Modules whose classes can be given by name, without the module path. It is enough that they are imported.
 SHORT_NAMES = (
     *(arrays, averaging, function_penalties, hugging_face, image_folder, muon, networks),
     *(penalties, policies, references, schedules, sharpness, torchvision_data, weight_decay),
@@ -63,10 +63,10 @@ _GROUPS = {
 
 
 class TrainingParser(Parser, LightningArgumentParser):
-    """LightningCLI's parser, with errors of one line."""
+    """LightningCLI's parser, with one-line error messages."""
 
     def known_names(self) -> list[str]:
-        """Also the options inside of the classes that are used most, and the names of classes."""
+        """Adds the options of the classes that are used most, and the names of classes."""
         options = super().known_names()
         if "model.optimizer" not in options:
             return options
@@ -80,7 +80,7 @@ class TrainingParser(Parser, LightningArgumentParser):
 
 
 def make_parser(command: str) -> TrainingParser:
-    """The parser of ``fit``, ``validate`` or ``test``, for those who only look at its options."""
+    """The parser of ``fit``, ``validate`` or ``test``, for callers that only need its options."""
     parser = TrainingParser(usage=usage(command), description=DESCRIPTIONS[command])
     parser.add_argument("-c", "--config", action="config")
     add_run_arguments(parser)
@@ -94,10 +94,10 @@ def usage(command: str) -> str:
 
 
 def add_run_arguments(parser: LightningArgumentParser) -> None:
-    """The options of one start of a command, and the seed."""
+    """Adds the options of a single invocation, and the seed."""
     seed = "Seed of the weights, the order of images and augmentation; true picks one."
     parser.add_argument("--seed_everything", type=bool | int, default=0, metavar="INT", help=seed)
-    # Not the argument of Trainer.fit: this one comes first in the help, with a text that fits.
+    # Added here and not taken from Trainer.fit, so that it comes first in the help, with a text that fits.
     checkpoint = "Checkpoint to continue or evaluate: best or last of the latest run, a file, a run folder."
     parser.add_argument("--ckpt_path", type=str | None, default=None, metavar="best|last|PATH", help=checkpoint)
     threads = "CPU threads of PyTorch; null for its default, one per core."
@@ -113,10 +113,10 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
 
 
 def add_experiment_arguments(parser: LightningArgumentParser) -> None:
-    """The options of model, data, callbacks and trainer; network and data set have defaults."""
+    """Adds the options of model, data, callbacks and trainer; network and data set have defaults."""
     parser.add_lightning_class_args(ImageClassifier, "model")
     parser.set_defaults({"model.network": {"class_path": "regularization.ResNet"}})
-    # Not by add_lightning_class_args: with a default it makes data optional, which makes every message unreadable.
+    # Not with add_lightning_class_args: with a default, it makes data optional, and every error message unreadable.
     default = {"class_path": "regularization.CIFAR10"}
     parser.add_subclass_arguments(ImageData, "data", default=default, metavar="CLASS", help="The data set.")
     callbacks = "Callbacks by names that you choose, such as EMA or EarlyStopping; several configs' are combined."

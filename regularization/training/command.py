@@ -70,7 +70,7 @@ def run_fit(args: Sequence[str], run_dir: Path | None = None, callbacks: Sequenc
             if checkpoint == "best" and unvalidated:
                 raise UserError("without validation there is no best checkpoint: --test last")
             if cli.is_debug_run:
-                # It does what every run does, in a folder that is removed.
+                # A debug run does everything that other runs do, but in a temporary folder.
                 cli.leave_nothing(Path(temporary.enter_context(TemporaryDirectory())))
             _prepare(cli)
             folder = _train(cli, callbacks, is_trial=run_dir is not None)
@@ -81,8 +81,8 @@ def run_fit(args: Sequence[str], run_dir: Path | None = None, callbacks: Sequenc
 
 
 def _train(cli: TrainingCLI, callbacks: Sequence[Callback], is_trial: bool) -> Path:
-    """Trains, holding the lock of the run folder; a study has the lock of the folder that it gives to a trial."""
-    start = _Start()
+    """Trains while holding the lock of the run folder; for a trial, the study already holds it."""
+    start = _StartDetector()
     run = FitRun(cli, [*callbacks, start])
     lock = nullcontext() if is_trial else run_lock.exclusive_run(run.run_dir)
     with lock, _restoring(cli, start, run), _as_user_error(run.trainer, run):
@@ -95,7 +95,7 @@ def _train(cli: TrainingCLI, callbacks: Sequence[Callback], is_trial: bool) -> P
 
 
 def _commands_to_show(run: FitRun, folder: Path, page: Path | None) -> list[str]:
-    """Where to look at a run: TensorBoard's command, and the page of the run or the command that makes a report."""
+    """Lines that tell how to view a run: TensorBoard's command, and the page of the run or the command for a report."""
     lines = []
     if isinstance(run.trainer.logger, TensorBoard):
         lines.append(f"in TensorBoard: tensorboard --logdir {shlex.quote(str(folder))}")
@@ -109,7 +109,7 @@ def run_scoring(command: str, args: Sequence[str], run_dir: Path | None = None) 
     Args:
         command: ``validate`` or ``test``.
         args: The options of the command.
-        run_dir: The run folder, where the options don't tell.
+        run_dir: The run folder, if the options don't determine it.
 
     Returns:
         The metrics by name.
@@ -129,7 +129,7 @@ def run_scoring(command: str, args: Sequence[str], run_dir: Path | None = None) 
 
 
 def _score(cli: TrainingCLI) -> dict[str, float]:
-    collector, start = PredictionCollector(), _Start()
+    collector, start = PredictionCollector(), _StartDetector()
     bar = [] if cli.config_init.trainer.enable_progress_bar is False else [ProgressBar()]
     trainer = cli.instantiate_trainer([*bar, collector, start], logger=False, enable_checkpointing=False)
     score = trainer.validate if cli.command == "validate" else trainer.test
@@ -152,10 +152,10 @@ def _format_score(name: str, value: float) -> str:
 
 
 def _check_preprocessing(cli: TrainingCLI) -> None:
-    """Checks that the data gives the network what it was trained with.
+    """Checks that the preprocessing and the classes of the data are those that the network was trained with.
 
     Raises:
-        UserError: When the size of the images, mean, std, or the classes are other ones.
+        UserError: When the size of the images, mean, std, or the classes differ.
     """
     trained = cli.restored.get("serving")
     if trained is None or not distributed.is_first_rank_of_machine():
@@ -185,28 +185,28 @@ def _prepare(cli: TrainingCLI) -> None:
         cli.datamodule.setup(cli.command)
 
 
-class _Start(Callback):
-    """Notices the first batch, at which a checkpoint has been restored."""
+class _StartDetector(Callback):
+    """Records that the first batch has started; a checkpoint has been restored by then."""
 
     def __init__(self) -> None:
         self.has_happened = False
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """The first batch of ``fit``."""
+        """Called at the start of a batch of ``fit``."""
         self.has_happened = True
 
     def on_validation_batch_start(self, *_: Any) -> None:
-        """The first batch of ``validate``."""
+        """Called at the start of a batch of ``validate``."""
         self.has_happened = True
 
     def on_test_batch_start(self, *_: Any) -> None:
-        """The first batch of ``test``."""
+        """Called at the start of a batch of ``test``."""
         self.has_happened = True
 
 
 @contextmanager
-def _restoring(cli: TrainingCLI, start: _Start, run: FitRun | None = None) -> Iterator[None]:
-    """Says in one line that the state in a checkpoint is not that of a run, whatever it makes fail.
+def _restoring(cli: TrainingCLI, start: _StartDetector, run: FitRun | None = None) -> Iterator[None]:
+    """Turns errors while a checkpoint is restored into a one-line UserError: its state is not that of a run.
 
     With ``--trust``, errors keep their traceback: they may come from the user's own code.
     """
@@ -225,7 +225,7 @@ def _restoring(cli: TrainingCLI, start: _Start, run: FitRun | None = None) -> It
 
 @contextmanager
 def _output_of_first_rank() -> Iterator[None]:
-    """Only the first process prints, even if nothing reads its output; what Lightning rejects becomes a UserError."""
+    """Lets only the first process print, even to a closed pipe; turns MisconfigurationException into a UserError."""
     if not distributed.is_first_rank():
         distributed.silence()
     try:
@@ -237,7 +237,7 @@ def _output_of_first_rank() -> Iterator[None]:
 
 @contextmanager
 def _as_user_error(trainer: Trainer, run: FitRun | None = None) -> Iterator[None]:
-    """Says in one line what PyTorch and Lightning raise where the program is not at fault."""
+    """Turns RuntimeErrors that are not the program's fault, such as a lost process, into one-line UserErrors."""
     try:
         yield
     except RuntimeError as error:

@@ -17,9 +17,9 @@ from regularization.runs.safe_loading import with_current_paths
 
 Config = dict[str, Any]
 
-# Options that are dicts by names that the user chooses.
+# Options that are dicts with keys chosen by the user.
 _NAMED = ("model.penalties", "callbacks")
-# Composes YAML without making objects of it; PyYAML's wheels have a parser in C.
+# Parses YAML into nodes without constructing objects; PyYAML's wheels have a parser in C.
 _COMPOSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Keys of a class and its arguments in a config.
 _CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
@@ -58,7 +58,7 @@ def find_config(name: str, beside: Path | None = None) -> Path:
     """
     folders = [Path(), *(beside.absolute().parents if beside is not None else ())]
     for path in (folder / name for folder in folders):
-        # A folder may have the name of a config. A pipe of the shell, <(…), is no regular file.
+        # A folder may have the name of a config. Not is_file(): a pipe of the shell, <(…), is not a regular file.
         if path.exists() and not path.is_dir():
             return path
     bare = name.removeprefix("configs/").removesuffix(".yaml")
@@ -89,7 +89,7 @@ def read_config(path: Path) -> Config:
     """The options in the YAML file ``path``; a key such as ``trainer.max_epochs`` stands for nested options.
 
     Raises:
-        UserError: When it can't be read or holds something else.
+        UserError: When the file can't be read or does not contain options.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -109,12 +109,12 @@ def read_config(path: Path) -> Config:
 
 
 def load_yaml(text: str) -> Any:
-    """``text`` as jsonargparse reads it: plain YAML 1.1 takes ``1e-5`` for a string."""
+    """Parses ``text`` with jsonargparse's loader: plain YAML 1.1 reads ``1e-5`` as a string."""
     return get_loader("yaml")(text)
 
 
 def _duplicate_key(node: yaml.Node | None) -> yaml.Node | None:
-    """A key that a mapping in ``node`` has twice, where it stands the second time; None if there is none."""
+    """The second occurrence of a duplicate key in any mapping in ``node``; None if there is none."""
     children: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
         keys: list[yaml.Node] = [key for key, _ in node.value]
@@ -139,7 +139,7 @@ def merge_configs(configs: Sequence[Config]) -> Config:
     class are merged.
 
     Raises:
-        UserError: When a part of a config is not what its place needs.
+        UserError: When a section of a config has the wrong type.
     """
     merged: Config = {}
     for config in configs:
@@ -155,7 +155,7 @@ def _merge(base: Config, update: Config) -> None:
 
 
 def _name_mixing(base: Config, update: Config) -> None:
-    """Where ``update`` adds to ``model.mixing`` by name, a single class there gets its own as a name, ``mixup``."""
+    """Turns a single class in ``model.mixing`` into an entry such as ``mixup`` if ``update`` adds entries by name."""
     old, new = ((config.get("model") or {}).get("mixing") for config in (base, update))
     old = {"class_path": old} if isinstance(old, str) else old
     if not isinstance(old, dict) or "class_path" not in old or not isinstance(new, dict) or _CLASS_KEYS & new.keys():
@@ -179,7 +179,7 @@ def _merged(old: Any, new: Any) -> Any:
 
 
 def _as_class(value: Any, other: Any) -> Any:
-    """A class path that is written alone as the dict it stands for, where ``other`` is a class."""
+    """Converts a bare class path to the dict that it stands for, if ``other`` is a class."""
     is_class = isinstance(other, dict) and bool(_CLASS_KEYS & other.keys())
     return {"class_path": value} if isinstance(value, str) and is_class else value
 

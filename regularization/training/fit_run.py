@@ -34,7 +34,7 @@ class FitRun:
     """A run that is ready to start: its folder is created, nothing is written yet.
 
     Args:
-        cli: What was asked for.
+        cli: The parsed options, with the data and the model.
         callbacks: Called after all others.
 
     Attributes:
@@ -50,7 +50,7 @@ class FitRun:
         self.cli = cli
         self._is_new = cli.run_dir is None and distributed.is_first_rank()
         root = Path(cli.config_init.trainer.default_root_dir or ".")
-        # Only the first process creates it; the others are told its name after training.
+        # Only the first process creates the folder; the others receive its name after training.
         self.run_dir = cli.run_dir or (
             directory.create_run_dir(root, cli.run_name) if self._is_new else root / cli.run_name / "unknown"
         )
@@ -73,7 +73,7 @@ class FitRun:
         """Trains and prints the outcome; returns the run folder.
 
         Raises:
-            SystemExit: After SIGINT (exit code 130) or SIGTERM (143), or when its time is over (0).
+            SystemExit: After SIGINT (exit code 130) or SIGTERM (143), or when the time limit is reached (0).
             UserError: When training fails for a reason that the user can change.
         """
         self._log_start()
@@ -93,16 +93,16 @@ class FitRun:
             position = f"epoch {self.trainer.current_epoch + 1}, step {self.trainer.global_step}"
             how = "" if self.cli.is_debug_run else "\ncontinue: --ckpt_path last"
             print(f"stopped by {interruption} in {position}; {self.summary()}{how}")
-            # The first process alone exits with the code: Lightning would kill it when another one fails.
+            # Only the first process exits with this code: if another one failed, Lightning would kill the first one.
             raise SystemExit(interruption.exit_code if self.trainer.is_global_zero else 0) from None
         except SystemExit:
-            # Ctrl-C before the first step, for which Lightning exits with code 1.
+            # Ctrl-C before the first step: Lightning exits with code 1.
             print("interrupted before training began")
             raise SystemExit(130) from None
         return self._finish()
 
     def summary(self) -> str:
-        """The best epoch and the run folder; of a debug run, that it is over."""
+        """The best epoch and the run folder; for a debug run, a note that nothing is kept."""
         return "nothing is kept of a debug run" if self.cli.is_debug_run else summary(self.callbacks.history)
 
     def _default_callbacks(self, last: Sequence[Callback]) -> FitCallbacks:
@@ -147,7 +147,11 @@ class FitRun:
         return self.run_dir
 
     def clean_up(self) -> None:
-        """After a mistake: removes a run that holds nothing, names what is kept; one of several processes does it."""
+        """Cleans up after a mistake of the user.
+
+        Removes the run folder if training has not begun, otherwise prints which checkpoint is kept. If all processes
+        call it, only the first one returns, so that the mistake is reported once.
+        """
         if self._is_new and not self.started:
             shutil.rmtree(self.run_dir)
             directory.remove_if_empty(self.run_dir)
@@ -157,7 +161,7 @@ class FitRun:
             raise SystemExit(0)
 
     def _explain(self, error: ValueError | ImportError) -> UserError | None:
-        """The mistake that Lightning or batch norm rejects: a batch of one image whose features are 1×1, for one."""
+        """The mistake behind an error of Lightning or batch norm (a batch of one image with 1×1 features), or None."""
         if raised_by_lightning(error):
             return UserError(f"--trainer: {' '.join(str(error).split())}")
         if "Expected more than 1 value per channel" not in str(error):

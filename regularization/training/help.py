@@ -1,7 +1,7 @@
-"""What ``--help`` prints: one word for each type, and only the classes of this program among those that are known.
+"""The format of ``--help``: one word for each type, and of the known classes only those of this program.
 
 argparse's formatter can only be changed by overriding its private methods, and its parsers list their options in a
-private attribute; both are touched in this module alone.
+private attribute; both are accessed only in this module.
 """
 
 import re
@@ -41,16 +41,16 @@ class HelpFormatter(DefaultHelpFormatter):
         super().__init__(prog, **layout)  # type: ignore[no-untyped-call]
 
     def add_usage(self, usage: str | None, actions: Iterable[Action], *args: Any, **kwargs: Any) -> None:
-        """The required options only; all of them follow below."""
+        """Adds the usage with only the required options; the help lists all options below it."""
         required = [self._required_option(action) for action in actions if action.required]
         super().add_usage(usage or " ".join(["%(prog)s", *required, "[options]"]), actions, *args, **kwargs)
 
     def add_text(self, text: str | None) -> None:
-        """A description, which may be a docstring."""
+        """Adds a description, which may be a docstring, as plain text."""
         super().add_text(plain_text(text) if text and text != SUPPRESS else text)
 
     def add_argument(self, action: Action) -> None:
-        """Omits what the description of a group says once."""
+        """Adds an option, unless it is hidden or is one of the ``.help`` options, which the group's text explains."""
         if action.dest not in HIDDEN and not action.dest.endswith(".help"):
             super().add_argument(action)
 
@@ -62,7 +62,7 @@ class HelpFormatter(DefaultHelpFormatter):
     def _format_action_invocation(self, action: Action) -> str:
         if not action.option_strings:
             return super()._format_action_invocation(action)
-        # An option with + behind its name extends a list, which a config says more clearly.
+        # Option names that end with + append to a list. They are not shown: a config expresses this more clearly.
         names = ", ".join(name for name in action.option_strings if not name.endswith("+"))
         value = "" if action.nargs == 0 else self._format_args(action, self._get_default_metavar_for_optional(action))
         return f"{names} {value}".rstrip()
@@ -99,13 +99,13 @@ def name_of_type(type_text: str) -> str:
 
 
 def class_paths(action: Action) -> list[str]:
-    """The class paths that an option accepts; none where it accepts any ``torch.nn`` module."""
+    """The class paths that an option accepts; empty if it accepts any ``torch.nn`` module."""
     known: str = action.extra_help() if hasattr(action, "extra_help") else ""
     return [] if "torch.nn." in known else known.removeprefix(", known subclasses: ").split(", ")
 
 
 def own_names(paths: Iterable[str]) -> list[str]:
-    """The public names of this program among ``paths``, sorted: their order would be that of their imports."""
+    """The public names of this program among ``paths``, sorted, because ``paths`` are in the order of imports."""
     return sorted(path.removeprefix("regularization.") for path in paths if re.fullmatch(r"regularization\.\w+", path))
 
 
@@ -120,6 +120,6 @@ def format_default(value: Any) -> str:
 
 
 def plain_text(text: str) -> str:
-    """A docstring without Sphinx's markup: references lose their path, and defaults are shown elsewhere."""
+    """A docstring without Sphinx markup, module paths of references, and defaults, which are shown elsewhere."""
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", " ".join(text.split())).replace("``", "`")
     return re.sub(r" Default: \S+\.(?= |$)| \(default: [^()]*\)", "", text)

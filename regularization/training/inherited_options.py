@@ -1,4 +1,4 @@
-"""Options that follow from others: what early stopping monitors; λ that was chosen for another optimizer."""
+"""Options that depend on others: the metric that early stopping monitors, and λ chosen for another optimizer."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,12 +9,12 @@ from jsonargparse import Namespace
 from regularization.models.objective import Objective
 from regularization.training.configs import Config
 
-# What early stopping monitors where neither a monitor nor an objective is given.
+# The metric that early stopping monitors if neither a monitor nor an objective is given.
 _MONITOR = "val_loss"
 
 
 def with_monitors(config: Config, options: Sequence[str]) -> Config:
-    """The config, in which early stopping without a monitor of its own monitors the objective, if one is given.
+    """Makes early stopping without a monitor of its own monitor the objective, if one is given; returns the config.
 
     Args:
         config: The merged configs; changed in place.
@@ -36,7 +36,7 @@ def with_monitors(config: Config, options: Sequence[str]) -> Config:
 def inherited_weight_decay(
     optimizer: Namespace, paths: Sequence[Path], configs: Sequence[Config], options: Sequence[str]
 ) -> Iterator[str]:
-    """Warnings: the λ of one optimizer is seldom right for another one that the command line names."""
+    """Yields a warning for each config that sets λ for another optimizer: it is seldom right for the one in use."""
     if any(word.split("=")[0].endswith("optimizer.weight_decay") for word in options):
         return
     for path, config in zip(paths, configs, strict=True):

@@ -1,4 +1,4 @@
-"""Standard output and standard error of a run, which goes on when nobody reads them any more."""
+"""Keeps a run alive when its standard output or standard error can no longer be written."""
 
 import os
 import signal
@@ -10,9 +10,9 @@ from typing import Any, TextIO, cast
 
 
 class _Stream:
-    """A stream that drops what cannot be written: the reader of a pipe has ended, a terminal is closed, a disk is full.
+    """Wraps a stream and drops what cannot be written: the pipe or the terminal is closed, or the disk is full.
 
-    Everything else is that of the stream within.
+    All other attributes are those of the wrapped stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -37,7 +37,7 @@ class _Stream:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """Where no reader will come back, the rest goes nowhere: Python itself would fail to write it when it exits."""
+        """Redirects a closed pipe or terminal to devnull: otherwise Python would fail to flush the stream at exit."""
         with suppress(OSError, ValueError):
             if isinstance(error, BrokenPipeError) or self._stream.isatty():
                 nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -47,7 +47,7 @@ class _Stream:
 
 @contextmanager
 def independent_of_readers() -> Iterator[None]:
-    """Within it, neither a closed pipe nor a closed terminal, which sends SIGHUP, ends the process."""
+    """Prevents a closed pipe, or a closed terminal, which sends SIGHUP, from ending the process."""
     can_ignore = hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN) if can_ignore else None
     try:

@@ -1,4 +1,4 @@
-"""The parser of every command: jsonargparse's, with errors of one line and a short help."""
+"""The parser of every command: jsonargparse's, with one-line error messages and a short help."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from regularization.errors import UserError, find_foreign_error, find_user_error, translate_error
 from regularization.training.help import HelpFormatter, actions_of
 
-# Which argparse takes for an option, until Python 3.14.
+# Negative numbers that argparse takes for options before Python 3.14.
 _NEGATIVE_EXPONENTIAL = re.compile(r"-(?:\d+\.?\d*|\.\d+)e[-+]?\d+", re.IGNORECASE)
 
 
@@ -26,11 +26,11 @@ class Parser(ArgumentParser):
         return super().parse_args(None if args is None else _attach_numbers(args), *rest, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises the UserError that ``message`` is about, or the error of a module of the user's that was imported."""
+        """Raises the UserError behind ``message``, or the original error if it comes from the user's own module."""
         raise find_user_error(ex) or find_foreign_error(ex) or UserError(translate_error(message, self.known_names()))
 
     def known_names(self) -> list[str]:
-        """What a mistyped name may have meant."""
+        """The names to suggest for a mistyped name."""
         return [action.dest for action in actions_of(self) if not action.dest.endswith(".help")]
 
 

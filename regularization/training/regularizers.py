@@ -1,4 +1,4 @@
-"""What the config of a run regularizes by, in words."""
+"""The regularizers in the config of a run, and their description in words."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ CALLBACKS = {name: name for name in ("EMA", "SWA", "LAWA", "Lookahead")} | {"Ear
 
 
 def regularizers_in(config: Mapping[str, Any]) -> dict[str, tuple[str, float | None]]:
-    """The regularizers of a config, by their options: the name of each, and its strength where it has one.
+    """The regularizers of a config, by their options: the name of each, and its strength if it has one.
 
     Args:
         config: The config of a run with all its defaults, as ``config.yaml`` has it.

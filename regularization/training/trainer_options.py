@@ -1,4 +1,4 @@
-"""Options of Lightning's Trainer that a run of this program cannot use, or that Lightning would accept in silence."""
+"""Checks of Trainer options: values that Lightning accepts silently, and options that a run cannot use."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ _MINIMA = {
     "min_epochs": 0,
     "num_sanity_val_steps": -1,
 }
-# Options that would have no effect, or would take away what a run consists of.
+# Options that would have no effect, or would remove an essential part of a run.
 _UNUSABLE = {
     "barebones": "a run writes its log, its checkpoints and its progress",
     "use_distributed_sampler": "the order of the images is the same for any number of devices, by a sampler of our own",
@@ -28,10 +28,10 @@ _UNUSABLE = {
 
 
 def check_trainer_options(options: Mapping[str, Any], callbacks: Sequence[Callback]) -> None:
-    """Checks the options of the Trainer that Lightning does not check, or only once training has begun.
+    """Checks the Trainer options that Lightning does not check, or checks only after training has begun.
 
     Raises:
-        UserError: Naming the option and its value.
+        UserError: When an option cannot be used; the message names it and its value.
     """
     for name, minimum in _MINIMA.items():
         if (value := options.get(name)) is not None and value < minimum:
@@ -51,10 +51,10 @@ def check_trainer_options(options: Mapping[str, Any], callbacks: Sequence[Callba
 
 
 def check_before_trainer(config: Namespace) -> None:
-    """Checks what is used before there is a Trainer, and what it does not know.
+    """Checks the options that are used before there is a Trainer, and those that are not options of the Trainer.
 
     Raises:
-        UserError: If NumPy would not accept the seed, the folder of all runs is an address, the objective has no
+        UserError: If NumPy would not accept the seed, the folder of all runs is a URL, the objective has no
             direction, or two options limit the time.
     """
     Objective.parse(config.objective)
@@ -75,7 +75,7 @@ def for_scoring(config: Config) -> Config:
 
 
 def _check_tuners(callbacks: Sequence[Callback]) -> None:
-    """A run is what its config.yaml says: no callback may choose the learning rate or the batch size."""
+    """Rejects callbacks that choose the learning rate or the batch size: a run must be what its config.yaml says."""
     for cls, option in ((LearningRateFinder, "--model.optimizer.lr"), (BatchSizeFinder, "--data.batch_size")):
         if any(isinstance(callback, cls) for callback in callbacks):
             raise UserError(

@@ -38,17 +38,17 @@ from regularization.training.configs import Config, load_yaml, merge_configs, re
 from regularization.training.inherited_options import inherited_weight_decay, with_monitors
 from regularization.training.trainer_options import check_before_trainer, check_trainer_options, for_scoring
 
-# Options of one start of a command: config.yaml does not repeat them.
-_OF_ONE_START = ("ckpt_path", "config", "hours", "preprocess", "test", "threads", "trust")
-# What jsonargparse 4.53 writes before a name where the type of an option also allows a function, and before a device.
+# Options of a single invocation, which config.yaml does not contain.
+_INVOCATION_OPTIONS = ("ckpt_path", "config", "hours", "preprocess", "test", "threads", "trust")
+# Prefix that jsonargparse 4.53 writes before a name if the option's type also allows a function, and before a device.
 _NOT_SERIALIZED = "Unable to serialize instance "
 
 
 class TrainingCLI(LightningCLI):
     """Parses the options of a command and creates its data and model. It trains nothing and writes nothing.
 
-    Of the sources of an option, the last one wins: the program's default, the checkpoint, the config files in their
-    order, the command line.
+    The sources of an option are, from lowest to highest priority: the program's default, the checkpoint, the config
+    files in their order, the command line.
 
     Args:
         command: ``fit``, ``validate`` or ``test``.
@@ -60,10 +60,10 @@ class TrainingCLI(LightningCLI):
         datamodule: The data.
         model: The ImageClassifier.
         checkpoint: The file to continue from or to score, or None.
-        restored: What the checkpoint holds.
+        restored: The content of the checkpoint.
         run_dir: The run folder, or None.
         run_name: The name that the configs give to their runs.
-        warnings: What may not have been intended.
+        warnings: Messages about settings that may not be intended.
 
     Raises:
         UserError: When the options can't be used.
@@ -75,7 +75,7 @@ class TrainingCLI(LightningCLI):
         self.checkpoint: Path | None = None
         self.restored: dict[str, Any] = {}
         with ExitStack() as self._import_guard:
-            # A value is what stands in the configs and on the command line, whatever files are named like it.
+            # Values in the configs and on the command line are taken literally, even if there are files of that name.
             self._import_guard.enter_context(no_config_files())
             super().__init__(
                 ImageClassifier,
@@ -92,14 +92,14 @@ class TrainingCLI(LightningCLI):
 
     @property
     def is_debug_run(self) -> bool:
-        """Whether a few batches are to show that the config works."""
+        """Whether the run only checks the config on a few batches."""
         return bool(self.config.trainer.fast_dev_run)
 
     def leave_nothing(self, root: Path) -> None:
         """Lets a debug run write to ``root`` in place of a run folder.
 
         Raises:
-            UserError: When a study has given the run folder: it would wait for the result.
+            UserError: When a study has provided the run folder: it would wait for the result.
         """
         if self.run_dir is not None and self.checkpoint is None:
             raise UserError("--trainer.fast_dev_run keeps nothing, so a study cannot use it: use --dry_run")
@@ -107,7 +107,7 @@ class TrainingCLI(LightningCLI):
         self.config_init.trainer.default_root_dir = str(root)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the options of one start, and the seed."""
+        """Adds the options of a single invocation, and the seed."""
         add_run_arguments(parser)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -115,7 +115,7 @@ class TrainingCLI(LightningCLI):
         add_experiment_arguments(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Merges the configs and parses them with the command line; again with the checkpoint's config below them."""
+        """Parses the merged configs and the command line, again on top of the checkpoint's config if there is one."""
         assert isinstance(args, list)
         paths, options = split_args(args)
         configs = [read_config(path) for path in paths]
@@ -147,7 +147,7 @@ class TrainingCLI(LightningCLI):
             data.init_args.mean, data.init_args.std = normalization
 
     def instantiate_classes(self) -> None:
-        """Creates the data and the model. A value that one of the known classes rejects is the user's mistake."""
+        """Creates the data and the model; a value that one of the known classes rejects becomes a UserError."""
         try:
             self.config_init = self.parser.instantiate(self._instantiable_config())
         except (TypeError, ValueError) as error:
@@ -195,9 +195,9 @@ class TrainingCLI(LightningCLI):
         return trainer
 
     def resolved_yaml(self) -> str:
-        """All options of the run as YAML, without those of one start."""
+        """All options of the run as YAML, without those of a single invocation."""
         config = self.config.clone()
-        for name in _OF_ONE_START:
+        for name in _INVOCATION_OPTIONS:
             config.pop(name, None)
         with warnings.catch_warnings(), no_config_files():
             warnings.filterwarnings("ignore", rf"\s*{_NOT_SERIALIZED}")
@@ -208,20 +208,20 @@ class TrainingCLI(LightningCLI):
         """A random seed, which config.yaml records; a run that is continued keeps its own.
 
         Raises:
-            UserError: When a launcher has started several processes, which would draw different ones.
+            UserError: When a launcher has started several processes, which would draw different seeds.
         """
         restored = self.restored.get("config", {}).get("seed_everything", True)
         if not isinstance(restored, bool):
             return int(restored)
         if "PL_GLOBAL_SEED" in os.environ:
-            # By which Lightning passes the seed to the processes that it starts.
+            # Lightning passes the seed to the processes that it starts in this variable.
             return int(os.environ["PL_GLOBAL_SEED"])
         if math.prod(distributed.launcher_devices().values()) > 1:
             raise UserError("--seed_everything: give a number, each of the processes would draw a seed of its own")
         return secrets.randbelow(2**32)
 
     def _find_checkpoint(self, parser: LightningArgumentParser) -> None:
-        """Finds and reads the checkpoint; from here on, its config cannot have anything else imported."""
+        """Finds and reads the checkpoint; unless it is trusted, imports are restricted from here on."""
         root = Path(self.config.trainer.default_root_dir or ".")
 
         def latest_with(file: str) -> Path:
@@ -239,26 +239,26 @@ class TrainingCLI(LightningCLI):
         self.run_dir = self.run_dir or directory.run_of(self.checkpoint)
         is_local |= self.run_dir is not None and self.run_dir.resolve().is_relative_to(root.resolve())
         if not self.config.trust:
-            # What users name themselves, in configs or on the command line, has been parsed before.
+            # Until here, only the user's own configs and command line have been parsed: their classes are allowed.
             named_by_user = set(checkpoint_config.class_paths_in(self.config))
             self._import_guard.enter_context(safe_loading.restrict_imports(named_by_user))
             self.restored["config"] = self._accepted_config(parser, named_by_user, is_local)
 
     def _accepted_config(self, parser: LightningArgumentParser, named_by_user: set[str], is_local: bool) -> Config:
-        """What the checkpoint's config says and may say; of a run in this folder also where its data and runs are."""
+        """The allowed part of the checkpoint's config; only runs in this folder keep machine-specific options."""
         config = {name: part for name, part in self.restored["config"].items() if name in checkpoint_config.SECTIONS}
         accepted = checkpoint_config.accept(config, lambda part: _parse(parser, [part], []), named_by_user)
         if not is_local and (names := checkpoint_config.without_places(accepted, self.config)):
             warnings.warn(
                 f"{self.checkpoint} is from no run in this folder: {', '.join(names)} not taken from it", stacklevel=2
             )
-        for name in _OF_ONE_START:
+        for name in _INVOCATION_OPTIONS:
             accepted.pop(name, None)
         content: Config = load_yaml(parser.dump(accepted, skip_none=False))
         return content
 
     def _instantiable_config(self) -> Namespace:
-        """The config without the file of weights where a checkpoint has newer ones, and what scoring does not use."""
+        """The config without initial weights if there is a checkpoint, and without what scoring does not use."""
         config: Namespace = self.config.clone()
         if self.checkpoint is not None:
             config.model.weights = None
@@ -268,7 +268,7 @@ class TrainingCLI(LightningCLI):
 
 
 def _parse(parser: LightningArgumentParser, configs: Sequence[Config], options: Sequence[str]) -> Namespace:
-    """All configs as one, and the command line on top of it."""
+    """Parses the merged configs, with the command line on top of them."""
     config = with_monitors(merge_configs(configs), options)
     optimizer = (config.get("model") or {}).get("optimizer")
     if isinstance(optimizer, str) and re.fullmatch(r"[\w.]+", optimizer):

@@ -68,7 +68,7 @@ def write_svhn(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 class BloodMNIST(Dataset[Any]):
     """A class with the interface of MedMNIST's: one ``.npz`` file, labels ``(N, 1)``, names of classes in ``info``."""
 
-    info: ClassVar = {"label": {"0": "basophil", "1": "eosinophil", "2": "erythroblast"}}
+    info: ClassVar = {"label": {"2": "erythroblast", "0": "basophil", "1": "eosinophil"}}
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Changes to training images, drawn per image from (seed, epoch, image): flips, crops, policies and erasing.
+"""Random augmentation of training images, a function of (seed, epoch, image): flips, crops, policies and erasing.
 
 It may import ``internals`` and ``errors``.
 """

@@ -18,7 +18,7 @@ PaddingMode = Literal["constant", "reflect"]
 _MODULUS = 2**64
 _GAMMA = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-# The random numbers that an image draws in an epoch.
+# The indices of the random numbers that are drawn for an image in an epoch.
 _FLIP, _TOP, _LEFT, _CUTOUT_ROW, _CUTOUT_COLUMN = range(5)
 
 
@@ -89,7 +89,7 @@ class Draws:
 
 
 class Augmentation(ABC):
-    """Base class of what ``data.augmentations`` applies to training images, after flips and crops."""
+    """Base class of the augmentations in ``data.augmentations``, which are applied after flips and crops."""
 
     @abstractmethod
     def __call__(self, pixels: Tensor, draws: Draws) -> Tensor:
@@ -142,7 +142,7 @@ class Augment(nn.Module):
         if self.flip or self.crop_padding or self.crop:
             pixels = self._flip_and_crop(pixels, index, epoch)
         for name, augmentation in self.augmentations.items():
-            # By name: removing one does not change the random numbers of the others.
+            # The random numbers depend on the name, so removing one augmentation does not change those of the others.
             pixels = augmentation(pixels, Draws(index, self.seed, epoch, crc32(name.encode())))
         if self.cutout:
             pixels = self._apply_cutout(pixels, index, epoch)
@@ -168,7 +168,7 @@ class Augment(nn.Module):
         if self.crop_padding >= min(pixels.shape[-2:]):
             size = "×".join(map(str, pixels.shape[-2:]))
             raise UserError(f"--data.crop_padding {self.crop_padding} is too large to reflect images of {size} pixels")
-        # By indexing: older releases of PyTorch reflect floating-point numbers only.
+        # Padded by indexing, because older releases of PyTorch reflect floating-point numbers only.
         rows, columns = (_reflected_index(length, self.crop_padding, pixels.device) for length in pixels.shape[-2:])
         return pixels[:, :, rows[:, None], columns]
 

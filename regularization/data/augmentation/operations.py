@@ -1,4 +1,4 @@
-"""The operations of augmentation policies, on batches whose images have operations and strengths of their own."""
+"""The operations of augmentation policies, applied to batches with a separate operation and strength per image."""
 
 from typing import Literal, NamedTuple
 
@@ -9,13 +9,13 @@ from torchvision.transforms.v2 import functional as kernels
 
 
 class Ranges(NamedTuple):
-    """The strongest form of the operations of a policy.
+    """The maximum strengths of the operations of a policy.
 
     Attributes:
         shear: Pixels per pixel.
         translate: Fraction of the image's side; pixels if it is above 1.
         rotate: Degrees.
-        enhance: How far the factor of brightness, color, contrast and sharpness is from 1.
+        enhance: Maximum distance from 1 of the factor of brightness, color, contrast and sharpness.
         bits: The number of bits of ``Posterize`` in its weakest and in its strongest form.
     """
 
@@ -50,13 +50,13 @@ def apply_operations(
     ranges: Ranges,
     mode: Literal["nearest", "bilinear"] = "nearest",
 ) -> Tensor:
-    """Applies to each image an operation of its own, to all images with the same operation at once.
+    """Applies a separate operation to each image; images with the same operation are processed together.
 
     Args:
         pixels: uint8 ``(B, 3, H, W)``.
         operations: Indices into ``OPERATIONS``, int64 ``(B,)``.
         level: Strength from 0 to 1, negative for the opposite direction; float32 ``(B,)``.
-        ranges: What the level 1 stands for.
+        ranges: The strengths that correspond to level 1.
         mode: Interpolation of shears, translations and rotations.
 
     Returns:
@@ -91,10 +91,10 @@ def _apply(name: str, pixels: Tensor, level: Tensor, ranges: Ranges, mode: str) 
 
 
 def _warp(name: str, pixels: Tensor, level: Tensor, ranges: Ranges, mode: str) -> Tensor:
-    """Shears, shifts or rotates; what comes from outside of the image is black.
+    """Shears, shifts or rotates; pixels from outside the image are black.
 
-    Row and column of the source of each pixel are computed in double precision without matrix products, whose last bits
-    could depend on the number of images.
+    The source row and column of each pixel are computed in double precision, and without matrix products, because the
+    last bits of a matrix product could depend on the number of images.
     """
     height, width = pixels.shape[-2:]
     level = level[:, 0].double() if pixels.device.type != "mps" else level[:, 0]
@@ -116,5 +116,5 @@ def _warp(name: str, pixels: Tensor, level: Tensor, ranges: Ranges, mode: str) -
 
 
 def signed(operations: Tensor, level: Tensor) -> Tensor:
-    """``level`` without its sign where the operation has only one direction; both ``(B,)``."""
+    """``level``, without its sign if the operation has only one direction; both ``(B,)``."""
     return torch.where(_SIGNED.to(operations.device)[operations], level, level.abs())

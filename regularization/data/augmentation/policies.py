@@ -36,7 +36,7 @@ class RandAugment(Augmentation):
 
 
 class TrivialAugment(Augmentation):
-    """Applies one of 14 operations, drawn per image like its magnitude; there is nothing to tune.
+    """Applies one of 14 operations; operation and magnitude are drawn per image, so there is nothing to tune.
 
     The variant "wide" of Müller and Hutter 2021 (arXiv:2103.10158), with the operations and ranges of torchvision.
     """
@@ -49,12 +49,12 @@ class TrivialAugment(Augmentation):
 
 
 class AutoAugment(Augmentation):
-    """Applies one of 25 pairs of operations, drawn per image, that were searched for on a data set.
+    """Applies one of 25 pairs of operations, drawn per image; the pairs were found by a search on a data set.
 
     Cubuk et al. 2018 (arXiv:1805.09501). Each operation of a pair has a probability and a magnitude of its own.
 
     Args:
-        policy: The data set that the pairs were searched for on.
+        policy: The data set on which the pairs were found.
     """
 
     def __init__(self, policy: Literal["cifar10", "imagenet", "svhn"] = "cifar10") -> None:
@@ -77,7 +77,7 @@ class AutoAugment(Augmentation):
 
 
 class AugMix(Augmentation):
-    """Mixes each image with three versions of it, each by one to three operations, with random weights.
+    """Mixes each image with three augmented versions, each made by one to three operations, with random weights.
 
     Hendrycks et al. 2019 (arXiv:1912.02781) with α = 1, without the consistency loss of the paper.
 
@@ -112,7 +112,7 @@ class AugMix(Augmentation):
 
 
 class RandomErasing(Augmentation):
-    """Fills a rectangle of an image with random pixels, with a probability.
+    """Fills a rectangle of an image with random pixels, with a given probability.
 
     Zhong et al. 2017 (arXiv:1708.04896): the rectangle has 2% to a third of the area, and an aspect ratio from 0.3 to
     3.3.
@@ -126,7 +126,7 @@ class RandomErasing(Augmentation):
         self.probability = probability
 
     def __call__(self, pixels: Tensor, draws: Draws) -> Tensor:
-        """Erases in ``pixels``, uint8 ``(B, 3, H, W)``."""
+        """Erases a rectangle in randomly chosen images of ``pixels``, uint8 ``(B, 3, H, W)``."""
         erased = draws.uniform() < self.probability
         height, width = pixels.shape[-2:]
         area = (0.02 + (1 / 3 - 0.02) * draws.uniform()) * (height * width)

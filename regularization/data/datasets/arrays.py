@@ -19,30 +19,30 @@ from regularization.errors import UserError
 
 
 class Arrays(PartsData):
-    """Images in NumPy arrays or tensors, in an ``.npz`` file or from Python; MedMNIST's files are such files.
+    """Images in NumPy arrays or tensors, from an ``.npz`` file, such as those of MedMNIST, or from Python.
 
-    The arrays are named ``train_images`` and ``train_labels``, or ``x_train`` and ``y_train`` as Keras has it; with
-    ``val`` and ``test`` likewise, if there are any. Images are uint8 of the shape ``(N, H, W)``, ``(N, H, W, C)`` or
-    ``(N, C, H, W)`` with 1 or 3 channels. Labels are integers from 0, of the shape ``(N,)`` or ``(N, 1)``. An array
-    ``classes`` may name the classes.
+    The arrays are named ``train_images`` and ``train_labels``, or ``x_train`` and ``y_train`` as in Keras. Arrays for
+    ``val`` and ``test`` are named likewise and are optional. Images are uint8 of the shape ``(N, H, W)``,
+    ``(N, H, W, C)`` or ``(N, C, H, W)`` with 1 or 3 channels. Labels are integers from 0, of the shape ``(N,)`` or
+    ``(N, 1)``. An array ``classes`` may name the classes.
 
     Args:
-        arrays: The path of the file; from Python also a dict of arrays; required.
+        arrays: The path of the file; in Python, a dict of arrays is also accepted; required.
     """
 
     def __init__(self, arrays: str | dict[str, Any] = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.arrays = _find(arrays)
+        self.arrays = _load_arrays(arrays)
         self.classes = _classes(self.arrays)
         self.num_classes = len(self.classes)
 
     @classmethod
     def count_classes(cls, options: Namespace) -> int:
-        """The number of names of classes; without names, one more than the highest training label."""
-        return len(_classes(_find(options.arrays)))
+        """The number of class names; without names, one more than the highest training label."""
+        return len(_classes(_load_arrays(options.arrays)))
 
     def has(self, part: PartName) -> bool:
-        """Whether there are such arrays."""
+        """Whether there are arrays for ``part``."""
         return any(name in self.arrays for name in _names(part, "images"))
 
     def load(self, part: PartName) -> Images:
@@ -55,7 +55,7 @@ class Arrays(PartsData):
         return Images(pixels, labels, self.classes)
 
 
-def _find(arrays: str | dict[str, Any]) -> Mapping[str, Any]:
+def _load_arrays(arrays: str | dict[str, Any]) -> Mapping[str, Any]:
     """The arrays by name."""
     if isinstance(arrays, dict):
         return arrays
@@ -69,7 +69,7 @@ def _find(arrays: str | dict[str, Any]) -> Mapping[str, Any]:
         raise UserError(f"--data.arrays: cannot read {path}: {one_line(error)}") from error
 
 
-# The cache holds for an unchanged file: a sweep's worker reads it once for all of its trials.
+# Cached as long as the file is unchanged, so that a sweep's worker reads it once for all of its trials.
 @lru_cache(1)
 def _read_npz(path: Path, modified: int, size: int) -> dict[str, Any]:
     content = np.load(path, allow_pickle=False)
@@ -93,7 +93,7 @@ def _tensor(arrays: Mapping[str, Any], part: PartName, kind: Literal["images", "
 
 
 def _labels(arrays: Mapping[str, Any], part: PartName) -> Tensor:
-    """int64 ``(N,)``."""
+    """The labels of a part, int64 ``(N,)``."""
     labels = _tensor(arrays, part, "labels")
     if labels.is_floating_point() or labels.is_complex() or labels.ndim == 0 or labels.numel() != len(labels):
         raise UserError(f"--data.arrays: the {part} labels must be integers (N,) or (N, 1), not {_describe(labels)}")
@@ -101,7 +101,7 @@ def _labels(arrays: Mapping[str, Any], part: PartName) -> Tensor:
 
 
 def _pixels(arrays: Mapping[str, Any], part: PartName) -> Tensor:
-    """uint8 ``(N, 3, H, W)``."""
+    """The images of a part, uint8 ``(N, 3, H, W)``."""
     images = given = _tensor(arrays, part, "images")
     if images.ndim == 3:
         images = images[:, None]

@@ -17,7 +17,7 @@ from regularization.data.image_search import formats
 from regularization.data.readers import Images, progress_bars_on_terminals
 from regularization.errors import UserError, did_you_mean
 
-# What the splits of each part may be called.
+# Accepted names of the split of each part.
 _SPLITS: dict[PartName, tuple[str, ...]] = {
     "train": ("train",),
     "val": ("validation", "valid", "val", "dev"),
@@ -28,15 +28,16 @@ _SPLITS: dict[PartName, tuple[str, ...]] = {
 class HuggingFaceData(PartsData):
     """A data set in a folder that ``save_to_disk`` of Hugging Face's package ``datasets`` has written.
 
-    It needs ``pip install 'regularization[datasets]'``. The folder contains the splits ``train`` and, perhaps,
-    ``validation`` and ``test``, or a single data set. Validation images without test images are the test images. Images
-    are those in the files of the folder itself: nothing is downloaded, and nothing else is opened or run. Labels are
-    class labels, integers from 0, or texts.
+    It needs ``pip install 'regularization[datasets]'``. The folder contains the splits ``train`` and, optionally,
+    ``validation`` and ``test``, or a single data set. If there are validation images but no test images, the validation
+    images are used for the test. Only images stored in the files of the folder itself are read: nothing is downloaded,
+    and nothing else is opened or run. Labels are class labels, integers from 0, or strings.
 
     Args:
         root: The folder; required.
         image_column: The column of the images; null if there is only one.
-        label_column: The column of the labels; null for the only one of class labels, or the one called label.
+        label_column: The column of the labels; null for the only column of class labels, or the one called ``label`` or
+            ``labels``.
         memory_gb: Images of one part that need more memory than this are refused.
     """
 
@@ -56,11 +57,11 @@ class HuggingFaceData(PartsData):
 
     @classmethod
     def count_classes(cls, options: Namespace) -> int:
-        """The number of class labels; of texts that differ; or one more than the highest integer."""
+        """The number of class labels or of distinct strings; for integers, one more than the highest."""
         return len(_classes(Source(_folder(options.root), options.image_column, options.label_column)))
 
     def has(self, part: PartName) -> bool:
-        """Whether there is such a split."""
+        """Whether there is a split for ``part``."""
         return _split_of(_open(self.source.root), part) is not None
 
     def load(self, part: PartName) -> Images:
@@ -69,7 +70,7 @@ class HuggingFaceData(PartsData):
 
 
 class Source(NamedTuple):
-    """A folder, and the columns of images and labels; None to find them."""
+    """A folder and the names of its image and label columns; None if a name is to be detected."""
 
     root: Path
     image_column: str | None
@@ -79,7 +80,7 @@ class Source(NamedTuple):
 def _folder(root: str) -> Path:
     if not root:
         raise UserError("--data.root: give the folder that save_to_disk has written")
-    # Absolute: a relative path could be taken for an address, from which datasets would download.
+    # The path is made absolute, because ``datasets`` could take a relative path for an address and download from it.
     path = Path(root).expanduser().absolute()
     if not path.is_dir():
         raise UserError(f"--data.root: there is no folder {path}")
@@ -109,7 +110,7 @@ def _split_of(splits: dict[str, Any], part: PartName) -> str | None:
     """The name of the split of a part; None if there is none."""
     found = {key: next((name for name in names if name in splits), None) for key, names in _SPLITS.items()}
     if found["test"] is None:
-        # As in other data sets, validation images without test images take their place.
+        # As in other data sets, validation images are used for the test if there are no test images.
         found = {"train": found["train"], "val": None, "test": found["val"]}
     return found[part]
 
@@ -139,7 +140,7 @@ def _column(option: str, given: str | None, candidates: Sequence[str], columns: 
 
 @lru_cache(1)
 def _classes(source: Source) -> tuple[str, ...]:
-    """The names of the classes, by the training images."""
+    """The names of the classes, determined from the training images."""
     split = _open(source.root)["train"]
     _, column = _columns(source)
     names = getattr(split.features[column], "names", None)
@@ -150,7 +151,7 @@ def _classes(source: Source) -> tuple[str, ...]:
 
 
 def _labels(values: Sequence[Any], names: Sequence[str] | None, which: str) -> Tensor:
-    """int64 ``(N,)``; texts become their index in ``names``."""
+    """The labels as int64 ``(N,)``; strings become their index in ``names``."""
     numbers = {name: index for index, name in enumerate(names or ())}
     labels = [numbers.get(value, -1) if isinstance(value, str) else value for value in values]
     for label, value in zip(labels, values, strict=True):
@@ -174,7 +175,7 @@ def _read(source: Source, part: PartName, side: int | None, memory_gb: float) ->
 
 
 def _decoded(split: Any, column: str, name: str) -> Iterator[Image.Image]:
-    """The images of a split in RGB; decoded here, because datasets would open files and addresses that it names."""
+    """Decodes the images of a split to RGB here: ``datasets`` would open files and URLs that the split refers to."""
     from datasets import Image as ImageFeature
 
     if isinstance(split.features[column], ImageFeature):

@@ -1,4 +1,4 @@
-"""PartsData: data sets that bring training images and, perhaps, validation and test images of their own."""
+"""PartsData: data sets that provide training images and, optionally, validation and test images."""
 
 import dataclasses
 import math
@@ -24,11 +24,11 @@ PartName = Literal["train", "val", "test"]
 
 
 class PartsData(ImageData):
-    """Base class of data sets that come with training images and, perhaps, validation and test images.
+    """Base class of data sets that provide training images and, optionally, validation and test images.
 
-    Without validation or test images, those are held out of the others, the same share of every class. Sizes are
-    handled as by ``ImageFolder``: with ``image_size``, the short side is resized to ``resize`` pixels, training takes a
-    random square of ``image_size`` pixels from the central square, evaluation the central one.
+    Missing validation or test images are held out of the training images, the same share of every class. Sizes are
+    handled as by ``ImageFolder``: with ``image_size``, the short side is resized to ``resize`` pixels and the central
+    square is cropped. Training crops a random square of ``image_size`` pixels from it, evaluation the central one.
 
     Args:
         image_size: Height and width of the network's input, in pixels; null if all images have the same size already.
@@ -51,11 +51,11 @@ class PartsData(ImageData):
 
     @abstractmethod
     def has(self, part: PartName) -> bool:
-        """Whether the data set brings these images."""
+        """Whether the data set provides images for ``part``."""
 
     @abstractmethod
     def load(self, part: PartName) -> Images:
-        """The images that it brings."""
+        """The images that the data set provides for ``part``."""
 
     def read(self, train: bool) -> Images:
         """The training or the test images."""
@@ -110,14 +110,14 @@ def stack_images(images: Iterable[Image.Image], count: int, side: int | None, me
 
     Args:
         images: The images.
-        count: How many there are.
-        side: Length in pixels to which the short side is resized, before the central square is cropped; None for as
-            they are.
-        memory_gb: The most memory that they may need.
-        name: What they are, for messages.
+        count: Number of images.
+        side: Length in pixels to which the short side is resized, before the central square is cropped; None keeps the
+            size of the images.
+        memory_gb: Maximum memory of the result, in GB.
+        name: Description of the images, for messages.
 
     Raises:
-        UserError: When they have different sizes or need more memory.
+        UserError: When the images have different sizes or need more memory than ``memory_gb``.
     """
     pixels = torch.empty(0)
     shown = track(images, f"reading {name}", total=count, transient=True, disable=not sys.stdout.isatty())
@@ -138,14 +138,16 @@ def _allocate(shape: tuple[int, ...], memory_gb: float, name: str) -> Tensor:
 
 
 def class_names(names: Any, labels: Tensor, where: str) -> tuple[str, ...]:
-    """The names of the classes, from a list or from a dict by number; numbers if there are no names.
+    """The names of the classes, from a list or from a dict by label; numbers if there are no names.
 
     Raises:
-        UserError: When the labels, int64 ``(N,)``, do not fit the names; it begins with ``where``.
+        UserError: When the labels, int64 ``(N,)``, do not match the names; the message begins with ``where``.
     """
     if not len(labels):
         raise UserError(f"{where}: there are no training images")
     lowest, highest = int(labels.min()), int(labels.max())
+    if isinstance(names, Mapping) and all(str(key).isdigit() for key in names):
+        names = {key: names[key] for key in sorted(names, key=int)}
     values = range(highest + 1) if names is None else names.values() if isinstance(names, Mapping) else names
     # A class of ImageNet has several names.
     classes = tuple(", ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in values)
@@ -158,5 +160,5 @@ def class_names(names: Any, labels: Tensor, where: str) -> tuple[str, ...]:
 
 
 def one_line(text: object) -> str:
-    """The beginning of a text, without line breaks."""
+    """The first 200 characters of a text, without line breaks."""
     return " ".join(str(text).split())[:200]

@@ -1,4 +1,4 @@
-"""TorchvisionData: the data sets of torchvision, and any class like these."""
+"""TorchvisionData: the data sets of torchvision, and classes with the same interface."""
 
 import dataclasses
 import inspect
@@ -30,11 +30,12 @@ _SPLITS: dict[PartName, tuple[str, ...]] = {
 
 
 class TorchvisionData(PartsData):
-    """A data set of torchvision, or of any class like these: FashionMNIST, SVHN, Flowers102, MedMNIST's, your own.
+    """A data set of torchvision or a class with its interface: FashionMNIST, SVHN, Flowers102, MedMNIST's, your own.
 
-    Its items are pairs of a PIL image, grey or in colour, and a label. Which part it is, its constructor is told by
-    ``train=`` or ``split=``; one that has neither, such as EuroSAT, has no test images. Where it has validation images
-    beside test images, these are used. It is downloaded if absent and read into memory.
+    Its items are pairs of a PIL image, grey or in colour, and a label. The argument ``train=`` or ``split=`` of its
+    constructor selects the part; a class that has neither argument, such as EuroSAT, has no test images. If there are
+    both validation and test images, the validation images are used for validation. The data set is downloaded if absent
+    and read into memory.
 
     Args:
         dataset: The class: a name of ``torchvision.datasets`` or a class path; required.
@@ -64,7 +65,7 @@ class TorchvisionData(PartsData):
         return len(_read(source, "train", side, options.memory_gb).classes)
 
     def has(self, part: PartName) -> bool:
-        """Whether there is such a part."""
+        """Whether the data set has ``part``."""
         return _has(self.source, part)
 
     def load(self, part: PartName) -> Images:
@@ -78,7 +79,7 @@ class TorchvisionData(PartsData):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A class of data sets and the arguments that all of its parts have in common.
+    """A data set class and the arguments that all of its parts share.
 
     Attributes:
         dataset: The class.
@@ -112,7 +113,7 @@ class Source:
         return cls(found, Path(root).expanduser().absolute(), tuple(sorted(values.items())))
 
     def candidates(self, part: PartName) -> list[dict[str, Any]]:
-        """The arguments that may name the part; none if there is no such part."""
+        """The constructor arguments that may select ``part``; empty if there is no such part."""
         known = _parameters(self.dataset)
         if "train" in known:
             return [] if part == "val" else [{"train": part == "train"}]
@@ -190,7 +191,7 @@ def _parameters(dataset: Any) -> frozenset[str]:
 def _has(source: Source, part: PartName) -> bool:
     if part != "val" or not source.candidates("val"):
         return bool(source.candidates(part))
-    # What a class without test images calls val takes their place.
+    # If a class has no test images, those that it calls val are used for the test.
     return _accepts(source, "test") and any(_accepts(source, split) for split in _SPLITS["val"])
 
 
@@ -220,7 +221,7 @@ def _read(source: Source, part: PartName, side: int | None, memory_gb: float) ->
 
 
 def _checked(item: Any, name: str) -> tuple[Image.Image, int]:
-    """The image in RGB, and its label."""
+    """Checks an item of the data set; returns its image in RGB and its label."""
     if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Image.Image)):
         raise UserError(f"the {name} must be pairs of a PIL image and a label, not {one_line(item)}")
     label = np.asarray(item[1])

@@ -1,4 +1,4 @@
-"""Which arm is trained next: the one with which the study is likely decided by the fewest trials."""
+"""Chooses the arm to train next, so that the study is likely to be decided with the fewest trials."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ from regularization.study.analysis.dunnett import critical_value
 
 # Degrees of freedom for a rough critical value; the exact one changes with every trial.
 TYPICAL_DF = 20.0
-# The arm whose gain plus so many standard errors is highest is followed. By simulation, 0.5 to 2 give nearly the same
-# number of trials; at 0, the best arm is missed more often.
+# Number of standard errors added to the gains of arms: the arm with the highest sum is trained to show that it helps.
+# In simulations, 0.5 to 2 need nearly the same number of trials; with 0, the best arm is missed more often.
 OPTIMISM = 1.0
 
 
@@ -23,11 +23,11 @@ def next_trial(
     There are two ways to an answer. To show that arm a with the gain d > 0 helps takes about (c·s/d)² seeds, where s is
     the standard deviation of a difference within seeds and c the critical value. To show that no arm helps by more than
     the resolution r takes about (c·s/(r − d))² seeds of every arm whose interval reaches r. The way that takes fewer
-    trials is followed. On the first, the next trial is of the arm whose gain plus one standard error is highest. So the
-    arm that is shown to help is likely one of the best, which the one that is closest to showing it need not be. On the
-    second, the next trial is of the arm whose interval ends highest.
+    trials is chosen. In the first case, the next trial is one of the arm whose gain plus one standard error is highest.
+    The arm that is then shown to help is likely one of the best, which is not certain for the arm that is closest to
+    showing it. In the second case, the next trial is one of the arm whose interval has the highest upper end.
 
-    An arm only gets seeds that the baseline has; where it has them all, the baseline goes first.
+    An arm only gets seeds that the baseline has; if it has all of them, the baseline gets the next seed first.
 
     Args:
         sample: The finished trials.
@@ -67,13 +67,13 @@ def _promising(
     ruling_out = _cost_of_ruling_out(comparisons, reach, given, baseline, resolution)
     leader, *_ = _highest(comparisons, given, OPTIMISM * std)
     highest = _highest(comparisons, given, reach)
-    # An interval that is missing, as that of an arm with one seed, is NaN.
+    # A missing interval, such as that of an arm with one seed, is NaN.
     open_arms = [arm for arm in highest if not comparisons[arm].high < resolution] or highest
     return [leader, *open_arms] if helping <= ruling_out else open_arms
 
 
 def _highest(comparisons: Mapping[int, Comparison], given: Mapping[int, set[int]], margin: float) -> list[int]:
-    """The arms by their gain plus ``margin``/√n, the highest first; n counts the trials that run, too."""
+    """The arms by their gain plus ``margin``/√n, the highest first; n includes the running trials."""
     return sorted(comparisons, key=lambda arm: -comparisons[arm].difference - margin / math.sqrt(len(given[arm])))
 
 

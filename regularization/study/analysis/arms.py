@@ -94,7 +94,7 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class CommonMeans:
-    """The means of a value in an arm and in the baseline, and over how many common seeds; 0 for all seeds of both."""
+    """The means of a value in an arm and in the baseline, and the number of common seeds; 0 if all seeds are used."""
 
     arm: float
     baseline: float
@@ -106,7 +106,7 @@ def common_means(
 ) -> CommonMeans:
     """The means over the seeds in which both arms have the value, as the gain is estimated.
 
-    Over all seeds if arms are not paired or share none; NaN where nothing was measured.
+    They are over all seeds if ``paired`` is False or the arms share no seed; NaN if nothing was measured.
     """
     own, other = (
         {result.seed: it for result in one.results if (it := value(result)) is not None and math.isfinite(it)}
@@ -156,7 +156,7 @@ def compare_objective(sample: Sample, baseline: int, alpha: float, study: Study)
 
 
 def sample_of(results: Iterable[Sequence[Result]], objective: Objective) -> Sample:
-    """The objective in all trials that have it, with a sign so that higher is better; arms by their position."""
+    """The objective in all trials that have it, with a sign so that higher is better; arms are numbered in order."""
     sample = _sample_of(results, objective.metric)
     return replace(sample, values=objective.sign * sample.values, collapse=objective.collapse)
 
@@ -175,7 +175,7 @@ def _sample_of(results: Iterable[Sequence[Result]], metric: str) -> Sample:
 def _compare(
     results: Sequence[list[Result]], baseline: int, metric: str, study: Study, alpha: float
 ) -> dict[int, Comparison]:
-    """The comparison of each arm that has the metric; none if the baseline has not."""
+    """The comparison of each arm that has the metric; empty if the baseline does not have it."""
     sample = _sample_of(results, metric)
     if baseline not in sample.arms:
         return {}

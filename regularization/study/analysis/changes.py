@@ -6,13 +6,13 @@ from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.comparison import ALPHA
 from regularization.study.analysis.verdicts import Verdict
 
-# A change is named if it is at least this factor.
+# The smallest ratio of two values for which a change is named.
 NOTABLE_RATIO = 1.2
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric in words, the format of its values, and whether higher is better; None where neither is."""
+    """A metric in words, the format of its values, and whether higher is better; None if neither is better."""
 
     name: str
     spec: str
@@ -39,7 +39,7 @@ class Change:
 
     @property
     def is_better(self) -> bool | None:
-        """Whether the metric improves; None where no direction is better."""
+        """Whether the metric improves; None if no direction is better."""
         better = self.metric.higher_is_better
         return None if better is None else (self.after > self.before) == better
 

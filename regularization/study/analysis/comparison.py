@@ -10,7 +10,7 @@ from regularization.models.objective import COLLAPSE
 from regularization.study.analysis.dunnett import adjusted_p, critical_value
 
 Array = NDArray[np.float64]
-# Level of all intervals is 1 − ALPHA.
+# The level of all intervals is 1 − ALPHA.
 ALPHA = 0.05
 # The weight of the pooled variance in the variance of an arm. At a weight of 1, one arm with three times the spread of
 # the others makes 13% false claims instead of 5%; at 0, three seeds per arm show nothing. Chosen by simulation.
@@ -101,7 +101,7 @@ def compare(sample: Sample, baseline: int, alpha: float = ALPHA, blocked: bool =
         blocked: Whether trials with the same seed are comparable; otherwise the seeds are ignored.
 
     Returns:
-        By arm, the baseline excepted, its comparison.
+        The comparison of each arm except the baseline, by the index of the arm.
     """
     others = [arm for arm in np.unique(sample.arms).tolist() if arm != baseline]
     pool = _pool(sample, baseline, blocked)
@@ -111,7 +111,7 @@ def compare(sample: Sample, baseline: int, alpha: float = ALPHA, blocked: bool =
         if arm in pool:
             result[arm] = _contrast(sample, fit, pool, arm, baseline, len(others), alpha)
         else:
-            result[arm] = _pairs(sample, arm, baseline, len(others), alpha, blocked)
+            result[arm] = _compare_in_pairs(sample, arm, baseline, len(others), alpha, blocked)
     return {arm: result[arm] for arm in others}
 
 
@@ -143,18 +143,18 @@ def _contrast(
     arms = sample.arms[np.isin(sample.arms, pool)]
     weights = fit.coefficients[index] - fit.coefficients[reference]
     if not np.isclose(weights[arms == arm].sum(), 1):
-        # Neither these two arms nor others between them have a seed in common.
+        # The two arms have no seed in common, and no chain of other arms with common seeds connects them.
         difference = float(sample.values[sample.arms == arm].mean() - sample.values[sample.arms == baseline].mean())
         return Comparison(difference, np.nan, np.nan, np.nan, np.nan)
-    # The variance of the other arms does not stand for that of an arm with one trial: chosen by simulation, see
-    # docs/studies.md. It does for the baseline, whose trials are the most.
+    # An arm with one trial has no variance of its own, and that of the other arms is not used instead: chosen by
+    # simulation, see docs/studies.md. It is used for the baseline, which has the most trials.
     if np.sum(arms == arm) < 2 or not fit.df or not fit.pooled > TINY:
         return Comparison(difference, np.nan, np.nan, np.nan, np.nan)
     shares = np.array([(weights[arms == other] ** 2).sum() for other in pool])
     pooled_weight = np.where(fit.own_df > 0, POOLED_WEIGHT, 1.0)
     parts = shares * (pooled_weight * fit.pooled + (1 - pooled_weight) * fit.own)
     variance = float(parts.sum())
-    # The variance of each estimate is 2v²/df. The mixture stands for the arm's own v, whose estimate may be near zero.
+    # The variance of each estimate is 2v²/df. The mixture replaces the arm's own v, whose estimate may be near zero.
     pooled, own = (shares * pooled_weight * fit.pooled).sum(), (1 - pooled_weight) * parts
     spread = pooled**2 / fit.df + (own**2 / np.maximum(fit.own_df, 1e-9)).sum()
     df = min(float(fit.df), variance**2 / spread)
@@ -165,7 +165,7 @@ def _contrast(
 def _simultaneous(
     difference: float, standard_error: float, df: float, loading: float, count: int, alpha: float
 ) -> Comparison:
-    """Dunnett's interval and p; ``ALPHA``/``alpha`` pays for what other looks at the study spend."""
+    """Dunnett's interval and p; p is multiplied by ``ALPHA``/``alpha`` to account for the other looks at the study."""
     # Rounded, so that few different critical values have to be computed.
     loading, df = min(round(loading, 2), 0.99), max(round(df, 1), 0.5)
     margin = critical_value(alpha, count, df, loading) * standard_error
@@ -173,8 +173,8 @@ def _simultaneous(
     return Comparison(difference, difference - margin, difference + margin, min(1.0, p), standard_error)
 
 
-def _pairs(sample: Sample, arm: int, baseline: int, count: int, alpha: float, blocked: bool) -> Comparison:
-    """Student's t test on the differences within seeds, or Welch's where seeds are ignored; Bonferroni's correction."""
+def _compare_in_pairs(sample: Sample, arm: int, baseline: int, count: int, alpha: float, blocked: bool) -> Comparison:
+    """Student's t test on the differences within seeds, or Welch's if seeds are ignored; Bonferroni correction."""
     first, second = (sample.select(sample.arms == index) for index in (arm, baseline))
     difference = float(first.values.mean() - second.values.mean())
     if blocked:

@@ -16,7 +16,7 @@ from regularization.study.analysis.verdicts import OPEN, Answer, Verdict, judge_
 from regularization.study.config import Study
 from regularization.study.results import Result, by_arm
 
-# What the resolution counts as where the objective is not a fraction.
+# The value to which the resolution is scaled for the curve if the objective is not a fraction.
 CURVE_RESOLUTION = 0.005
 
 
@@ -28,10 +28,10 @@ class Context:
         baseline: Name of the arm to compare with, or None.
         failures: By arm, the reasons why trials of the comparison failed. An arm with a failed trial is not
             recommended, unless every arm has one.
-        without_result: Arms of which all trials failed, with the reason.
+        without_result: Arms whose trials all failed, with the reason.
         alpha: The level of the simultaneous intervals is 1 − ``alpha``.
-        missing: Number of trials that the study has planned and not finished.
-        searching: Whether the study has not chosen yet which arms it compares.
+        missing: Number of trials that are planned but not finished.
+        searching: Whether the search has not yet chosen the arms that are compared.
         workers: Trials that run at a time.
         command: The command of the study.
     """
@@ -51,13 +51,13 @@ class Conclusion:
     """The conclusion of a study.
 
     Attributes:
-        arms: Summaries of all arms, in the order of their values; without values the baseline, then from the best on.
+        arms: Summaries of all arms, in the order of their values; without values, the baseline and then best to worst.
         baseline: The arm that the others are compared with, or None.
-        chosen: The recommended arm: that with the highest lower end, the baseline if none helps; while undecided, the
-            one that looks best.
+        chosen: The recommended arm: of the arms that help, the one whose interval has the highest lower end; the
+            baseline if none helps; while undecided, the arm that looks best.
         answer: Whether an arm helps, none helps by more than the resolution, or neither is known; None without
             a baseline.
-        gain: The cross-validated gain of the chosen arm; NaN without one, or if another arm has a
+        gain: The cross-validated gain of the chosen arm; NaN if it cannot be computed, or if another arm has a
             higher gain with a wider interval.
         seeds_needed: While undecided, the number of seeds per arm that would decide with a probability of 80%;
             None if 1,000 are not enough.
@@ -101,7 +101,7 @@ def draw_conclusion(results: Sequence[Result], study: Study, context: Context) -
 
 
 def _sort_key(result: Result, study: Study) -> list[float]:
-    """The values along the axes, or the index of the arm in the study's config, by which equal arms are ordered."""
+    """Sort key: the values along the axes, or the arm's index in the study's config, which orders equal arms."""
     if study.vary:
         return [float(result.values[option]) for option in study.vary]
     names = list(study.arms)
@@ -114,7 +114,7 @@ def _answer(arms: list[ArmSummary], study: Study) -> Answer:
 
 
 def _choose(arms: list[ArmSummary], baseline: ArmSummary | None, answer: Answer | None) -> ArmSummary:
-    """The arm of the highest lower end if one helps, the baseline if none does, else the one that looks best."""
+    """The helping arm with the highest lower end; the baseline if none helps; else the one that looks best."""
     if baseline is None or answer is None:
         return max(arms, key=lambda arm: arm.score)
     if answer == Answer.NONE_HELPS:
@@ -127,7 +127,7 @@ def _choose(arms: list[ArmSummary], baseline: ArmSummary | None, answer: Answer 
 
 
 def _held_out_gain(candidates: list[ArmSummary], chosen: ArmSummary, baseline: ArmSummary, study: Study) -> float:
-    """The gain on held-out seeds; only an arm that may be recommended is chosen there."""
+    """The gain on held-out seeds, where only arms that may be recommended are chosen."""
     if chosen is not baseline and chosen.difference < max(arm.difference for arm in candidates if arm.comparison):
         return math.nan
     compared = [baseline, *(arm for arm in candidates if arm is not baseline)]
@@ -136,9 +136,9 @@ def _held_out_gain(candidates: list[ArmSummary], chosen: ArmSummary, baseline: A
 
 
 def _seeds_needed(arms: list[ArmSummary], baseline: ArmSummary | None, study: Study, alpha: float) -> int | None:
-    """Seeds per arm that decide: that show the gain that looks best, or that it is smaller than the resolution.
+    """Seeds per arm that would show the gain of the arm that looks best, or that it is below the resolution.
 
-    More than any arm has, because those have not decided.
+    The number is larger than that of any arm, because the existing seeds have not decided.
     """
     undecided = [arm for arm in arms if arm.verdict in OPEN]
     if baseline is None or not undecided:
@@ -153,14 +153,14 @@ def _seeds_needed(arms: list[ArmSummary], baseline: ArmSummary | None, study: St
 
 
 def _curve(arms: list[ArmSummary], study: Study) -> Curve | None:
-    """The smooth curve over one or two options that are all λ of some kind."""
+    """The smooth curve over one or two varied options; None for arms."""
     if not study.vary:
         return None
     trials = [result for arm in arms for result in arm.results]
     values = np.array([[float(result.values[option]) for option in study.vary] for result in trials])
     seeds = np.array([result.seed for result in trials])
     objective = arms[0].objective
-    # The curve is made for accuracies: a loss, which has another scale, is measured in multiples of the resolution.
+    # The curve is designed for accuracies. A loss has another scale, and is measured in multiples of the resolution.
     unit = objective.sign * (1.0 if objective.is_fraction else study.resolution / 100 / CURVE_RESOLUTION)
     scores = np.array([result.metric(objective.metric) for result in trials]) / unit
     curve = fit_curve(values.squeeze(axis=1) if len(study.vary) == 1 else values, seeds, scores)

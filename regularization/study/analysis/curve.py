@@ -5,15 +5,15 @@ The accuracy of a trial of arm i with seed j, in percentage points, is ``y = f(�
 * f over log₁₀ λ is a Gaussian process with the Matérn 5/2 kernel, one length scale ℓ per axis and an unknown constant
   mean (Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, sections 2.7 and 4.2.1). f(0) is a free
   level. f tends to f(0) as λ → 0, but how far below the smallest λ is unknown: with an assumed distance, the interval
-  of the gain fails where all λ help alike.
+  of the gain is invalid if all λ help equally.
 * b_j ~ N(0, s²σ²) is the effect of the seed. As f is the accuracy at the average of the seeds tried, the effects sum to
   zero: Cov(b) = s²σ²(I − 11ᵀ/J).
 * e ~ N(0, r_i σ²), where r_i is the residual variance of arm i relative to all arms, shrunk towards 1.
 
 σ² has an inverse gamma prior and is integrated out (Student's t). ℓ, s and the amplitude a of f, relative to σ, are
 integrated over a grid with weak priors (section 5.2): their estimates from three seeds are too uncertain to be plugged
-in. Arms that collapse are left out, and a smaller loss d is compressed to ``c·log(1 + d/c)``; what is drawn is
-transformed back. So a steep fall at strong λ does not make f rough everywhere.
+in. Arms that collapse are left out, and a smaller loss d is compressed to ``c·log(1 + d/c)``; draws are transformed
+back. So a steep fall at strong λ does not make f rough everywhere.
 """
 
 import itertools
@@ -33,8 +33,8 @@ Location = float | tuple[float, float]
 
 GRID_POINTS = {1: 101, 2: 20}  # per axis, by the number of axes
 COLLAPSE = 10.0  # an arm whose mean is further below the best, in percentage points, has collapsed
-COMPRESSION, MIN_COMPRESSION = 6.0, 1.0  # c in standard deviations of the noise, and at least, in percentage points
-ZERO_GAP = 2.0  # where one of two axes is 0, it lies so many decades below the smallest positive value
+COMPRESSION, MIN_COMPRESSION = 6.0, 1.0  # c in standard deviations of the noise, and its minimum in percentage points
+ZERO_GAP = 2.0  # with two axes, a value of 0 on one of them lies this many decades below its smallest positive value
 # Prior of σ², as if one residual of 0.1 percentage points had been seen; of the relative variance of an arm, as if ten.
 PRIOR_DEGREES, PRIOR_STD, NOISE_DEGREES = 1.0, 0.1, 10.0
 LEVEL_VARIANCE = 1e4  # prior variance of the levels (constant mean, f(0)) over σ²: nearly flat
@@ -147,7 +147,7 @@ def _prepare(points: Floats, seeds: Indices, percent: Floats) -> tuple[list[_Lev
     scale, best = max(MIN_COMPRESSION, COMPRESSION * std), levels.max()
     y = percent - effects[seed] - best
     y = np.maximum(y, 0) - scale * np.log1p(np.maximum(-y, 0) / scale)
-    # A compressed arm varies less, by the slope of the logarithm.
+    # Compression reduces the variation of an arm by the slope of the logarithm.
     noise = noise / (1 + (best - levels) / scale) ** 2
     center = y.mean()
 
@@ -209,8 +209,9 @@ def _posterior(
     """The posterior given the hyperparameters, with C the covariance of the accuracies over σ².
 
     Returns:
-        Log of the weight, ``prior · |C|^(−1/2) · (νσ₀² + yᵀC⁻¹y)^(−degrees/2)``; the bracket, which over χ²(degrees)
-        draws σ²; mean ``(M,)`` and covariance over σ² ``(M, M)`` of f at points ``(M, D)`` (equations 2.25 and 2.26).
+        Log of the weight, ``prior · |C|^(−1/2) · (νσ₀² + yᵀC⁻¹y)^(−degrees/2)``; the bracket, which is divided by a
+        draw from χ²(degrees) to draw σ²; mean ``(M,)`` and covariance over σ² ``(M, M)`` of f at points ``(M, D)``
+        (equations 2.25 and 2.26).
     """
     count = len(levels.positions)
     prior = _covariance(np.concatenate([levels.positions, points]), lengths, amplitude)
@@ -226,7 +227,7 @@ def _posterior(
 
 
 def _sample(levels: list[_Levels], points: Floats, draws: int, generator: np.random.Generator) -> Floats:
-    """Draws of f at points ``(M, D)``, ``(draws, M)``: hyperparameters systematically by weight, then σ², then f."""
+    """Draws of f at points ``(M, D)``, ``(draws, M)``: hyperparameters by systematic sampling, then σ², then f."""
     lengths = itertools.product(LENGTHS[:: points.shape[1]].tolist(), repeat=points.shape[1])
     grid = itertools.product(levels, map(np.array, lengths), AMPLITUDES.tolist())
     settings = [(level, length, float(amplitude)) for level, length, amplitude in grid]
@@ -237,7 +238,7 @@ def _sample(levels: list[_Levels], points: Floats, draws: int, generator: np.ran
     for index in np.unique(drawn):
         setting = settings[int(index)]
         _, squares, mean, covariance = _posterior(*setting, points)
-        # Rounding errors may make the smallest eigenvalues negative; 1e-4 σ² more does not show.
+        # Rounding errors may make the smallest eigenvalues negative; adding 1e-4 σ² has no visible effect.
         factor = np.linalg.cholesky((covariance + covariance.T) / 2 + 1e-4 * np.eye(len(points)))
         number = int(np.sum(drawn == index)) * math.ceil(draws / SETTINGS)
         stds = np.sqrt(squares / generator.chisquare(setting[0].degrees, (number, 1)))

@@ -42,7 +42,7 @@ def adjusted_p(t: float, count: int, df: float, loading: float = 0.5**0.5) -> fl
 @lru_cache(maxsize=65536)
 def critical_value(alpha: float, count: int, df: float, loading: float = 0.5**0.5) -> float:
     """The t at which ``adjusted_p`` is ``alpha``: intervals of this many standard errors hold simultaneously."""
-    # The largest of the statistics lies between a single one and unrelated ones.
+    # The critical value lies between that of a single statistic and that of unrelated ones (Bonferroni).
     low, high = float(stats.t.isf(alpha / 2, df)), float(stats.t.isf(alpha / count / 2, df))
     return float(
         optimize.brentq(lambda t: adjusted_p(t, count, df, loading) - alpha, 0.9 * low, 1.1 * high + 0.1, xtol=1e-10)

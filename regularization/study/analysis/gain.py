@@ -17,18 +17,18 @@ FEW_SEEDS = 3
 
 
 def held_out_gain(sample: Sample, baseline: int, stopped: bool = False) -> float:
-    """The cross-validated gain over the baseline: that of the chosen arm on seeds that did not choose it.
+    """The cross-validated gain over the baseline: the gain of the chosen arm on seeds that were not used to choose it.
 
     For every seed, the arm with the largest mean difference within the *other* seeds is chosen and its difference in
     this seed is taken; the result is the mean over seeds. The gain of the arm that looks best is too high on average,
-    because chance has helped to choose it; this one is not. NaN if fewer than two seeds can be used.
+    because it is chosen partly by chance; the cross-validated gain is not. NaN if fewer than two seeds can be used.
 
     Args:
         sample: The values of all arms.
         baseline: The arm to compare with.
-        stopped: Whether the results decide when the study ends. It then ends when a value is high: the last trial of
-            the arm that looks best is left out. In simulated studies with residuals of CIFAR-10, the gain is 0.02
-            points too high then, and 0.05 with this trial.
+        stopped: Whether the results decide when the study ends. It then tends to end after a high value, so the last
+            trial of the arm that looks best is left out. In simulated studies with residuals of CIFAR-10, the gain is
+            then 0.02 points too high, instead of 0.05 points if this trial is kept.
     """
     table = _differences(sample, baseline)
     if stopped and table.size:
@@ -58,14 +58,14 @@ def _differences(sample: Sample, baseline: int) -> Array:
 
 
 def _means(table: Array) -> Array:
-    """The mean of each row over what is not NaN; −∞ where there is nothing."""
+    """The mean of each row without NaN; −∞ for a row that is all NaN."""
     counts = np.isfinite(table).sum(axis=1)
     means: Array = np.where(counts > 0, np.nansum(table, axis=1) / np.maximum(counts, 1), -math.inf)
     return means
 
 
 def power(seeds: int, difference: float, std: float, arms: int, alpha: float) -> float:
-    """The power of the simultaneous test to show one true difference, with as many seeds in every arm.
+    """The power of the simultaneous test to show one true difference, with the same number of seeds in every arm.
 
     From the noncentral t distribution with noncentrality δ/(σ·√(2/n)) and (n − 1)(A − 1) degrees of freedom.
 
@@ -87,7 +87,7 @@ def power(seeds: int, difference: float, std: float, arms: int, alpha: float) ->
 
 
 def seeds_needed(difference: float, std: float, arms: int, alpha: float, at_least: int = 2) -> int | None:
-    """The smallest number of seeds per arm, ``at_least`` so many, that gives a power of 80%.
+    """The smallest number of seeds per arm, not below ``at_least``, that gives a power of 80%.
 
     Returns:
         The number; None if 1,000 are not enough, or if ``difference`` or ``std`` is 0 or NaN.

@@ -1,7 +1,8 @@
-"""How the error rate of 5% is divided among the looks at a study, so that several looks claim no more than one.
+"""How the error rate of 5% is divided among the looks at a study, so that it holds for all looks together.
 
 An interval at a look has the level 1 − α of that look. By Bonferroni's inequality, all intervals at all looks hold in
-95% of studies, whatever is trained in between (repeated confidence intervals, Jennison and Turnbull 1989, JRSS B 51).
+95% of studies, regardless of what is trained in between (repeated confidence intervals, Jennison and Turnbull 1989,
+JRSS B 51).
 """
 
 import math
@@ -9,10 +10,10 @@ from dataclasses import dataclass
 
 from regularization.study.analysis.comparison import ALPHA
 
-# What the one look of a fixed design may spend; the rest is for looks after an extension.
+# The share of the error rate that the only look of a fixed design spends; the rest is for looks after extensions.
 FIXED_SHARE = 0.8
-# What ``until: decided`` spends, by the number of seeds that the baseline has at the look. Chosen by simulation: most
-# studies with a gain of 0.65 points are decided at 4 to 8 seeds. The rest of 5% is for more seeds.
+# The α of the looks of ``until: decided``, by the number of seeds that the baseline has at the look. Chosen by
+# simulation: most studies with a gain of 0.65 points are decided at 4 to 8 seeds. The rest of 5% is for more seeds.
 SCHEDULE = {
     2: 0.002,
     3: 0.008,
@@ -35,7 +36,7 @@ class Look:
     Attributes:
         seeds: The number of seeds that the baseline has.
         trials: The number of finished trials.
-        alpha: What the look spends of the error rate.
+        alpha: The part of the error rate that the look spends.
     """
 
     seeds: int
@@ -60,7 +61,7 @@ def next_look(seeds: int) -> int:
 
 
 def scheduled_alpha(seeds: int) -> float:
-    """The α of the look of ``until: decided`` at this many seeds of the baseline; 0 where no look is due.
+    """The α of the look of ``until: decided`` at this many seeds of the baseline; 0 if no look is due.
 
     After the schedule, a look follows whenever the seeds have grown by a quarter, with half the α of the one before.
     """

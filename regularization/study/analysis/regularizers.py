@@ -1,4 +1,4 @@
-"""Names of regularizers: which kind an arm sets, and what else the config of a run regularizes by."""
+"""Names of regularizers: the kind that an arm sets, and the other regularizers in the config of a run."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def kind_of(arm: ArmSummary, study: Study) -> str:
 
 
 def others_in(run_dir: Path, varied: set[str]) -> list[str]:
-    """What the config of a run regularizes by, apart from the options that the study varies."""
+    """Names of the regularizers in a run's config, apart from the options that the study varies."""
     try:
         config = read_config(run_dir / directory.CONFIG)
     except (OSError, UserError):

@@ -78,7 +78,7 @@ def _heading(verdict: Verdict, conclusion: "Conclusion", study: Study) -> str:
 
 
 def _corrected(conclusion: "Conclusion") -> str:
-    """The cross-validated gain, where the choice of the best arm has made its own gain too high."""
+    """The cross-validated gain, if the choice of the best arm has made its own gain too high."""
     chosen, objective = conclusion.chosen, conclusion.chosen.objective
     compared = [arm for arm in conclusion.arms if arm.comparison is not None]
     if conclusion.answer != Answer.HELPS or len(compared) < 2 or not conclusion.gain < chosen.difference:
@@ -103,7 +103,7 @@ def _changes(conclusion: "Conclusion") -> str:
     if conclusion.baseline is None:
         return ""
     arms = [arm for arm in (conclusion.chosen,) if arm.comparison is not None] or conclusion.arms
-    # The metric that is the objective is no effect, and the norm is named where nothing else has changed.
+    # The objective itself is not one of the effects. The norm is named only if nothing else has changed.
     for metrics in (("val_accuracy", "val_loss", "val_calibration_error"), ("weight_norm",)):
         changes = [_change(conclusion.baseline, arm, metric) for arm in arms for metric in metrics]
         if any(changes):
@@ -120,7 +120,7 @@ def _change(baseline: ArmSummary, arm: ArmSummary, metric: str) -> str:
 
 
 def _curve(conclusion: "Conclusion", study: Study) -> str:
-    """The optimum of the smooth curve on one axis, or of the surface on two, unless it is an end of what was tried."""
+    """The optimum of the smooth curve on one axis, or of the surface on two, unless it is at an end of the range."""
     curve = conclusion.curve
     if curve is None or (study.axis and curve.best in (curve.values[0], curve.values[-1])):
         return ""
@@ -133,7 +133,7 @@ def _curve(conclusion: "Conclusion", study: Study) -> str:
 
 
 def _add_values(conclusion: "Conclusion", study: Study, context: "Context") -> str:
-    """Which values to add where the best one is the largest that was tried, or the largest that does not collapse."""
+    """The values to add if the best one is the largest that was tried, or the largest that does not collapse."""
     if not study.axis or conclusion.answer != Answer.HELPS:
         return ""
     best = _value(conclusion.chosen, study.axis)
@@ -155,7 +155,7 @@ def _value(arm: ArmSummary, option: str) -> float:
 def _command(conclusion: "Conclusion", option: str, context: "Context", low: float, high: float) -> str:
     """The command with two more values, which divide the range from ``low`` to ``high`` in equal ratios.
 
-    Empty for options such as a probability, of which larger values may not exist.
+    Empty for options such as a probability, for which larger values may not exist.
     """
     if not option.endswith(UNBOUNDED):
         return ""

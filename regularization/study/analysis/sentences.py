@@ -84,7 +84,7 @@ def _none_helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) ->
 
 
 def _harm(arms: Sequence[ArmSummary], study: Study) -> str:
-    """From which λ on regularization hurts; or the arms that hurt."""
+    """The λ from which regularization hurts, or the arms that hurt, as a sentence."""
     hurting = [arm for arm in arms if arm.verdict == Verdict.HURTS]
     if not hurting:
         return ""
@@ -136,7 +136,7 @@ def _what_decides(conclusion: "Conclusion", study: Study, context: "Context") ->
     if study.until == "seeds":
         command = with_option(command, "seeds", str(seeds))
     elif seeds > study.max_seeds:
-        # With a smaller number, a limit on trials or hours has ended the study.
+        # If max_seeds is large enough, a limit on trials or hours has ended the study.
         command = with_option(command, "max_seeds", str(seeds))
     cost = f"{trials} more trials, about {format_duration(seconds)} on this machine"
     return f"About {seeds} seeds per arm would decide ({cost})" + (f": {command}" if command else "")
@@ -169,7 +169,7 @@ def _interval(arm: ArmSummary) -> str:
 
 
 def format_interval(comparison: Comparison, objective: Objective = ACCURACY) -> str:
-    """Formats both ends of an interval, in percentage points or in those of the objective."""
+    """Formats both ends of an interval, in percentage points or in the unit of the objective."""
     return f"{objective.format_difference(comparison.low)} to {objective.format_difference(comparison.high)}"
 
 

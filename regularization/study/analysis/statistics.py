@@ -1,4 +1,4 @@
-"""Statistics of one arm and over images: numbers in, numbers out, nothing read or written."""
+"""Statistics of one arm and over images, computed from arrays, without reading or writing files."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _CHUNK = 100
 def mean_interval(values: Floats, is_fraction: bool = True) -> tuple[float, float]:
     """The 95% t-interval of a mean; NaN for a single value.
 
-    That of fractions is computed on the logit scale, so that it lies inside 0 to 1. An accuracy of 0 or 1 counts as
+    For fractions, it is computed on the logit scale, so that it lies between 0 and 1. An accuracy of 0 or 1 counts as
     half an image among 10,000.
     """
     if len(values) < 2:

@@ -14,7 +14,7 @@ class Verdict(StrEnum):
     HURTS = "hurts"
     NO_DIFFERENCE = "no difference that matters"
     UNDECIDED = "undecided"
-    # Far below the baseline, with too few seeds for an interval that says so: not decided either.
+    # Far below the baseline, but with too few seeds for an interval that excludes 0: this also counts as undecided.
     COLLAPSES = "collapses"
 
 
@@ -52,6 +52,6 @@ def judge_study(comparisons: Iterable[Comparison], resolution: float) -> Answer:
     comparisons = list(comparisons)
     if any(comparison.low > 0 for comparison in comparisons):
         return Answer.HELPS
-    # A missing interval is NaN, which is not below.
+    # A missing interval is NaN, for which the comparison is False.
     excluded = bool(comparisons) and all(comparison.high < resolution for comparison in comparisons)
     return Answer.NONE_HELPS if excluded else Answer.UNDECIDED

@@ -1,4 +1,4 @@
-"""The coordinator: has Optuna hand out trials, an executor run them, and reports to Optuna what they did."""
+"""The coordinator: takes trials from the queue, runs them with an executor, and reports their results to Optuna."""
 
 import math
 import signal
@@ -22,7 +22,7 @@ from regularization.study.execution.trial_process import report_epochs
 
 # User attribute of an Optuna trial: why it failed.
 REASON = "reason"
-# Seconds between two looks at whether a signal has come; the end of a trial is noticed at once.
+# Seconds between two checks for a signal; the end of a trial is noticed at once.
 POLL = 0.1
 
 
@@ -35,10 +35,10 @@ class TrialStopped(Exception):  # noqa: N818 - as above
 
 
 class Coordinator:
-    """Runs trials by an executor until none is left, or a signal stops it.
+    """Runs trials with an executor until none is left, or a signal stops it.
 
     Args:
-        executor: Where trials are run.
+        executor: Runs the trials.
         score: The epoch whose metric is a trial's value: ``last`` or ``best``.
     """
 
@@ -86,7 +86,7 @@ class Coordinator:
         try:
             if not trial.done:
                 self._run(trial, record)
-            # All of them for a trial that was complete before it came into this study.
+            # Reports all epochs if the trial was complete before it was added to this study.
             report_epochs(record, trial.folder)
             if (result := results.read(trial.folder, self._score)) is None:
                 raise TrialFailed("it has no validation")
@@ -94,7 +94,7 @@ class Coordinator:
                 raise TrialFailed(f"its {queue.objective.name} was not measured")
         except TrialFailed as error:
             record.set_user_attr(REASON, str(error))
-            # Without this file, the queue would take the trial for interrupted and hand it out again.
+            # Without this file, the queue would treat the trial as interrupted and hand it out again.
             directory.write_text(trial.folder / FAILED, f"{error}\n")
             raise
         if result.pruned:
@@ -102,13 +102,14 @@ class Coordinator:
         return value
 
     def _run(self, trial: Trial, record: optuna.Trial | None) -> None:
-        """Has the executor run the trial, and again if its process died, for example by a temporary lack of memory."""
+        """Runs the trial, and runs it again if its process died, for example because of a temporary lack of memory."""
         for _ in range(self._executor.attempts):
             with self._executor.started(trial, record) as process:
                 handled = 0
                 while not process.wait(POLL):
                     if len(self._signals) > handled:
-                        # Two signals that come together are one: a wrapper may pass on what all have received.
+                        # Signals that arrive together count as one: a wrapper may forward a signal that all processes
+                        # have received.
                         process.kill() if handled else process.terminate()
                         handled = len(self._signals)
                 if trial.done:

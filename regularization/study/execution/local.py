@@ -1,4 +1,4 @@
-"""Trials on this machine, each in a process of its own: what kills one, kills no other."""
+"""Runs trials on this machine, each in its own process, so that a crash affects a single trial."""
 
 import multiprocessing
 import os
@@ -23,13 +23,13 @@ _STARTING = threading.Lock()
 
 
 class LocalExecutor:
-    """Processes of this machine.
+    """Runs trials in processes on this machine.
 
     Args:
-        workers: Trials at a time.
-        threads: CPU threads of each.
-        devices: GPUs, which are shared out among them.
-        first: The arguments of some trial: the images that it needs are read once for all.
+        workers: Number of trials at a time.
+        threads: Number of CPU threads of each trial.
+        devices: Number of GPUs, which are distributed over the workers.
+        first: The arguments of one trial; the images that it needs are read once for all trials.
     """
 
     # A process may have been killed by a temporary lack of memory.
@@ -45,19 +45,19 @@ class LocalExecutor:
 
     @contextmanager
     def started(self, trial: Trial, record: optuna.Trial | None) -> Iterator["LocalProcess"]:
-        """Starts a process, on the GPU that is the next to be free; see ``Executor``."""
+        """Starts a process on the next free GPU; see ``Executor``."""
         device = self._slots.get()
         process = LocalProcess(trial, record, self._threads, device)
         try:
             # The server reads the environment when it starts, with the first process.
-            with _STARTING, _prepared(self._environment):
+            with _STARTING, _start_environment(self._environment):
                 process.start()
             yield process
         finally:
             self._slots.put(device)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there are no resources to release."""
 
 
 class LocalProcess(ForkServerProcess):
@@ -73,7 +73,7 @@ class LocalProcess(ForkServerProcess):
         if self._device is not None:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
             os.environ["CUDA_VISIBLE_DEVICES"] = visible[self._device] if visible[0] else str(self._device)
-        # Ctrl-C on the terminal is for the coordinator, which stops the trials.
+        # The terminal must send Ctrl-C only to the coordinator, which stops the trials.
         os.setpgrp()
         threading.Thread(target=_exit_with_parent, daemon=True).start()
         run_trial(*self._arguments)
@@ -84,13 +84,13 @@ class LocalProcess(ForkServerProcess):
         return not self.is_alive()
 
     def cause(self) -> str:
-        """The signal or the exit code that the process ended by."""
+        """The signal or the exit code with which the process ended."""
         code = self.exitcode or 0
         return f"its process ended by {f'signal {signal.Signals(-code).name}' if code < 0 else f'exit code {code}'}"
 
 
 def _exit_with_parent() -> None:
-    """A trial must not write on into a folder that the successor of a killed coordinator takes over."""
+    """Ends the trial with its coordinator: it must not write to a folder that another coordinator may take over."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -98,8 +98,8 @@ def _exit_with_parent() -> None:
 
 
 @contextmanager
-def _prepared(environment: dict[str, str]) -> Iterator[None]:
-    """Sets environment variables, and takes the main module away: a user's script would run again in each process."""
+def _start_environment(environment: dict[str, str]) -> Iterator[None]:
+    """Sets environment variables and removes the main module: a user's script would run again in each process."""
     before, main = os.environ.copy(), sys.modules["__main__"]
     os.environ.update(environment)
     sys.modules["__main__"] = ModuleType("__main__")

@@ -1,4 +1,4 @@
-"""Imported by the server from which trials are forked: what it imports and reads, no trial need import or read."""
+"""Preloaded by the server from which trials are forked: trials need not import the modules or read the images again."""
 
 import logging
 import os
@@ -16,8 +16,8 @@ if args := os.environ.pop("REGULARIZATION_PRELOAD", ""):
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     # Threads do not survive a fork.
     torch.set_num_threads(1)
-    # What is wrong with the images, the trial itself will report.
+    # Errors in the images are reported by the trial itself.
     with suppress(UserError):
-        # No trainer: it would look for GPUs, which a process that is forked afterwards can't use then.
+        # No trainer is created: it would look for GPUs, which processes that are forked afterwards could then not use.
         TrainingCLI("fit", args.split("\n")).datamodule.setup("fit")
     sys.stdout.flush()

@@ -23,38 +23,38 @@ from regularization.study.config import FAILED, Trial
 from regularization.study.execution.storage import FOLDER
 from regularization.study.execution.trial_process import OBJECTIVE
 
-# User attributes of an Optuna trial: its run folder, seen from the study's; the coordinator that runs it.
+# User attributes of an Optuna trial: its run folder, relative to the study's; the coordinator that runs it.
 RUN, COORDINATOR = "run", "coordinator"
 SEED = "seed"
-# Seconds between two looks at what other coordinators run.
+# Seconds between two checks of the trials that other coordinators run.
 POLL = 1.0
 
 
 class QueueEmpty(Exception):  # noqa: N818 - the normal end
-    """No trial is left, nor run by a coordinator that may die."""
+    """No trial is left, and none is being run by another coordinator, which may die."""
 
 
 class TrialQueue(optuna.Study):
-    """Hands out the trials of a stage: each to one coordinator, and again when that coordinator has died.
+    """Hands out each trial of a stage to one coordinator, and again if that coordinator has died.
 
-    ``optimize`` asks it for trials. Whatever is decided is decided under the lock of the study's folder. The run
-    folders are the record: a trial that is complete there is only reported to Optuna, and one that Optuna calls
-    complete without a result there is run again.
+    ``optimize`` asks it for trials. All decisions are made under the lock of the study's folder. The run folders are
+    authoritative: a trial that is complete there is only reported to Optuna, and a trial that is complete in Optuna,
+    but has no result there, is run again.
 
-    A coordinator holds the lock of a folder of its own. One whose lock is free is dead, and so is a trial that it ran,
-    as soon as the lock of its run folder is free too.
+    Each coordinator holds the lock of its own folder. If this lock is free, the coordinator is dead, and so is a trial
+    that it ran, as soon as the lock of the trial's run folder is free, too.
 
     Args:
-        name: Of the Optuna study, the same for all coordinators.
-        storage: Where it is kept.
+        name: Name of the Optuna study, the same for all coordinators.
+        storage: The Optuna storage.
         folder: The study's folder.
         trials: The trials of the stage.
-        pruner: For ``should_prune``.
+        pruner: The pruner that ``should_prune`` uses.
 
     Attributes:
         planned: The trials, by their run folders.
         objective: The metric that is a trial's value.
-        stopped: Tells whether no more trials are to be handed out.
+        stopped: Returns whether to stop handing out trials.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class TrialQueue(optuna.Study):
         study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
         study.set_user_attr(OBJECTIVE, objective.metric)
         self.objective = objective
-        self._ordinary = partial(optuna.Study, name, storage, pruner=pruner or optuna.pruners.NopPruner())
-        super().__init__(*self._ordinary.args, **self._ordinary.keywords)
+        self._study_factory = partial(optuna.Study, name, storage, pruner=pruner or optuna.pruners.NopPruner())
+        super().__init__(*self._study_factory.args, **self._study_factory.keywords)
         self.planned: dict[str, Trial] = {}
         self.stopped: Callable[[], bool] = lambda: False
         self._folder = folder
@@ -85,11 +85,11 @@ class TrialQueue(optuna.Study):
         self._held.enter_context(directory.exclusive_lock(own))
 
     def __reduce__(self) -> Any:
-        """In the process of a trial, it is an ordinary study."""
-        return self._ordinary, ()
+        """Pickles it as an ordinary Optuna study, for the process of a trial."""
+        return self._study_factory, ()
 
     def plan(self, trials: Sequence[Trial]) -> None:
-        """Adds to the trials that are to be run."""
+        """Adds trials to those that are to be run."""
         self.planned |= {self.key(trial): trial for trial in trials}
 
     def key(self, trial: Trial) -> str:
@@ -97,17 +97,17 @@ class TrialQueue(optuna.Study):
         return trial.folder.relative_to(self._folder).as_posix()
 
     def update(self) -> None:
-        """Takes note of what other coordinators have planned; a search overrides it."""
+        """Adds the trials that other coordinators have planned; subclasses override it."""
 
     def close(self) -> None:
-        """Releases the coordinator's lock: what it still runs, others may run."""
+        """Releases the coordinator's lock, so that others may run the trials that it has not finished."""
         self._held.close()
 
     def ask(self, fixed_distributions: dict[str, BaseDistribution] | None = None) -> optuna.Trial:
-        """The next trial, for which this coordinator is responsible now; waits for those that others run.
+        """The next trial, which this coordinator has to run; waits while other coordinators run trials.
 
         Raises:
-            QueueEmpty: When there will be none.
+            QueueEmpty: When no trial is left, or after a stop.
         """
         while not self.stopped():
             with suppress(AlreadyLocked), directory.exclusive_lock(self._folder, POLL):
@@ -121,7 +121,7 @@ class TrialQueue(optuna.Study):
         raise QueueEmpty
 
     def _next(self) -> optuna.Trial | None:
-        """The next trial of those that are planned, or one that is proposed."""
+        """The next planned trial, or a proposed one."""
         self._enqueue_missing()
         while self._in_state(TrialState.WAITING):
             trial = super().ask()
@@ -132,7 +132,7 @@ class TrialQueue(optuna.Study):
         return self._propose()
 
     def _propose(self) -> optuna.Trial | None:
-        """A trial that was not planned; a search overrides it."""
+        """Proposes a trial that was not planned; subclasses override it."""
         return None
 
     def _in_state(self, state: TrialState) -> list[FrozenTrial]:
@@ -142,7 +142,7 @@ class TrialQueue(optuna.Study):
         """Fails the trials whose processes are dead."""
         for trial in self._in_state(TrialState.RUNNING):
             if not self._is_own(trial) and self._is_dead(trial):
-                # Its coordinator may have finished it just before it ended.
+                # Its coordinator may have reported the result just before it died.
                 with suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
                     self.tell(trial.number, state=TrialState.FAIL)
 
@@ -156,7 +156,7 @@ class TrialQueue(optuna.Study):
         return _is_free(self._coordinator_folder(coordinator)) and _is_free(self._folder / trial.user_attrs[RUN])
 
     def _enqueue_missing(self) -> None:
-        """Enqueues what nobody has run, runs or will run."""
+        """Enqueues the planned trials that no coordinator has run, is running or will run."""
         recorded = [trial for trial in self.get_trials(deepcopy=False) if RUN in trial.user_attrs]
         newest = {trial.user_attrs[RUN]: trial.state for trial in recorded}
         for key, trial in self.planned.items():
@@ -176,7 +176,7 @@ class TrialQueue(optuna.Study):
         )
 
     def parameters(self, trial: Trial) -> dict[str, float | int]:
-        """What Optuna calls the parameters of a trial: the options of its arm that are numbers, and its seed."""
+        """The parameters of the Optuna trial: the numeric options of the arm, and the seed."""
         numbers = {
             option: float(value)
             for option, value in trial.arm.values.items()
@@ -190,7 +190,7 @@ class TrialQueue(optuna.Study):
         return FloatDistribution(min(values), max(values))
 
     def attributes(self, trial: Trial) -> dict[str, Any]:
-        """What Optuna's dashboard shows of a trial besides its parameters."""
+        """The user attributes of the Optuna trial, which the dashboard shows besides its parameters."""
         attributes = {"arm": trial.arm.name, "stage": trial.stage, RUN: self.key(trial)}
         return attributes | {
             option: value for option, value in trial.arm.values.items() if isinstance(value, str | bool)

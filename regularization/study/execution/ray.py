@@ -1,4 +1,4 @@
-"""Trials on a Ray cluster, the extra ``ray``: each is a task, on cores or a share of a GPU of some machine."""
+"""Runs trials as tasks of a Ray cluster, on CPU cores or a share of a GPU. Requires the extra ``ray``."""
 
 import logging
 import os
@@ -19,26 +19,27 @@ from regularization.errors import UserError
 from regularization.study.config import Trial
 from regularization.study.execution.trial_process import run_trial
 
-# What a trial reads from its environment, and what finds this program where it is not installed.
+# Environment variables that are passed on to trials: the folders of data sets, and the path on which Python finds this
+# package if it is not installed.
 ENVIRONMENT = ("CIFAR10_ROOT", "CIFAR100_ROOT", "PYTHONPATH")
 # Seconds after which ``ray status`` gives up; by default it tries for a minute.
 STATUS_TIMEOUT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
 
 
 class RayExecutor:
-    """Tasks of a Ray cluster.
+    """Runs trials as tasks of a Ray cluster.
 
     Args:
-        address: Of the cluster's head, ``host:port``, or ``auto`` for the one of this machine.
-        workers: Trials at a time; None for as many as there is room for.
-        threads: CPU threads, and so cores, of each.
-        gpus: GPUs of each, a fraction to share one; None for one where the cluster has any.
+        address: Address of the cluster's head, ``host:port``, or ``auto`` for the cluster of this machine.
+        workers: Number of trials at a time; None for as many as the cluster has room for.
+        threads: Number of CPU threads, and thus of cores, of each trial.
+        gpus: Number of GPUs of each trial, a fraction to share one; None for one GPU if the cluster has any.
 
     Raises:
         UserError: When there is no such cluster, or no machine of it has room for a trial.
     """
 
-    # The coordinator retries: Ray's own retries have no end when a worker is killed for lack of memory.
+    # The coordinator retries, because Ray itself would retry forever if workers are killed for lack of memory.
     attempts = 3
 
     def __init__(self, address: str, workers: int | None, threads: int, gpus: float | None) -> None:
@@ -64,7 +65,7 @@ class RayExecutor:
         yield RayTask(self._ray, self._task.remote(*arguments))
 
     def close(self) -> None:
-        """Leaves the cluster, which ends the tasks that still run."""
+        """Disconnects from the cluster, which ends the tasks that still run."""
         self._ray.shutdown()
 
 
@@ -79,39 +80,39 @@ class RayTask:
     def __init__(self, ray: Any, task: Any) -> None:
         self._ray = ray
         self._task = task
-        self._left = False
+        self._abandoned = False
 
     def wait(self, seconds: float) -> bool:
         """Waits until the task has ended; returns whether it has."""
-        return self._left or bool(self._ray.wait([self._task], timeout=seconds)[0])
+        return self._abandoned or bool(self._ray.wait([self._task], timeout=seconds)[0])
 
     def terminate(self) -> None:
-        """Ray interrupts the task as Ctrl-C does."""
+        """Interrupts the task, as Ctrl-C does."""
         self._ray.cancel(self._task)
 
     def kill(self) -> None:
-        """Leaves the task, which ends when the executor is closed: Ray's forced cancellation may abort this process."""
-        self._left = True
+        """Abandons the task, which ends when the executor closes: Ray's forced cancellation may abort this process."""
+        self._abandoned = True
 
     def cause(self) -> str:
-        """The error by which the task ended."""
+        """The error with which the task ended."""
         try:
             return str(self._ray.get(self._task))
         except self._ray.exceptions.RayError as error:
-            # An error of the task itself comes with its traceback.
+            # The message of an error in the task itself contains a traceback, unlike the message of its cause.
             original = getattr(error, "cause", error)
             text = next(iter(str(original).strip().splitlines()), "")
             return f"its task ended by {type(original).__name__}: {text}"
 
 
 def run_task(trial: Trial, record: bytes, threads: int, gpu: bool, where: tuple[str, str]) -> str:
-    """The task: runs the trial on whatever machine it is.
+    """The Ray task: runs the trial on the machine that Ray has chosen.
 
     Args:
         trial: The trial.
-        record: The trial in Optuna's study, pickled: it opens the storage where it is unpickled.
+        record: The Optuna trial, pickled; it opens the storage on the machine that unpickles it.
         threads: CPU threads.
-        gpu: Whether it has one.
+        gpu: Whether the task has a GPU.
         where: The coordinator's working directory, and the folder of the trial's arm.
 
     Returns:
@@ -126,7 +127,7 @@ def run_task(trial: Trial, record: bytes, threads: int, gpu: bool, where: tuple[
     try:
         run_trial(trial, pickle.loads(record), threads)
     except (KeyboardInterrupt, SystemExit) as error:
-        # Not the worker: it runs other trials.
+        # Only the task ends: the worker process runs other trials, too.
         return f"it ended by {type(error).__name__} {error}"
     return "it ended without a result"
 
@@ -159,7 +160,7 @@ def _connect(address: str) -> Any:
 
 
 def _check_address(address: str) -> None:
-    """Checks that there is a head at ``host:port``: ``ray.init`` would try for minutes."""
+    """Checks that a head runs at ``host:port``, because ``ray.init`` would try for minutes."""
     host, _, port = address.rpartition(":")
     if address.startswith("ray://") or not host or not port.isdigit():
         raise UserError(
@@ -172,8 +173,8 @@ def _check_address(address: str) -> None:
 
 
 def _shares(devices: float, gpus: float) -> int:
-    """Trials that the GPUs of a machine have room for at a time."""
+    """Number of trials for which the GPUs of a machine have room at a time."""
     if not gpus:
         return sys.maxsize
-    # A fraction lies on one GPU, so that two thirds leave a third of each unused.
+    # A fraction is allocated on a single GPU: with two thirds per trial, a third of each GPU stays unused.
     return int(devices) * int(1 / gpus + 1e-9) if gpus < 1 else int(devices // gpus)

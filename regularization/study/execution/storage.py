@@ -1,4 +1,4 @@
-"""Where Optuna keeps a study: a journal file in the study's folder, or PostgreSQL."""
+"""The Optuna storage of a study: a journal file in the study's folder, or a PostgreSQL database."""
 
 import re
 import time
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
 FOLDER = "optuna"
 JOURNAL = f"{FOLDER}/journal.log"
-# Attempts to open a database: of two that come to an empty one at once, both begin to make the tables and one fails.
+# Attempts to open a database: if two processes open an empty one at once, both create the tables and one fails.
 ATTEMPTS = 4
-# Seconds and milliseconds. By default, the system notices only after a quarter of an hour that a server has
-# disappeared.
+# Timeouts in seconds, tcp_user_timeout in milliseconds. By default, the system takes a quarter of an hour to notice
+# that a server no longer responds.
 CONNECTION = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 20, "keepalives_interval": 5}
 
 
 class JournalLock(FileLock):
-    """The journal's lock, which the system releases when its holder dies; Optuna's own would then last 30 seconds."""
+    """The journal's lock. The system releases it when its process dies; Optuna's own would then last for 30 seconds."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, fallback_to_soft=False, poll_interval=0.01)
 
     def __reduce__(self) -> Any:
-        """The process of a trial gets a lock that it does not hold."""
+        """Pickles the lock for the process of a trial, which does not hold it."""
         return JournalLock, (self.lock_file,)
 
 
 def open_journal(folder: Path) -> BaseStorage:
-    """The journal of the study in ``folder``, created where there is none.
+    """Opens the journal of the study in ``folder``, or creates it if there is none.
 
     Raises:
-        UserError: When it can't be read, after the disk was full for instance.
+        UserError: When it can't be read, for example because the disk was full.
     """
     path = folder / JOURNAL
     path.parent.mkdir(exist_ok=True)
@@ -54,7 +54,7 @@ def open_journal(folder: Path) -> BaseStorage:
 
 
 def open_database(url: str) -> BaseStorage:
-    """Optuna's tables in a PostgreSQL database, created where there are none.
+    """Opens Optuna's tables in a PostgreSQL database, or creates them if there are none.
 
     Raises:
         UserError: When it is not a PostgreSQL database, or cannot be opened.
@@ -64,7 +64,7 @@ def open_database(url: str) -> BaseStorage:
             "--storage must be postgresql://USER@HOST/DATABASE, with the password in PGPASSWORD or ~/.pgpass;\n"
             "in a URL, %40 stands for @. Without --storage, machines share the study's folder"
         )
-    # Without a driver's name, SQLAlchemy 2.1 would look for another one than the extra brings.
+    # Without the name of a driver, SQLAlchemy 2.1 would use another one than the extra installs.
     options = {"pool_pre_ping": True, "connect_args": CONNECTION}
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -72,7 +72,7 @@ def open_database(url: str) -> BaseStorage:
         except ImportError as error:
             raise UserError(f"--storage: pip install 'regularization[postgresql]' ({error})") from error
         except Exception as error:
-            # A malformed URL, or tables of another version of Optuna, come as errors of Python.
+            # A malformed URL, or tables of another version of Optuna, raise built-in exceptions.
             if not (is_storage_error(error) or isinstance(error, ValueError | KeyError | RuntimeError)):
                 raise
             if attempt == ATTEMPTS:
@@ -83,7 +83,7 @@ def open_database(url: str) -> BaseStorage:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown: user, host and database; none of them where the text is not clearly a URL."""
+    """The URL without secrets: user, host, port and database; a placeholder if the text is not clearly a URL."""
     from sqlalchemy import URL
 
     if (parsed := _parse(url)) is None:
@@ -94,9 +94,9 @@ def without_password(url: str) -> str:
 
 
 def _parse(url: str) -> "URL | None":
-    """The parts of a PostgreSQL URL; None for any other text, which may contain a password at any place.
+    """Parses a PostgreSQL URL; None for any other text, which may contain a password at any place.
 
-    With a second ``@``, which belongs to a password that is not percent-encoded, a part of it would pass for the host.
+    A second ``@`` belongs to a password that is not percent-encoded, part of which would be parsed as the host.
     """
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
@@ -110,7 +110,7 @@ def _parse(url: str) -> "URL | None":
 
 
 def _without_secrets(message: str, url: str) -> str:
-    """``message`` with the passwords of ``url`` replaced, and the whole of its query."""
+    """Masks the password and the whole query of ``url`` in ``message``."""
     parsed = _parse(url)
     assert parsed is not None
     values = [parsed.password, *(str(value) for value in parsed.query.values()), url.partition("?")[2]]
@@ -120,14 +120,14 @@ def _without_secrets(message: str, url: str) -> str:
 
 
 def is_storage_error(error: BaseException) -> bool:
-    """Whether a database has not answered."""
+    """Whether the error comes from a database that has not answered."""
     module = type(error).__module__.partition(".")[0]
     return module in ("sqlalchemy", "psycopg2") or isinstance(error, optuna.exceptions.StorageInternalError)
 
 
 @contextmanager
 def ignoring_storage_errors() -> Iterator[None]:
-    """Goes on where a database does not answer."""
+    """Suppresses the errors of a database that does not answer."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What the process of a trial does: one ``fit`` into the trial's run folder, whose epochs it reports to Optuna."""
+"""The process of a trial: runs ``fit`` in the trial's run folder and reports its epochs to Optuna."""
 
 import os
 import sys
@@ -16,28 +16,28 @@ from regularization.study.config import FAILED, PRUNED, Trial
 from regularization.study.execution.storage import ignoring_storage_errors
 
 LOG = "log.txt"
-# User attribute of an Optuna trial: the step that it last began or resumed at.
+# User attribute of an Optuna trial: the step at which it last started or resumed.
 START_STEP = "start_step"
 # User attribute of Optuna's study: the metric that is the value of its trials.
 OBJECTIVE = "objective"
-# Seconds. A predecessor may be about to end; and a machine that died keeps its locks on a network file system for a
-# lease, 90 seconds by default.
+# Seconds to wait for the lock. A previous process may be about to end, and a network file system keeps the locks of a
+# crashed machine until its lease expires, after 90 seconds by default.
 LOCK_TIMEOUT = 150.0
 
 
 def run_trial(trial: Trial, record: optuna.Trial | None, threads: int) -> None:
     """Trains the trial from its last checkpoint, holding the lock of its run folder.
 
-    SIGINT and SIGTERM end it as they end ``fit``. Why it failed is left in the run folder.
+    SIGINT and SIGTERM end it as they end ``fit``. If it fails, the reason is written to the run folder.
 
     Args:
         trial: The trial.
-        record: The trial in Optuna's study; None for one that is in none.
-        threads: CPU threads: the last bits of the results depend on them.
+        record: The Optuna trial; None for a trial that is not in an Optuna study.
+        threads: Number of CPU threads; the last bits of the results depend on it.
     """
     import torch
 
-    # The sweep or the cluster may have been started by srun or torchrun: this process trains alone.
+    # The sweep or the cluster may have been started by srun or torchrun, but this process trains by itself.
     distributed.forget_launcher()
     torch.set_num_threads(threads)
     try:
@@ -45,7 +45,7 @@ def run_trial(trial: Trial, record: optuna.Trial | None, threads: int) -> None:
             _redirect_output(trial.folder / LOG)
             directory.remove_temporary_files(trial.folder)
             (trial.folder / FAILED).unlink(missing_ok=True)
-            # The predecessor may have finished it.
+            # A previous process may have finished the trial.
             if not trial.done:
                 _fit(trial, record)
     except Exception as error:
@@ -61,8 +61,8 @@ def _fit(trial: Trial, record: optuna.Trial | None) -> None:
     from regularization.training.memory import retain_freed_memory
 
     last = trial.folder / directory.CHECKPOINTS / "last.ckpt"
-    # The test set is for the end of the study, the cores are shared out already, and trials are run to their end,
-    # whatever a config says.
+    # Overrides of the configs: the test set is for the end of the study, the cores are already assigned to the trials,
+    # and trials have no time limit.
     args = [
         *trial.args,
         "--test=null",
@@ -78,11 +78,11 @@ def _fit(trial: Trial, record: optuna.Trial | None) -> None:
 class ReportEpochs(Checkpoint):
     """Reports each epoch to Optuna after its checkpoint was written, and ends a run that is pruned.
 
-    A ``Checkpoint`` callback, because Lightning runs those last. What the storage does not take now is in the run
-    folder all the same.
+    It is a ``Checkpoint`` callback, because Lightning runs those last. Epochs that the storage does not accept are not
+    lost: they are also in the run folder.
 
     Args:
-        record: Optuna's trial.
+        record: The Optuna trial.
         folder: The run folder, in which a pruned run is marked.
     """
 
@@ -92,7 +92,7 @@ class ReportEpochs(Checkpoint):
         self._pruned = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reports where the run begins or resumes, and the epochs before; one that was pruned does not go on."""
+        """Reports the step at which the run starts or resumes, and earlier epochs; a pruned run does not continue."""
         with ignoring_storage_errors():
             self._record.set_user_attr(START_STEP, trainer.global_step)
             self._pruned = report_epochs(self._record, self._folder)
@@ -108,13 +108,13 @@ class ReportEpochs(Checkpoint):
 
 
 def report_epochs(record: optuna.Trial, folder: Path) -> bool:
-    """Reports the validated epochs of a run that Optuna does not know yet; returns whether it prunes one of them."""
+    """Reports the validated epochs that Optuna does not know yet; returns whether Optuna prunes the trial at one."""
     rows = results.read_rows(folder) if (folder / directory.METRICS).is_file() else []
     metric = record.study.user_attrs[OBJECTIVE]
     known = record.study.get_trials(deepcopy=False)[record.number].last_step or 0
     pruned = False
     for row in rows:
-        # The pruner takes a missing score for a bad one.
+        # Epochs without a score are skipped, because the pruner would treat a missing score as a bad one.
         if row["epoch"] >= known and metric in row:
             record.report(row[metric], int(row["epoch"]) + 1)
             pruned |= record.should_prune()
@@ -122,7 +122,7 @@ def report_epochs(record: optuna.Trial, folder: Path) -> bool:
 
 
 def _redirect_output(path: Path) -> None:
-    """Sends what the process prints to a file, also what libraries write past Python."""
+    """Redirects the output of the process to a file, including what libraries write without Python's streams."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

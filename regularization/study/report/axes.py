@@ -1,4 +1,4 @@
-"""What the interactive figures and the one for papers share: positions and labels on the axes, ranges, error bars."""
+"""Shared by the interactive figures and the one for papers: positions and labels on axes, ranges, error bars."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from regularization.models.objective import ACCURACY
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.conclusion import Conclusion
 
-# Labels on a logarithmic axis are at least this share of its length apart.
+# Minimum distance between labels on a logarithmic axis, as a fraction of its length.
 MIN_DISTANCE = 0.1
 # Options with their names and symbols in figures; others are named by their last word.
 _NAMES = {
@@ -25,7 +25,7 @@ _NAMES = {
     "max_epochs": "epochs",
     "max_steps": "steps",
 }
-# Letters per line of the name of an arm, and of an option.
+# Maximum number of characters per line in the name of an arm, and in that of an option.
 ARM_LENGTH, OPTION_LENGTH = 24, 40
 
 
@@ -79,7 +79,7 @@ def labelled(
 ) -> list[ArmSummary]:
     """The arms for which there is space for a label: first the chosen one, then the others by ``option``.
 
-    All arms, or those ``among`` them that have this kind of label.
+    ``among`` lists the arms that have this kind of label; None for all arms.
     """
     candidates = conclusion.arms if among is None else among
     arms = sorted(candidates, key=lambda arm: arm is not conclusion.chosen)
@@ -93,7 +93,7 @@ def labelled(
 
 
 def fold(name: str, line_break: str, length: int = ARM_LENGTH) -> str:
-    """A name in lines of at most ``length`` letters, which end after punctuation where there is some."""
+    """Breaks a name into lines of at most ``length`` characters, after punctuation if possible."""
     return line_break.join(re.findall(rf".{{1,{length}}}$|.{{1,{length - 1}}}[_,+/ .]|.{{{length}}}", name))
 
 

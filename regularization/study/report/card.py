@@ -1,4 +1,4 @@
-"""The answer card at the top of a report: the verdict, by how much, the recommended value, and what it cost."""
+"""The answer card at the top of a report: the verdict, the gain, the recommended value, and the cost."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from regularization.study.results import Result
 
 @dataclass(frozen=True)
 class Fact:
-    """One number of the card: what it is, the number, and what belongs to it in small letters."""
+    """One number of the card: its label, its value, and a note in small letters."""
 
     label: str
     value: str
@@ -29,8 +29,8 @@ class AnswerCard:
     """The answer of a study at a glance.
 
     Attributes:
-        verdict: In a few words, such as ``Weight decay helps``.
-        kind: ``helps``, ``hurts``, ``none`` or ``undecided``: the color of the card.
+        verdict: The verdict in a few words, such as ``Weight decay helps``.
+        kind: ``helps``, ``hurts``, ``none`` or ``undecided``; it determines the color of the card.
         facts: The numbers.
     """
 

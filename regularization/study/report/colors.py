@@ -10,7 +10,7 @@ from regularization.study.analysis.arms import ArmSummary
 
 VALIDATION, CLEAN, RECOMMENDED, NEUTRAL = "#2a78b5", "#d1603d", "#3a9a5b", "#7b828a"
 BAND = "rgba(42, 120, 181, 0.25)"
-# Arms without an order.
+# Colors of arms without an order.
 ARMS = (
     "#2f7fc1",
     "#b3702a",
@@ -23,13 +23,13 @@ ARMS = (
     "#8a8a20",
     "#1c93a3",
 )
-# Values of one option, from the smallest to the largest.
+# Color scale for the values of one option, from the smallest to the largest.
 ORDERED = ("#2f7fc1", "#1f8f86", "#5f9433", "#a8811c", "#cf6a3a", "#c9547a", "#8f6bc4")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
 def line_styles(arms: Sequence[ArmSummary]) -> list[dict[str, str]]:
-    """A color and a dash pattern per arm, which no other arm has; many values of one option have ordered colors."""
+    """A unique color and dash pattern per arm; values of one option, or very many arms, have ordered colors."""
     is_axis = len({option for arm in arms for option in arm.results[0].values}) == 1
     styles = [{"color": color, "dash": dash} for dash, color in product(DASHES, ARMS)]
     if is_axis or len(arms) > len(styles):

@@ -1,4 +1,4 @@
-"""What the arms did besides the accuracy: loss, calibration and norms by arm, and the norm of each layer by λ."""
+"""Figures of metrics other than the accuracy: loss, calibration and norms by arm, and layer norms by λ."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from regularization.study.report.axes import axis_name, fold
 from regularization.study.report.colors import NEUTRAL, RECOMMENDED, VALIDATION
 
 LAYER = "norm/"
-# Pixels: the height of a small figure, and of a row of one with many rows.
+# Heights in pixels: of a small figure, and of a row in a figure with many rows.
 HEIGHT, ROW = 340, 22
 
 

@@ -27,7 +27,7 @@ from regularization.study.report.axes import (
 from regularization.study.report.colors import BAND, CLEAN, NEUTRAL, RECOMMENDED, VALIDATION, line_styles
 from regularization.study.results import Result, Row
 
-# The value of an option, and the number in a cell, in pixels.
+# Font size of the text in the cells of a heat map, in pixels.
 FONT = 11
 
 
@@ -42,7 +42,7 @@ def main_figure(conclusion: Conclusion, study: Study) -> go.Figure:
 
 
 def lambda_curve(conclusion: Conclusion, option: str) -> go.Figure:
-    """The objective against λ (each seed, mean and 95% interval); with validation accuracy, the clean training one.
+    """The objective against λ (each seed, mean and 95% interval); for validation accuracy, also the clean training one.
 
     λ has a logarithmic axis, with 0 at its left end. The smooth curve is drawn with its 95% band.
     """
@@ -63,7 +63,7 @@ def lambda_curve(conclusion: Conclusion, option: str) -> go.Figure:
 
 
 def log_axis(conclusion: Conclusion, option: str) -> list[float]:
-    """The positions of the arms on a logarithmic axis, on which 0 has one too."""
+    """The positions of the arms on a logarithmic axis; λ = 0 has a position, too."""
     return [10**position for position in arm_positions(conclusion, option)]
 
 
@@ -130,7 +130,7 @@ def heat_map(conclusion: Conclusion, options: list[str], metric: str = "val_accu
     figure = go.Figure(trace)
     chosen = conclusion.chosen.results[0].values
     row, column = rows.index(chosen[options[0]]), columns.index(chosen[options[1]])
-    # A category has the number of its position, and its cell reaches half of a unit to both sides.
+    # The coordinate of a category is its index, and its cell extends half a unit to both sides.
     corners = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
     figure.add_shape(type="rect", **corners, line={"color": CLEAN, "width": 4})
     figure.update_xaxes(type="category", title=axis_name(options[1]))
@@ -249,7 +249,7 @@ def _plotly_error_bars(arms: Sequence[ArmSummary]) -> dict[str, Any]:
 
 
 def _epoch_step(epochs: float) -> int:
-    """A round number of epochs between two ticks, of which there are ten at most."""
+    """A round number of epochs between two ticks, so that there are at most ten ticks."""
     power = 1
     while True:
         for step in (power, 2 * power, 5 * power):
@@ -269,7 +269,7 @@ def _means_by_epoch(runs: list[list[Row]], metric: str) -> tuple[list[float], li
 
 
 def with_layout(figure: go.Figure, height: int = 440, legend: bool = True) -> go.Figure:
-    """Transparent, so that it fits the page's light and dark themes; the page makes room for the legend at the top."""
+    """Makes the figure transparent, to fit light and dark themes; the page makes room for the legend at the top."""
     figure.update_xaxes(automargin=True, title_standoff=12)
     figure.update_yaxes(automargin=True, title_standoff=12)
     return figure.update_layout(

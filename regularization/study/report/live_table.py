@@ -23,12 +23,12 @@ from regularization.study.samplers import DecidingQueue
 
 @dataclass
 class Progress:
-    """How far a trial is.
+    """The progress of a trial.
 
     Attributes:
         state: ``waiting``, ``running``, ``done``, or ``failed``.
         epoch: Epochs that are finished.
-        value: The objective in the last of them, None before.
+        value: The objective in the last of them; None if no epoch is finished.
     """
 
     state: str = "waiting"
@@ -37,11 +37,11 @@ class Progress:
 
 
 class LiveTable:
-    """Shows how far the trials of a queue are, those of other coordinators too.
+    """Shows the progress of the trials of a queue, including those of other coordinators.
 
     Args:
         queue: The trials.
-        epochs: Epochs of a trial; 0 where they are not known.
+        epochs: Epochs of a trial; 0 if unknown.
     """
 
     def __init__(self, queue: TrialQueue, epochs: int) -> None:
@@ -55,7 +55,7 @@ class LiveTable:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """On a terminal, draws while the block runs."""
+        """Draws the table while the block runs, if the output is a terminal."""
         if not sys.stdout.isatty():
             yield
             return
@@ -85,7 +85,7 @@ class LiveTable:
         print(f"{ended:3}{self._total()} {name}: {outcome}  {self._left(progress)}".rstrip(), flush=True)
 
     def progress(self) -> list[tuple[Trial, Progress]]:
-        """Of every trial, from Optuna's study."""
+        """The progress of every trial, from the Optuna study."""
         recorded = [trial for trial in self._queue.get_trials(deepcopy=False) if RUN in trial.user_attrs]
         newest = {trial.user_attrs[RUN]: trial for trial in recorded}
         return [(trial, _progress(trial, newest.get(key))) for key, trial in list(self._queue.planned.items())]
@@ -107,17 +107,17 @@ class LiveTable:
         return table
 
     def _current(self) -> Table:
-        # A storage that does not answer now may do so in a second.
+        # A storage that does not answer now may answer at the next refresh, a second later.
         with suppress(Exception):
             self._shown = self.table()
         return self._shown
 
     def _total(self) -> str:
-        """Of how many trials; empty once trials are added one at a time, whose number is not known."""
+        """A slash and the number of trials; empty once trials are added one at a time, as it is then unknown."""
         return f"/{self._planned}" if len(self._queue.planned) == self._planned else ""
 
     def _share(self, progress: list[tuple[Trial, Progress]]) -> float:
-        """The part of all trials that is done."""
+        """The fraction of all trials that is done; a running trial counts by its finished epochs."""
         shares = [
             1.0 if item.state in ("done", "failed") else item.epoch / self._epochs if self._epochs else 0.0
             for _, item in progress

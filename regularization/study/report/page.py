@@ -25,7 +25,7 @@ from regularization.study.report.image_pairs import PairedImages, Thumbnail
 from regularization.study.results import Result
 
 REPORT = "report.html"
-# The same figure as an image, and for papers as vectors.
+# The main figure as an image, and as vector graphics for papers.
 FIGURES = ("figure.png", "figure.pdf", "figure.svg")
 
 TABLE_NOTE = (
@@ -110,7 +110,7 @@ def _template() -> jinja2.Template:
 
 
 def _unit(objective: Objective) -> str:
-    """What differences from the baseline are given in, and what their sign says."""
+    """The unit of differences from the baseline, and the meaning of their sign."""
     if objective == ACCURACY:
         return "in percentage points"
     kind = "percentage points" if objective.is_fraction else "the unit"
@@ -118,7 +118,7 @@ def _unit(objective: Objective) -> str:
 
 
 def _save_figures(conclusion: Conclusion, study: Study, folder: Path) -> None:
-    # Journals want fonts that are embedded as they are, not as drawings of their letters.
+    # Journals require embedded fonts (type 42) instead of drawings of the letters.
     with rc_context({"pdf.fonttype": 42}):
         for name in FIGURES:
             save(paper.paper_figure(conclusion, study), folder / name)
@@ -155,7 +155,7 @@ def _plots(conclusion: Conclusion, study: Study) -> list[Plot]:
 
 
 def _epoch_plots(conclusion: Conclusion) -> list[Plot]:
-    """What was measured by epoch; metrics of a single epoch are in the table."""
+    """Figures of metrics by epoch; metrics that were measured in a single epoch are in the table."""
     plots = []
     shown = {
         "val_accuracy": ("Validation accuracy by epoch", "validation accuracy", True),

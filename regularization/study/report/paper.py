@@ -21,7 +21,7 @@ from regularization.study.report.axes import (
 )
 from regularization.study.report.colors import CLEAN, NEUTRAL, RECOMMENDED, VALIDATION
 
-# Inches.
+# Sizes in inches.
 WIDTH, HEIGHT, LINE_HEIGHT = 7.0, 4.2, 0.22
 CELL_WIDTH, CELL_HEIGHT = 0.6, 0.42
 
@@ -36,7 +36,7 @@ def paper_figure(conclusion: Conclusion, study: Study) -> Figure:
     axes = figure.subplots()
     if study.axis:
         _draw_lambda_curve(axes, conclusion, study.axis)
-        # Outside, where it covers no arm.
+        # The legend is outside of the axes, so that it covers no arm.
         figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside upper center")
     else:
         _draw_forest_plot(axes, conclusion, names)

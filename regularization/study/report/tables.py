@@ -34,11 +34,11 @@ class TableRow:
 
 
 MISSING = Cell("–", "")
-# Columns that are only shown when the reader chooses them: with the others, the table fits a page of 1200 pixels.
+# Columns that are hidden until the reader selects them: without them, the table fits a page of 1200 pixels.
 HIDDEN = ("p", "difference by image", "corrected", "newly wrong", "run length / τ", "trials", "steps")
-# These make room for the objective, if it is not the accuracy.
+# Columns that are also hidden to make room for an objective other than the accuracy.
 HIDDEN_FOR_OBJECTIVE = ("clean training accuracy", "training time (s)")
-# The same for the table of trials.
+# Columns of the table of trials that are hidden at first.
 HIDDEN_OF_TRIALS = ("clean training accuracy", "gap (points)", "steps")
 
 
@@ -54,8 +54,8 @@ def arm_rows(
 
     Args:
         conclusion: The conclusion of the study.
-        results: All finished runs, those of a search included: what an arm's tuning cost is counted too.
-        pairs: By arm, its comparison with the baseline image by image, where there is one.
+        results: All finished runs, including those of a search, so that the cost of tuning an arm is counted, too.
+        pairs: For each arm, its comparison with the baseline image by image, or None.
     """
     return [
         TableRow(
@@ -105,7 +105,7 @@ def _accuracy_cells(arm: ArmSummary) -> dict[str, Cell]:
     difference, p = MISSING, None
     tests = [result.test_accuracy for result in arm.results if result.test_accuracy is not None]
     if arm.verdict == Verdict.COLLAPSES:
-        # Its interval is so wide that it says nothing.
+        # The interval is left out, because it is too wide to be informative.
         difference = Cell(arm.objective.format_difference(arm.difference), arm.difference)
     elif arm.comparison is not None:
         difference, p = _difference(arm.comparison, arm.objective), arm.comparison.p
