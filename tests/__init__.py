@@ -2,5 +2,5 @@
 
 import os
 
-# Before PyTorch is imported: threads that wait in a loop would slow down the other processes of the tests.
+# Set before PyTorch is imported: threads that wait in a busy loop would slow down the other processes of the tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,4 +1,4 @@
-"""Fixtures: the command line in an empty folder, and the real CIFAR-10 for those who have it."""
+"""Fixtures: the command line in an empty folder, and the real CIFAR-10 if it is available."""
 
 import csv
 import os
@@ -13,13 +13,13 @@ from regularization.cli.main import main
 from tests.processes import kill_the_rest
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-# The base config of the tests that are not about a shipped one.
+# The base config of the tests that do not test a shipped config.
 BASE = Path(__file__).parent / "configs" / "quickstart.yaml"
 
 # Tests run in several processes, and with networks that are too small for several threads.
 torch.set_num_threads(1)
 
-# The same examples every time: what fails is what has changed. A slow machine's example is no failure.
+# The same examples in every run: a new failure is due to a change of the code. A slow example is not a failure.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
@@ -28,14 +28,14 @@ Rows = list[dict[str, float]]
 
 @pytest.fixture(autouse=True)
 def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test starts in a folder of its own, without the environment's data or seed."""
+    """Every test starts in a folder of its own, without a seed in its environment."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
 @pytest.fixture(autouse=True)
 def _same_environment() -> Iterator[None]:
-    """A test leaves no variables behind: Lightning sets MASTER_ADDR, which would make the next test wait for others."""
+    """Restores the environment: Lightning sets MASTER_ADDR, which would make the next test wait for other processes."""
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():
@@ -44,7 +44,7 @@ def _same_environment() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_runs_on() -> Iterator[None]:
+def _kill_processes() -> Iterator[None]:
     yield
     kill_the_rest()
 

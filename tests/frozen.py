@@ -9,19 +9,19 @@ from regularization import SmallResNet
 
 
 class Frozen(SmallResNet):
-    """SmallResNet with batch norm always in evaluation mode: what an image gives depends on that image alone."""
+    """SmallResNet with batch norm always in evaluation mode: the output for an image depends on that image alone."""
 
     def __init__(self, num_classes: int = 10, width: int = 8) -> None:
         super().__init__(num_classes=num_classes, width=width)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
-                nn.init.constant_(module.weight, 2.0)  # else signals die out, as its statistics are nobody's
+                nn.init.constant_(module.weight, 2.0)  # else activations vanish: its statistics are not measured
                 module.train = lambda mode=True, module=module: module  # type: ignore[method-assign, misc]
 
 
 class Lost(SmallResNet):
-    """SmallResNet whose second process of torchrun is gone as soon as it scores an image."""
+    """SmallResNet that kills the second process of torchrun as soon as it scores an image."""
 
     by = signal.SIGKILL
 
@@ -32,6 +32,6 @@ class Lost(SmallResNet):
 
 
 class Ended(Lost):
-    """The same by the signal that asks a process to end."""
+    """The same with SIGTERM, which asks a process to end."""
 
     by = signal.SIGTERM

@@ -1,4 +1,4 @@
-"""Processes that a test starts: stopped at a moment that is known by what they have done, and gone with the test."""
+"""Processes that a test starts: they are stopped at a given point of their work, and killed after the test."""
 
 import os
 import signal
@@ -12,13 +12,13 @@ STARTED: list["subprocess.Popen[bytes]"] = []
 
 
 def started(process: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
-    """The same process, which is killed after the test if it is still there."""
+    """Returns the same process, which is killed after the test if it still runs."""
     STARTED.append(process)
     return process
 
 
 def kill_the_rest() -> None:
-    """After a test that failed, some may be at work, or stopped."""
+    """Kills all processes of a test; after a test that failed, some may still run or be stopped."""
     for process in STARTED:
         process.kill()
         process.wait()
@@ -26,16 +26,17 @@ def kill_the_rest() -> None:
 
 
 def state(pid: int) -> str:
-    """R, S or D: it runs or waits; T: it was stopped; Z: it has ended."""
+    """The state of a process: R, S or D if it runs or waits, T if it is stopped, Z if it has ended."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return "Z"
 
 
 def frozen(pid: int, ready: Callable[[], bool], every: float = 0.01) -> bool:
-    """Stops the process with SIGSTOP once it is ``ready``, which it then stays; looks ``every`` so many seconds.
+    """Stops the process with SIGSTOP once ``ready()`` is true, which then stays true; polls every ``every`` seconds.
 
-    By what it has done, not by the clock: machines are not equally quick. False: it ended before.
+    The condition is what the process has done, not a time, because machines differ in speed. Returns False if the
+    process ended before.
     """
     while state(pid) != "Z":
         with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Replays of stored tables of runs: what a study pays, and that it is judged as ``sweep`` judges it."""
+"""Replays of stored tables of runs: the cost of a study, and the same verdict as that of ``sweep``."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The rules of docs/architecture.md: imports go downward, and what is small stays small."""
+"""The rules of docs/architecture.md: imports go downward, and modules and functions stay short."""
 
 import ast
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "regularization"
-# From top to bottom: a folder imports from itself and from what stands below it.
+# From top to bottom: a folder imports only from itself and from the folders below it.
 LAYERS = ["cli", "study", "training", "inference", "callbacks", "models", "optim", "runs", "data", "internals"]
-# Whoever imports the public names or the errors may stand anywhere.
+# The public names and the errors may be imported from any layer.
 ROOT = {"__init__", "__main__", "api", "errors"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -17,7 +17,7 @@ each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """The modules of this package that a module imports, wherever in it."""
+    """The modules of this package that a module imports, anywhere in its code."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             yield from [node.module] if "." in node.module else [f"{node.module}.{alias.name}" for alias in node.names]

@@ -1,4 +1,4 @@
-"""What docs/extend.md shows is written to files and run."""
+"""The code blocks of docs/extend.md are written to files and run."""
 
 import importlib
 import shlex

@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _own_settings() -> Iterator[None]:
-    """``--trainer.deterministic`` holds for the whole process."""
+    """Resets what ``--trainer.deterministic`` sets for the whole process."""
     yield
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.deterministic = False
@@ -90,7 +90,7 @@ def test_augmentation_draws_the_same_on_the_gpu() -> None:
     assert torch.equal(augment(pixels.cuda(), index.cuda(), 5).cpu(), expected)
     mean, std = (0.49, 0.48, 0.44), (0.25, 0.24, 0.26)
     on_cpu, on_gpu = (Preprocess(96, mean, std).to(device)(expected.to(device)).cpu() for device in ("cpu", "cuda"))
-    # Resizing rounds to whole pixel values: where sums differ in the last bit, by one of 255 levels.
+    # Resizing rounds to integer pixel values: if sums differ in the last bit, the results differ by one of 255 levels.
     difference = (on_gpu - on_cpu).abs()
     assert difference.max() < 1.1 / 255 / min(std)
     assert (difference > 1e-4).float().mean() < 0.01
@@ -112,7 +112,7 @@ def test_channels_last_is_what_the_gpu_gets() -> None:
 
 
 class NoWaiting(Callback):
-    """Makes PyTorch raise where a training step waits for the GPU, from the second step on."""
+    """Makes PyTorch raise if a training step waits for the GPU, from the second step on."""
 
     def __init__(self) -> None:
         self.steps = 0

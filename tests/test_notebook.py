@@ -1,4 +1,4 @@
-"""The lecture notebook: it is committed with its outputs, and what it says is what its cells find."""
+"""The lecture notebook: it is committed with its outputs, and its text agrees with the results of its cells."""
 
 import json
 import re

@@ -86,7 +86,7 @@ def test_a_study_and_its_base_are_found_by_their_names(capsys: pytest.CaptureFix
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a wheel puts into site-packages. It is built from a copy: what setuptools leaves behind would be seen."""
+    """The files that a wheel installs; it is built from a copy because setuptools leaves files in the source folder."""
     source, built, installed = (tmp_path_factory.mktemp(name) for name in ("source", "built", "installed"))
     for folder in ("regularization", "configs"):
         shutil.copytree(CHECKOUT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""What the README and the pages in docs/ tell people to type is typed here, shortened."""
+"""Runs what the README and the pages in docs/ tell people to type, shortened."""
 
 import dataclasses
 import os
@@ -35,13 +35,13 @@ SHORTER_CALLS = {
     "studies": {"trainer__max_epochs=20": "trainer__max_epochs=2"},
 }
 
-# Of SLURM, and of our benchmarks.
+# Options of SLURM and of our benchmarks.
 OF_OTHERS = {"--signal", "--quick", "--whole", "--compare"}
-# Dicts by names that users choose, and classes with options of their own.
+# Prefixes of dicts with names that users choose, and of classes with options of their own.
 INSIDE = ("--model.penalties.", "--model.mixing.", "--callbacks.", "--data.augmentations.", "--data.")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
-# Their blocks belong together in files: tests/test_extend.py runs them.
+# Without extend.md: its blocks belong together in files, and tests/test_extend.py runs them.
 each_page_of_single_blocks = pytest.mark.parametrize(
     "page", [path for path in PAGES if path.stem != "extend"], ids=lambda path: path.stem
 )
@@ -73,7 +73,7 @@ def test_what_a_page_names_is_there(page: Path) -> None:
 
 @each_page
 def test_options_that_a_page_names_exist(page: Path, known_options: set[str]) -> None:
-    """In inline code and in commands of this program; options inside of dicts and classes by their first part."""
+    """Checks inline code and commands of this program; options inside of dicts and classes by their first part."""
     text = page.read_text()
     commands = re.findall(r"^(?:srun )?python -m regularization .*", text, re.MULTILINE)
     words = [word for line in commands for word in shlex.split(line, comments=True) if word.startswith("--")]

@@ -1,4 +1,4 @@
-"""The speed benchmark works and says what it measured; how fast anything is, no test can say."""
+"""The speed benchmark works and reports what it measured; the speeds themselves cannot be tested."""
 
 import copy
 import dataclasses

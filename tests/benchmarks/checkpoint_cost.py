@@ -1,7 +1,7 @@
 """What a checkpoint in mid-epoch costs: ``python -m tests.benchmarks.checkpoint_cost --data.root FOLDER``.
 
-Trains the seed's network for some steps, writes checkpoints between them, and sets the time of one against the ten
-minutes between two; and its size against weights and optimizer.
+Trains the network of ``configs/seed.yaml`` for a few steps, writes checkpoints between them, and compares the time of
+one checkpoint with the ten minutes between two, and its size with that of the weights and the optimizer state.
 """
 
 import statistics
@@ -22,7 +22,7 @@ TIMES = 7
 
 
 class Measure(Callback):
-    """Writes checkpoints after the last steps and keeps the seconds each took."""
+    """Writes checkpoints after the third step and keeps the seconds that each took."""
 
     seconds: list[float]
 

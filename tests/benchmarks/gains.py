@@ -1,9 +1,9 @@
-"""The picture of several tables of runs: the gain over λ = 0 within seeds, by λ, one line for each table.
+"""Plots several tables of runs: the gain over λ = 0 with the same seed, by λ, one line for each table.
 
 ``python -m tests.benchmarks.gains .github/images.png docs/measurements/runs/images_*.csv.gz``
 
-With ``--tau``, a second panel shows the same gains by the timescale τ in epochs. ``LABEL=TABLE`` gives a line another
-label than the name of its table.
+With ``--tau``, a second panel shows the same gains by the timescale τ in epochs. ``LABEL=TABLE`` sets the label of a
+line, which is the name of its table by default.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def _draw(axes: Axes, tables: dict[str, Path], by: str) -> float:
     return max(ends)
 
 
-def _named(table: str) -> tuple[str, Path]:
+def _parse_table(table: str) -> tuple[str, Path]:
     label, _, path = table.rpartition("=")
     return label or Path(path).name.removesuffix(".csv.gz").replace("_", " "), Path(path)
 
@@ -74,7 +74,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path, metavar="PNG")
-    parser.add_argument("tables", type=_named, nargs="+", metavar="TABLE")
+    parser.add_argument("tables", type=_parse_table, nargs="+", metavar="TABLE")
     parser.add_argument("--lowest", type=float, default=-2.0, metavar="POINTS")
     parser.add_argument("--tau", action="store_true")
     args = parser.parse_args()

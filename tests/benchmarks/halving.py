@@ -1,7 +1,7 @@
 """What successive halving saves and misses: ``python -m tests.benchmarks.halving STUDY`` for a finished grid.
 
-Runs are functions of their seed, so what a stopped trial would have shown is in the grid's own curves: the search is
-played again on them, in 20 random orders, each with one of the seeds for all arms.
+A run is determined by its seed, so the grid's own curves contain what a stopped trial would have reported. The search
+is replayed on them in 20 random orders, each with one of the seeds for all arms.
 """
 
 import random

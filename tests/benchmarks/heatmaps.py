@@ -1,4 +1,4 @@
-"""The picture of two studies over the learning rate: by λ, and by τ.
+"""Plots two studies of the learning rate: one by λ, and one by τ.
 
 ``python -m tests.benchmarks.heatmaps .github/valley.png lr_and_lambda.csv.gz lr_and_tau.csv.gz``
 
@@ -24,7 +24,7 @@ def grid(path: Path, by: str) -> tuple[list[float], list[float], NDArray[np.floa
     """Learning rates, values of λ or τ with the weakest decay first, and mean accuracies in percent for each pair."""
     found: dict[tuple[float, float], list[float]] = {}
     for row in rows(path):
-        # By τ, λ = 0 has none. Values are rounded because τ follows from λ.
+        # With λ = 0 there is no τ, which counts as infinite. Values are rounded because τ follows from λ.
         position = float(f"{float(row[by] or 'inf'):.2g}")
         found.setdefault((float(row["lr"]), position), []).append(100 * float(row["val_accuracy"]))
     rates = sorted({rate for rate, _ in found})

@@ -13,7 +13,7 @@ from pathlib import Path
 from regularization import fit
 
 WITH = Path(__file__).parents[2] / "configs" / "with"
-# They need other devices or files, or change the length of a run.
+# These overlays need other devices or files, or change the length of a run.
 LEFT_OUT = ("ddp", "gpu", "finetune", "early_stopping")
 STEPS, EPOCHS = 20, 3
 
@@ -36,7 +36,7 @@ def seconds_per_step(overlay: str | None, folder: Path) -> float:
 
 
 def measure(overlays: list[str], rounds: int, folder: Path) -> dict[str, list[float]]:
-    """By overlay, its ratio to the mean of the plain runs before and after, one for each round."""
+    """The ratios of each overlay to the mean of the plain runs before and after it, one for each round."""
     ratios: dict[str, list[float]] = {overlay: [] for overlay in overlays}
     before = seconds_per_step(None, folder)
     for _ in range(rounds):

@@ -1,9 +1,9 @@
-"""Why weight decay helps: how much of its gain is the effective learning rate of scale-invariant filters.
+"""Measures how much of the gain of weight decay is due to the effective learning rate of scale-invariant filters.
 
-Run with ``python -m tests.benchmarks.mechanism --json mechanism.json``. Five arms of ``configs/fast_sgd.yaml`` with
-each seed: weight decay, none, weight decay of the scale-invariant filters alone or of everything else alone, and a
-control without weight decay, in which each scale-invariant filter is rescaled after every step to the norm that it had
-in the run with weight decay. The control has the effective learning rate η/‖w‖² of that run, and no decay.
+Run with ``python -m tests.benchmarks.mechanism --json mechanism.json``. With each seed, ``configs/fast_sgd.yaml`` is
+trained in five arms: weight decay, none, weight decay of the scale-invariant filters alone or of everything else alone,
+and a control without weight decay, in which each scale-invariant filter is rescaled after every step to the norm that
+it had in the run with weight decay. The control has the effective learning rate η/‖w‖² of that run, and no decay.
 
 The share of the gain that an arm brings is (arm − none)/(weight decay − none), with Fieller's interval.
 """
@@ -59,7 +59,7 @@ class MatchNorms(Callback):
     """Rescales each scale-invariant filter after every step to a recorded norm.
 
     Args:
-        norms: Those of ``RecordNorms``.
+        norms: The norms that ``RecordNorms`` has recorded.
     """
 
     def __init__(self, norms: list[list[Tensor]]) -> None:

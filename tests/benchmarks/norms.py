@@ -1,4 +1,4 @@
-"""The picture of what λ does to the weights: their norm by epoch, one line for each λ of a study.
+"""Plots the effect of λ on the weights: their norm by epoch, one line for each λ of a study.
 
 ``python -m tests.benchmarks.norms runs/quickstart/version_0 .github/norms.png``
 """

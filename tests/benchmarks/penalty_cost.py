@@ -1,4 +1,4 @@
-"""What regularization costs: training steps of the seed's network, alternating in one process.
+"""The cost of regularization: training steps of the network of ``configs/seed.yaml``, alternating in one process.
 
 Run on a quiet machine with `python -m tests.benchmarks.penalty_cost`. Prints the median over 30 alternating steps of
 each variant, and its ratio, pair by pair, to plain weight decay.
@@ -20,7 +20,7 @@ WARM_UP = 3
 
 
 class Variant:
-    """The seed's network with one way to regularize it."""
+    """The network of ``configs/seed.yaml`` with one way to regularize it."""
 
     def __init__(self, decay: float, watched: bool = False, **penalties: Penalty | None) -> None:
         torch.manual_seed(0)

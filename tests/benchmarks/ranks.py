@@ -1,9 +1,9 @@
 """What it costs to train one network in several processes: ``python -m tests.benchmarks.ranks``.
 
-On this computer's CPU, by gloo, one thread a process. For 1, 2 and 4 processes: the step of DDP as ``with/ddp.yaml``
-asks for it, that of plain DDP, and the same step of processes that don't speak to each other, in turn. Beside them what
-a formula gives from the speed of ``all_reduce`` alone, a ring's 2·(W−1)/W·G bytes through each process, G the bytes of
-the gradient, none of it hidden behind the computation.
+All processes run on the CPU of this computer with the gloo backend, one thread each. For 1, 2 and 4 processes, three
+kinds of steps are timed in turn: DDP as configured by ``with/ddp.yaml``, plain DDP, and processes that do not
+communicate. Beside them is the prediction of a formula from the speed of ``all_reduce`` alone: in a ring, 2·(W−1)/W·G
+bytes pass through each process, with G the bytes of the gradient, and no communication overlaps with the computation.
 """
 
 import json
@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from regularization import ResNet, WhitenedNet
 
-# The seed's network and batch, and a quick one: (network, image size, images of the global batch).
+# The network and batch of configs/seed.yaml, and a quick task: (network, image size, images of the global batch).
 TASKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "seed": (lambda: ResNet(10), 96, 64),
     "fast": (lambda: WhitenedNet(10, width=32), 32, 512),
@@ -48,12 +48,12 @@ def median_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: to
 
 
 def ddp(network: nn.Module, look: bool) -> nn.Module:
-    """The network with gradients that are means over processes; whether to look for parameters without one."""
+    """The network in DDP, which averages gradients over processes; ``look``: whether to find unused parameters."""
     return DistributedDataParallel(network, find_unused_parameters=look)
 
 
 def reduce_seconds(size: int) -> float:
-    """Seconds in which as many numbers are added up over all processes."""
+    """Seconds of an ``all_reduce`` that adds up ``size`` numbers over all processes."""
     numbers, times = torch.ones(size), []
     for _ in range(2 * STEPS):
         dist.barrier()
@@ -64,7 +64,7 @@ def reduce_seconds(size: int) -> float:
 
 
 def work(rank: int, world: int, port: int, task: str, line: Connection) -> None:
-    """One process; the first one reports."""
+    """Runs one process; rank 0 sends the results."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
@@ -91,7 +91,7 @@ def work(rank: int, world: int, port: int, task: str, line: Connection) -> None:
 
 
 def measure(world: int, task: str) -> dict[str, Any]:
-    """The figures of so many processes."""
+    """The figures for ``world`` processes."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -113,7 +113,7 @@ def measure(world: int, task: str) -> dict[str, Any]:
 
 def main(args: list[str]) -> None:
     """Prints the table; ``--json FILE`` writes it too."""
-    # DDP would say in each process that it looks for parameters without a gradient, and finds none.
+    # Else DDP would warn in each process that it searched for unused parameters and found none.
     os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
     found = [measure(world, task) for task in TASKS for world in (1, 2, 4)]
     print("task  processes     step    plain    alone     cost  images/s   lost predicted    all_reduce GB/s each")

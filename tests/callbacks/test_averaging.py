@@ -75,7 +75,7 @@ def test_lookahead_refuses_impossible_options(capsys: pytest.CaptureFixture[str]
 
 
 def test_the_last_checkpoint_of_lookahead_is_its_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if the last step is not a multiple of ``every``."""
+    """This also holds if the last step is not a multiple of ``every``."""
     records = record_hooks(monkeypatch)
     main(["fit", *SHORT])
     state = torch.load("runs/quickstart/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
@@ -118,7 +118,7 @@ def test_swa_and_lawa_are_means(
     network.load_state_dict(state)
     data = Digits(batch_size=64, val_size=0.2 if validated else None)
     data.setup("fit")
-    # The stem is not followed by a norm layer of its own: its output is what the first norm layer gets.
+    # The stem has no norm layer of its own: its output is the input of the first norm layer.
     stem = [network.stem(data.preprocess(batch.images)) for batch in data.clean_dataloader()]
     mean = torch.stack([output.mean(dim=(0, 2, 3)) for output in stem]).mean(dim=0)
     variance = torch.stack([output.transpose(0, 1).flatten(1).var(dim=1) for output in stem]).mean(dim=0)

@@ -1,4 +1,4 @@
-"""When several processes write ``last.ckpt``, which agree on a request one step later."""
+"""The steps at which several processes write ``last.ckpt``; they agree on a request one step later."""
 
 import itertools
 import signal
@@ -15,7 +15,7 @@ from regularization.callbacks.checkpointing import BestCheckpoint, LastCheckpoin
 
 
 class DelayedConsensus:
-    """As ``RankConsensus`` with several processes: a poll returns what was requested in the step before."""
+    """Like ``RankConsensus`` with several processes: a poll returns what was requested in the step before."""
 
     def __init__(self) -> None:
         self.requests = [0, 0]
@@ -42,7 +42,7 @@ def test_several_processes_write_every_few_steps(steps: int, expected: list[int]
 
 
 def test_several_processes_write_once_per_interval_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A step takes a minute. All processes learn in the sixth step what was requested in the fifth.
+    # A step takes a minute. All processes receive in the sixth step what was requested in the fifth.
     clock = itertools.count(0.0, 60.0)
     monkeypatch.setattr("regularization.callbacks.checkpointing.time.monotonic", lambda: clock.__next__())
     written = written_at(minutes=5.0)
@@ -73,7 +73,7 @@ def written_at(**intervals: float) -> list[int]:
 
 
 def test_no_path_of_a_checkpoint_is_taken_for_a_former_best_file(tmp_path: Path) -> None:
-    """Lightning would delete it once there is a better one."""
+    """Lightning would delete that file after the next better epoch."""
     victim = str(tmp_path / "checkpoints" / ".." / "victim")
     callback = BestCheckpoint(tmp_path / "checkpoints")
     score = torch.tensor(0.0)

@@ -45,10 +45,10 @@ def test_another_objective_has_a_panel_and_its_best_epoch() -> None:
     assert (best.get_xydata().tolist(), best.get_label()) == ([[2, 1.5]], "best 1.5")  # type: ignore[union-attr]
     assert cost.get_ylabel() == "val_cost"
     assert [len(axes.get_lines()) for axes in (loss, accuracy)] == [2, 2]
-    # The loss has a panel of its own already; its best value is the first one of those that are equal.
+    # The loss already has a panel of its own; its best value is the first of the equal values.
     loss, accuracy = draw(rows, "title", LOSS).axes
     assert [line.get_label() for line in loss.get_lines()] == ["training", "validation", "best 1.0000"]
     assert loss.get_lines()[2].get_xydata().tolist() == [[1, 1]]  # type: ignore[union-attr]
     assert len(accuracy.get_lines()) == 2
-    # Nothing is drawn of a metric that was not logged.
+    # A metric that was not logged is not drawn.
     assert len(draw(ROWS, "title", Objective.parse("min:val_cost")).axes) == 2

@@ -13,8 +13,8 @@ def test_callbacks_are_in_the_order_in_which_they_rely_on_each_other(tmp_path: P
     configured, last = Callback(), Callback()
     callbacks = default_callbacks(tmp_path, "seed: 0\n", configured=[configured], last=[last])
     names = [type(callback).__name__ for callback in callbacks.ordered]
-    # The monitor measures while a configured callback has swapped the weights, and nothing is written of a run that has
-    # diverged. The history is part of the checkpoints.
+    # The monitor measures while a configured callback has swapped the weights. After a divergence, no file is written.
+    # The history is part of the checkpoints.
     for first, second in [
         ("Monitor", "Callback"),
         ("NonFiniteGuard", "LambdaCallback"),

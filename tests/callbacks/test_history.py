@@ -1,4 +1,4 @@
-"""The line that an epoch prints."""
+"""The line that is printed for each epoch."""
 
 import re
 from pathlib import Path

@@ -37,7 +37,7 @@ def test_stochastic_weight_averaging() -> None:
     assert rows[2]["norm/stem"] != rows[1]["norm/stem"]
     config = yaml.safe_load((RUN / "config.yaml").read_text())
     assert config["callbacks"]["swa"]["init_args"]["device"] == "cpu"
-    # What config.yaml says can be read again.
+    # The written config.yaml can be read again.
     main(["fit", "--config", str(RUN / "config.yaml"), "--ckpt_path", str(LAST), "--trainer.max_epochs", "4"])
     assert len(rows_of(RUN)) > 3
 
@@ -46,14 +46,14 @@ def test_pruning() -> None:
     pruning = ["--callbacks.p", f"{CALLBACKS}.ModelPruning", "--callbacks.p.pruning_fn", "l1_unstructured"]
     main([*SHORT, *pruning, "--callbacks.p.amount", "0.3", "--trainer.max_epochs", "2"])
     rows = rows_of(RUN)
-    # Pruned at the end of the first epoch; 30% of all parameters, and nearly all of them are weights.
+    # The callback prunes at the end of the first epoch: 30% of all parameters, nearly all of which are weights.
     assert rows[0]["sparsity"] == 0
     assert rows[1]["sparsity"] == pytest.approx(0.3, abs=0.02)
     assert "norm/stem" in rows[1]
     assert not any("_orig" in name for name in rows[1])
     weights = torch.load(LAST, weights_only=True)["state_dict"]
     kernels = [w for name, w in weights.items() if name.endswith("weight") and w.ndim > 1]
-    # Pruned once more after the last measurement: 30% of what was left.
+    # The weights are pruned once more after the last measurement: 30% of the remaining ones.
     zeros = sum((w == 0).sum().item() for w in kernels) / sum(w.numel() for w in kernels)
     assert zeros == pytest.approx(1 - 0.7**2, abs=0.03)
     assert load(RUN).classes == tuple("0123456789")
@@ -90,7 +90,7 @@ def test_a_changing_accumulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert classifier.optimization.steps_per_epoch == 3
     expected = WarmupDecay(torch.optim.SGD([torch.zeros(1)], lr=0.01), total_steps=10).factor
     assert rates == pytest.approx([0.01 * expected(step) for step in range(10)])
-    # The time left is that of 3, 2 and 1 epochs like those before.
+    # The estimated time left is that of 3, 2 and 1 epochs, each as long as the epochs before.
     done = [row["seconds"] for row in rows.rows]
     assert len(seconds) == 3
     for epoch, left in enumerate(seconds):

@@ -146,7 +146,7 @@ def clean_images(data: Digits | CIFAR10) -> int:
 
 @pytest.mark.parametrize(("val_size", "images"), [(None, 256), (0.1, 256), (400, 400), (1300, 137)])
 def test_as_many_clean_images_as_validation_images_are_measured(val_size: float | None, images: int) -> None:
-    """But at least 256, if there are as many."""
+    """At least 256 images are measured, if there are that many."""
     data = Digits(val_size=val_size)
     data.setup("fit")
     assert clean_images(data) == images
@@ -175,7 +175,7 @@ def test_the_decay_accumulates_with_its_schedule_at_a_constant_learning_rate(tmp
 
 
 class OnlyBiases(SmallResNet):
-    """Trains biases and scales alone, as BitFit does (Ben Zaken et al. 2022)."""
+    """Trains biases and scales only, as BitFit does (Ben Zaken et al. 2022)."""
 
     def __init__(self, num_classes: int = 10, width: int = 4) -> None:
         super().__init__(num_classes=num_classes, width=width)
@@ -204,6 +204,6 @@ def test_the_decay_accumulates_with_both_schedules(tmp_path: Path) -> None:
     steps = np.arange(10)
     rates, strengths = 0.05 * (1 - (steps + 1) / 11), 0.01 * (1 - 0.8 * steps / 10)
     assert rows[-1]["accumulated_decay"] == pytest.approx((rates * strengths / 0.1).sum())
-    # τ does not depend on the schedules: it is that of the highest learning rate and of the λ of the config.
+    # τ does not depend on the schedules: it is computed from the highest learning rate and the λ of the config.
     tau = classifier.optimization.tau(classifier.trainer.optimizers[0], 0)
     assert tau == pytest.approx(0.1 / (rates.max() * 0.01 * 5))

@@ -114,7 +114,7 @@ def test_invariance_is_reported_by_its_level(capsys: pytest.CaptureFixture[str])
     assert weights.elements == 216 + 576 + 1152 + 160
     assert weights.invariant == pytest.approx({"filters": 216 / 2104, "groups": 576 / 2104, "layers": 1152 / 2104})
     assert all(part in output for part in ("10% filters", "27% groups", "55% layers"))
-    # A filter that shrinks alone in front of group norm changes the network: a group penalty does give zeros.
+    # In front of group norm, shrinking a single filter changes the network, so a group penalty does give zeros.
     assert not messages
 
 

@@ -41,7 +41,7 @@ def test_means_are_over_the_steps_since_the_last_time(accumulated: int, monkeypa
     options = [f"--trainer.accumulate_grad_batches={accumulated}", f"--trainer.log_every_n_steps={5 // accumulated}"]
     main(["fit", *SHORT, *options, f"--trainer.callbacks+={__name__}.BatchRecorder"])
     assert len(BatchRecorder.batches) == 24  # twelve per epoch, of which the last one is smaller
-    # The number of batches after each optimizer step: a multiple of the accumulated ones, or the end of an epoch.
+    # The number of batches after each optimizer step: a multiple of ``accumulated``, or the end of an epoch.
     ends = [end for end in range(1, 25) if end % accumulated == 0 or end % 12 == 0]
     logged_ends = ends[5 // accumulated - 1 :: 5 // accumulated]
     expected = []

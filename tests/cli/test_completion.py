@@ -1,4 +1,4 @@
-"""The script of ``completion``, read and asked by a real shell."""
+"""The script that ``completion`` prints, loaded and queried by a real shell."""
 
 import os
 import shutil
@@ -29,13 +29,13 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def offered(script: Path) -> Callable[..., list[str]]:
-    """What bash offers for the last of the words."""
+    """The completions that bash offers for the last of the words."""
     if (bash := shutil.which("bash")) is None:
         pytest.skip("needs bash")
 
     def ask(*words: str) -> list[str]:
         command = [bash, "-c", ASK.format(script=script), "bash", "regularization", *words]
-        # Asking starts no program, no Python least of all: it takes no time.
+        # A completion must start no program, in particular not Python, so that it takes no time.
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"PATH": ""})
         assert done.stderr == ""
         return done.stdout.split()

@@ -1,4 +1,4 @@
-"""The entry point: the usage, and what is answered before torch is imported."""
+"""The entry point: the usage, and the requests that are answered before torch is imported."""
 
 import subprocess
 import sys

@@ -43,7 +43,7 @@ def test_uniform_is_uniform_and_independent() -> None:
     # χ² with 99 degrees of freedom is below 149 with probability 0.999.
     assert ((counts - 1000) ** 2 / 1000).sum() < 149
     draws = torch.stack([first, second, uniform(index, 0, 1, 0), uniform(index, 1, 0, 0)])
-    # Of 100,000 pairs the correlation has a standard deviation of 0.003.
+    # The correlation of 100,000 pairs has a standard deviation of 0.003.
     assert torch.corrcoef(draws).triu(1).abs().max() < 0.015
 
 

@@ -48,7 +48,7 @@ def trained(data: Digits, **limits: Any) -> Recorder:
 def test_images_are_small_for_the_first_part_of_the_steps() -> None:
     data = Digits(batch_size=300, val_size=237, image_size=8, early_size=5, early_share=0.4)
     sides = [batch.images.shape[-1] for batch in trained(data, max_epochs=3).trained]
-    # 12 steps, of which 4.8 are 40%.
+    # 40% of 12 steps are 4.8 steps.
     assert sides == [5] * 5 + [8] * 7
     assert data.calibration_sample().shape[-2:] == (5, 5)
     assert data.preprocess(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).shape[-1] == 8

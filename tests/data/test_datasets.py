@@ -1,4 +1,4 @@
-"""Data sets of torchvision, of classes like these, and arrays: files in their original formats, and the commands."""
+"""Data sets of torchvision, of similar classes, and arrays: files in their original formats, and the commands."""
 
 import hashlib
 import re
@@ -29,7 +29,7 @@ SMALL += ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--data.b
 
 
 def draw(count: int, side: int, channels: tuple[int, ...], classes: int, seed: int) -> tuple[Pixels, NDArray[np.int64]]:
-    """Images whose brightness tells their class, ``(N, side, side, *channels)``, and their labels."""
+    """Images with a brightness that depends on their class, ``(N, side, side, *channels)``, and their labels."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % classes
     pixels = generator.integers(0, 40, (count, side, side, *channels)) + 20 * labels.reshape(
@@ -39,7 +39,7 @@ def draw(count: int, side: int, channels: tuple[int, ...], classes: int, seed: i
 
 
 def write_idx(path: Path, array: Pixels) -> None:
-    """MNIST's format: zero, zero, the type (8 is uint8), the number of axes, their lengths; then the values."""
+    """Writes MNIST's format: zero, zero, the type (8 is uint8), the number of axes, their lengths; then the values."""
     header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
@@ -111,7 +111,7 @@ def write_pictures(folder: Path, pixels: Pixels) -> None:
 
 
 def run_all_commands(args: list[str], by_user: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """``fit``; ``test`` and ``predict`` with the checkpoint alone, and ``by_user``. Returns what ``fit`` printed."""
+    """Runs ``fit``, then ``test`` (and ``by_user``) and ``predict`` with the checkpoint. Returns the ``fit`` output."""
     main(["fit", *SMALL, *args])
     printed = capsys.readouterr().out
     checkpoint = str(next(Path("runs").rglob("last.ckpt")))
@@ -204,7 +204,7 @@ def test_official_validation_images() -> None:
 
 
 class OwnData(Dataset[Any]):
-    """Twelve images of the class ``own[split]``, or of every class; of two sizes if it is told so."""
+    """Twelve images of the class ``own[split]``, or of every class; of two sizes if ``several_sizes``."""
 
     splits = ("train", "val")
 

@@ -1,4 +1,4 @@
-"""Which folders are the parts of a data set, under all usual names, and which are refused."""
+"""The folders that are found as the parts of a data set, under all usual names, and those that are refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Folders that save_to_disk of Hugging Face's datasets has written: the commands, columns, splits and mistakes."""
+"""Folders written by ``save_to_disk`` of Hugging Face's datasets: the commands, columns, splits and mistakes."""
 
 import sys
 from io import BytesIO
@@ -31,7 +31,7 @@ def split(count: int, seed: int, channels: tuple[int, ...] = (3,), label: Any = 
 
 
 def save(**splits: Any) -> str:
-    """The folder of a data set with these splits."""
+    """Saves a data set with these splits and returns its folder."""
     datasets.DatasetDict(splits).save_to_disk("leaves")
     return "leaves"
 
@@ -61,7 +61,7 @@ def test_pixels_labels_and_sizes() -> None:
     ("splits", "test_images", "has_val"),
     [
         ({"train": 45, "dev": 9, "test": 6}, 6, True),
-        ({"train": 45, "validation": 9}, 9, False),  # which takes the place of the test images
+        ({"train": 45, "validation": 9}, 9, False),  # validation takes the place of the test images
         ({"train": 45}, 9, False),  # a fifth of each class is held out
         ({}, 9, False),
     ],
@@ -78,7 +78,7 @@ def test_the_splits(splits: dict[str, int], test_images: int, has_val: bool) -> 
 
 @pytest.mark.parametrize("label", ["class", "string", "int64"])
 def test_the_kinds_of_labels(label: str) -> None:
-    """Class labels, texts, which are sorted, and integers."""
+    """Class labels, texts (which are sorted), and integers."""
     type_ = None if label == "class" else datasets.Value(label)
     save(train=split(12, 0, label=type_), test=split(6, 1, label=type_))
     images = HuggingFaceData("leaves").read(train=False)
@@ -131,7 +131,7 @@ def test_what_cannot_be_used_is_refused(kind: str, message: str, refused: Refuse
 
 
 def test_no_file_outside_of_the_folder_is_opened() -> None:
-    """save_to_disk puts files into the folder, but who makes a folder to read a secret need not."""
+    """``save_to_disk`` puts files into the folder, but a folder crafted to read a secret may refer to other files."""
     import pyarrow
 
     Image.new("RGB", (12, 12)).save("secret.png")

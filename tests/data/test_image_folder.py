@@ -1,4 +1,4 @@
-"""The user's own images: how they are split, kept in memory or decoded by workers, and which errors there are."""
+"""The user's own images: how they are split, kept in memory or decoded by workers, and the errors that can occur."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ SMALL += ["--trainer.max_epochs", "2", "--data.batch_size", "8"]
 
 
 def draw(root: Path, counts: dict[str, int]) -> None:
-    """Writes images of many sizes; a class can be told by the brightest channel, and no two images are equal."""
+    """Writes images of many sizes; the brightest channel indicates the class, and no two images are equal."""
     generator = np.random.default_rng(0)
     for label, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def test_one_folder_is_split() -> None:
     assert data.num_classes == 3
     parts = [data.train_set, data.val_set, data.test_set]
     sizes = [len(part[1]) for part in parts if part]
-    # A fifth of each class for the test, and a quarter of the rest.
+    # A fifth of each class is held out for the test, and a quarter of the rest for the validation.
     assert sizes == [36, 12, 12]
     for part, counts in zip(parts, ([12, 18, 6], [4, 6, 2], [4, 6, 2]), strict=True):
         assert part is not None
@@ -90,7 +90,7 @@ def test_an_image_stays_in_its_part_when_others_are_removed(name: int, files: in
     for label in (0, 1):
         own = labels[removed:] == label
         removed_of_class = int((labels[:removed] == label).sum())
-        # No more than were removed, and none in the other direction.
+        # At most as many images change their part as were removed, all of them in the same direction.
         assert int((before != after)[own].sum()) <= removed_of_class
         assert not ((before & ~after)[own].any() and (after & ~before)[own].any())
 
@@ -274,9 +274,9 @@ def test_own_images_from_fit_to_predict(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.slow
 def test_a_sweep_on_own_images(capsys: pytest.CaptureFixture[str]) -> None:
     draw(Path("pets"), {"cat": 20, "dog": 20})
-    # Two threads and four filters, with which PyTorch 2.14 would crash in channels_last.
+    # With two threads and four filters, PyTorch 2.14 would crash in channels_last.
     small = ["--data.image_size", "16", "--model.network.width", "4", "--trainer.max_epochs", "3", "--threads", "2"]
-    # Until it is decided, noise would take it to 80 trials.
+    # With ``--until decided``, the noise would lead to 80 trials.
     fixed = ["--data.root", "pets", "--seeds", "2", "--until", "seeds"]
     main(["sweep", "--config", str(CONFIGS / "sweeps" / "folder.yaml"), *fixed, *small])
     out = capsys.readouterr().out

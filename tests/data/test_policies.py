@@ -18,7 +18,7 @@ each_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: typ
 
 
 def pictures(count: int, height: int = 12, width: int = 16) -> Tensor:
-    """Smooth random images, so that a pixel more or less to the side is another value."""
+    """Smooth random images, in which neighboring pixels have different values."""
     small = torch.randint(0, 256, (count, 3, 4, 4), generator=torch.Generator().manual_seed(1)).float()
     return torch.nn.functional.interpolate(small, (height, width), mode="bicubic").clamp(0, 255).to(torch.uint8)
 
@@ -47,7 +47,7 @@ def test_operations_equal_torchvision(library: Any, ranges: Ranges, bins: int, m
             level = torch.full((3,), sign * position / (bins - 1))
             got = apply_operations(pixels, torch.full((3,), OPERATIONS.index(name)), level, ranges, mode)
             difference = (got.int() - expected.int()).abs()
-            # Rounding: a value between two integers, and a source half-way between two pixels.
+            # Rounding may differ for a value between two integers and for a source halfway between two pixels.
             assert (difference > 1).float().mean() < 0.02, (name, position)
             assert name not in ("Equalize", "AutoContrast", "Posterize", "Identity") or not difference.any()
 

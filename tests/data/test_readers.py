@@ -135,7 +135,7 @@ def test_of_several_processes_one_downloads(tiny: Source, tmp_path: Path, monkey
 def test_a_download_without_locks(
     complete: bool, tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on some network file systems; the lock file is that of a download that was killed."""
+    """Some network file systems have no locks; the lock file is left over from a download that was killed."""
 
     def no_lock(*_: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")

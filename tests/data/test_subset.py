@@ -1,4 +1,4 @@
-"""The option ``subset``: how many of the training images, of each class alike, the smaller part of the larger."""
+"""The option ``subset``: the number of training images, equal shares of all classes, and nested subsets."""
 
 from typing import Any
 
@@ -17,14 +17,14 @@ from tests.training.test_command import Refused
 def test_subsets_are_nested_and_keep_the_share_of_each_class(sizes: list[int], seed: int, data: st.DataObject) -> None:
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     labels = labels[torch.randperm(len(labels))]
-    # The images at even positions are held out, for instance.
+    # For example, the images at even positions are held out.
     indices = torch.arange(1, len(labels), 2) if len(labels) > 1 else torch.arange(1)
     small, large = sorted(data.draw(st.integers(1, len(indices))) for _ in range(2))
     subsets = [stratified_subset(labels, indices, size, seed).tolist() for size in (small, large, len(indices))]
     assert [len(subset) for subset in subsets] == [small, large, len(indices)]
     assert set(subsets[0]) <= set(subsets[1]) <= set(subsets[2]) == set(indices.tolist())
     assert subsets[0] == sorted(subsets[0])
-    # A share t of every class of n images is rounded to the nearest whole number: n · t is missed by 1/2 at most.
+    # In every class of n images, the share t is rounded to a whole number, which differs from n · t by at most 1/2.
     totals = torch.bincount(labels[indices], minlength=len(sizes)).double()
     counts = torch.bincount(labels[subsets[1]], minlength=len(sizes)).double()
     lowest, highest = ((counts - 0.5) / totals).nan_to_num(-1), ((counts + 0.5) / totals).nan_to_num(2)
@@ -53,7 +53,7 @@ def test_the_validation_images_stay_the_same() -> None:
     few, same = parts(subset=100)
     more, _ = parts(subset=0.5, label_noise=0.3)
     assert len(few) == 100
-    assert parts(subset=100.0)[0] == few  # as the command line may read it
+    assert parts(subset=100.0)[0] == few  # the command line may parse it as a float
     assert few < more < all_images
     assert len(more) == round(0.5 * len(all_images))
     assert torch.equal(val, same)

@@ -1,4 +1,4 @@
-"""A trained network for the tests of its uses."""
+"""Networks for the tests of inference."""
 
 import pytest
 

@@ -45,7 +45,7 @@ def random_evaluation(count: int = 500, classes: int = 4, strength: float = 2.0,
 
 
 def with_errors(predictions: Evaluation, errors: int) -> Evaluation:
-    """The same predictions, of which only the ``errors`` most confident errors remain wrong."""
+    """The same predictions, but only the ``errors`` most confident errors remain wrong."""
     logits = predictions.logits.clone()
     corrected = predictions.most_confident_errors(len(logits))[errors:]
     logits[corrected] = -9.0

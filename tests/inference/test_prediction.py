@@ -54,7 +54,7 @@ WRITTEN = sorted({suffix for suffix, name in Image.registered_extensions().items
 
 
 def broken_files(folder: Path) -> None:
-    """Twenty files that cannot be read, each in its own way."""
+    """Twenty files that cannot be read, for different reasons."""
     whole = BytesIO()
     Image.effect_noise((40, 30), 60).convert("RGB").save(whole, "PNG")
     png = whole.getvalue()
@@ -94,7 +94,7 @@ def test_every_file_of_a_folder_is_accounted_for_by_name(
     formats = {"png", "jpg", "jpeg", "gif", "bmp", "tif", "tiff", "webp", "ppm", "jp2", "tga", "pcx", "ico", "dib"}
     assert {f"picture.{name}" for name in formats} <= read
     assert f"{len(read)} images classified, {len(named['skipped.csv'])} skipped" in capsys.readouterr().out
-    # The files of this prediction are no images of the next one, and what is skipped no more has no table.
+    # The next prediction does not classify the files of this one. Without skipped files, their table is removed.
     shutil.copy("all/picture.png", "out/picture.png")
     predict_files(tiny_model, [Path("out")], Path("out"))
     assert sorted(path.name for path in Path("out").iterdir()) == ["picture.png", "predictions.csv", "predictions.png"]

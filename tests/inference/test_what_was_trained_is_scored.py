@@ -19,7 +19,7 @@ TINY = (*QUICK, "--trainer.limit_train_batches", "2", "--trainer.max_epochs", "1
 def test_an_option_that_disagrees_with_the_training_is_refused(
     capsys: pytest.CaptureFixture[str], refused: Refused
 ) -> None:
-    # The config says 16, as configs/with/finetune.yaml says 112; the command line of the training said 12.
+    # The config sets 16, as configs/with/finetune.yaml sets 112; the command line of the training set 12.
     Path("size.yaml").write_text("data: {init_args: {image_size: 16}}")
     sized = [*TINY, "--config", "size.yaml"]
     main(["fit", *sized, "--data.image_size", "12"])
@@ -41,7 +41,7 @@ def test_an_option_that_disagrees_with_the_training_is_refused(
         assert accuracy in capsys.readouterr().out
     main(["validate", *sized, *last, "--preprocess", "config"])
     assert "val_accuracy" in capsys.readouterr().out
-    # A checkpoint of an early version does not say how it was trained.
+    # A checkpoint of an early version does not record how it was trained.
     content = torch.load(last[1], weights_only=True)
     del content["serving"]
     torch.save(content, last[1])

@@ -1,4 +1,4 @@
-"""Each private part of Lightning that is used, exercised on a tiny trainer; and that no other module uses one."""
+"""Tests each private part of Lightning that is used, on a tiny trainer, and that no other module uses one."""
 
 import ast
 import signal
@@ -79,7 +79,7 @@ def fit(hooks: dict[str, Callable[..., Any]], checkpoint: Path | None = None, **
 def test_hooks_that_a_class_overrides_stay_and_the_others_are_skipped() -> None:
     class Overrides(Callback):
         def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-            """Does nothing, but is not the base class's."""
+            """Does nothing, but overrides the hook of the base class."""
 
     class Inherits(Overrides):
         """Has the hook of its base class."""
@@ -182,7 +182,7 @@ def test_sigterm_is_broadcast_in_every_step_until_that_is_stopped(
     broadcasts: list[Tensor] = []
 
     def pretend(trainer: Trainer, *_: Any) -> None:
-        """Several processes, as far as the loop can see."""
+        """Makes the loop run as if there were several processes."""
         monkeypatch.setattr(Trainer, "world_size", 2)
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: broadcasts.append(tensor))
@@ -258,10 +258,10 @@ def test_a_resumed_run_trains_on_what_is_left_of_the_batches(tmp_path: Path) -> 
     assert fit(set_three, path) == ["batch", "validation", "epoch end"]
 
 
-# What is used of other libraries than Lightning, or is public in spite of its underscore.
+# Private names of libraries other than Lightning that are used, and names that are public despite the underscore.
 ALLOWED = {
-    # Python: public methods of named tuples and of os; argparse lists its options nowhere else, and its formatter of
-    # help is adapted by overriding these.
+    # Python: public methods of named tuples and of os. argparse lists its options nowhere else, and its help
+    # formatter is adapted by overriding these methods.
     *("_replace", "_exit", "_actions", "_format_args", "_get_default_metavar_for_positional"),
     # torch, Optuna
     *("_step_supports_amp_scaling", "_trial_id"),
@@ -269,7 +269,7 @@ ALLOWED = {
 
 
 def names_in(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Each name that is read from an object or a module, with what it is read from."""
+    """Each name that is read from an object or a module, preceded by that object or module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             yield ast.unparse(node.value), node.attr
@@ -301,7 +301,7 @@ def test_private_names_are_used_nowhere_else() -> None:
         if name.startswith("_")
         and not name.startswith(("__", "_foreach_"))
         and name not in ALLOWED
-        # What a class inherits has to be its own as well.
+        # An inherited private name must also be defined in this package.
         and not (name in own and owner.partition(".")[0] in ("self", "cls", "super()", "regularization"))
     ]
     assert used == []
@@ -309,14 +309,14 @@ def test_private_names_are_used_nowhere_else() -> None:
 
 def test_whether_lightning_itself_raised_an_error() -> None:
     def error_of(call: Callable[[], Any]) -> Exception:
-        with pytest.raises(ValueError) as caught:  # noqa: PT011 - it is looked at
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the caller checks it
             call()
         return caught.value
 
     def training_step(*_: Any) -> None:
         raise ValueError("in a hook")
 
-    # Options that do not fit together are found only when the training data is there.
+    # Lightning finds options that do not fit together only after the training data is loaded.
     assert internals.raised_by_lightning(error_of(lambda: fit({}, val_check_interval=100)))
     assert not internals.raised_by_lightning(error_of(lambda: fit({"on_train_batch_start": training_step})))
     assert not internals.raised_by_lightning(error_of(lambda: int("x")))
@@ -352,14 +352,14 @@ def test_the_length_of_a_training(
     Trainer(**QUIET, **options, accelerator="cpu", limit_val_batches=0, callbacks=callbacks).fit(Tiny())
     assert lengths[0] == (steps, per_epoch)
     if schedule:
-        # Lightning's own estimate is another in each epoch.
+        # Lightning's own estimate differs from epoch to epoch.
         assert set(lengths) == {(steps, per_epoch)}
     assert steps in (taken[0], float("inf"))
 
 
 @pytest.mark.parametrize(("epochs", "text"), [(12, "Epoch 3/12"), (-1, "Epoch 3   "), (None, "Epoch 3   ")])
 def test_the_progress_bar_counts_epochs_from_1(epochs: int | None, text: str) -> None:
-    # Lightning's own counts from 0 and up to the last one.
+    # Lightning's own progress bar counts from 0 up to the index of the last epoch.
     bar, original = internals.ProgressBarFromOne(), RichProgressBar()
     for either in (bar, original):
         either._trainer = SimpleNamespace(max_epochs=epochs)  # type: ignore[assignment]

@@ -112,7 +112,7 @@ def test_the_calibration_error_is_that_of_its_formula() -> None:
     assert metrics.compute(trainer)["calibration_error"].item() == pytest.approx(expected, abs=1e-6)
     computed = calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct))
     assert computed.item() == pytest.approx(expected, abs=1e-6)
-    # The next epoch starts from nothing.
+    # The next epoch starts with an empty state.
     metrics.update(torch.tensor(1.0), logits[:1], logits[:1].argmax(1))
     error = 1 - confidence[0]
     assert metrics.compute(trainer)["calibration_error"].item() == pytest.approx(error, abs=1e-6)
@@ -160,7 +160,8 @@ def test_a_plateau_scheduler_uses_its_metric(tmp_path: Path) -> None:
     make = partial(ReduceLROnPlateau, monitor="val_accuracy", mode="max", patience=0, threshold=2.0)
     fitted = trainer(3, limit_train_batches=1, limit_val_batches=1)
     fitted.fit(ImageClassifier(small(), lr_scheduler=make), Digits())
-    # The first accuracy is the best so far, and none can be three times as high: reduced after epochs 2 and 3.
+    # The first accuracy is the best so far, and no later one can be three times as high, so the learning rate is
+    # reduced after epochs 2 and 3.
     assert fitted.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-4)
 
 
@@ -209,7 +210,7 @@ def test_losses_are_summed_in_float32_or_better(precision: str) -> None:
     fitted = trainer(1, precision=precision)
     classifier = ImageClassifier(small(), partial(torch.optim.SGD, lr=1e-9))
     fitted.fit(classifier, Digits(batch_size=4))
-    # Nothing is learned, so that the loss is that of guessing, over 324 batches.
+    # With this learning rate, nothing is learned: the loss is that of guessing, over 324 batches.
     assert fitted.callback_metrics["train_loss"].item() == pytest.approx(np.log(10), rel=0.2)
     exact = torch.float64 if precision == "64-true" else torch.float32
     assert fitted.callback_metrics["train_loss"].dtype == exact
@@ -242,7 +243,7 @@ def test_scores_by_class_are_those_of_scikit_learn(images: int, classes: int, se
     predictions, labels = torch.randint(classes, (2, images), generator=generator)
     scores = class_scores(predictions, labels)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of predicted classes that have no images
+        warnings.simplefilter("ignore")  # about predicted classes without images
         balanced = balanced_accuracy_score(labels, predictions)
     assert float(scores["balanced_accuracy"]) == pytest.approx(balanced, abs=1e-6)
     assert float(scores["macro_f1"]) == pytest.approx(f1_score(labels, predictions, average="macro"), abs=1e-6)

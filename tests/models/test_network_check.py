@@ -1,4 +1,4 @@
-"""Networks that do not fit their images or classes are refused before the training, with the option to change."""
+"""Networks that do not fit their images or classes are refused before training; the error names the option to set."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - as everybody calls it
+from torch.nn import functional as F  # noqa: N812 - the usual name
 from torch.utils.flop_counter import FlopCounterMode
 
 from regularization import ResNet, SmallResNet, WhitenedNet
@@ -82,7 +82,7 @@ def test_norm_init(network: type[ResNet] | type[SmallResNet]) -> None:
 
 def test_whitening_makes_patches_uncorrelated() -> None:
     generator = np.random.default_rng(0)
-    # Smooth in space and similar in colours, as images are.
+    # Like images, the noise is smooth in space and similar in the colours.
     noise = generator.normal(size=(50, 1, 17, 17)) + 0.3 * generator.normal(size=(50, 3, 17, 17))
     images = torch.from_numpy(noise[:, :, 1:, 1:] + noise[:, :, :-1, 1:] + noise[:, :, 1:, :-1]).float()
     network = WhitenedNet()

@@ -7,7 +7,7 @@ import pytest
 from regularization.errors import UserError
 from regularization.models.objective import ACCURACY, LOSS, Objective, best_row
 
-# Each metric of which the direction is known, with it.
+# The metrics with a known direction, and that direction.
 KNOWN = {
     "train_loss": "min",
     "train_accuracy": "max",
@@ -27,7 +27,7 @@ KNOWN = {
 def test_metrics_of_this_program_have_a_direction(metric: str, mode: str) -> None:
     objective = Objective.parse(metric)
     assert (objective.metric, objective.mode, objective.is_known) == (metric, mode, True)
-    # Given or not, it is the same one.
+    # Giving the known direction explicitly results in the same objective.
     assert Objective.parse(f"{mode}:{metric}") == objective
     opposite = {"min": "max", "max": "min"}[mode]
     better = {"min": "lower", "max": "higher"}[mode]

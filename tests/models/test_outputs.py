@@ -21,7 +21,7 @@ Refused = Callable[..., str]
 
 
 class Outputs(NamedTuple):
-    """As torchvision's GoogLeNetOutputs."""
+    """Like torchvision's GoogLeNetOutputs."""
 
     logits: Tensor
     aux_logits2: Tensor | None
@@ -29,7 +29,7 @@ class Outputs(NamedTuple):
 
 
 class TwoHeads(nn.Module):
-    """With two auxiliary classifiers in training mode."""
+    """A network with two auxiliary classifiers in training mode."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def test_auxiliary_logits_add_their_loss_in_training() -> None:
 
 
 class Returns(nn.Module):
-    """Returns what ``make`` makes of ten logits."""
+    """Returns the result of ``make`` for ten logits."""
 
     def __init__(self, make: Callable[[Tensor], Any]) -> None:
         super().__init__()

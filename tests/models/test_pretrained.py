@@ -93,7 +93,7 @@ def test_weights_under_any_prefix_and_key(container: str, prefix: str) -> None:
 
 
 class Foreign:
-    """A class of another program, which a checkpoint names and must not need or run."""
+    """A class of another program. Loading a checkpoint that names it must neither need nor run it."""
 
     def __reduce__(self) -> Any:
         return open, ("evidence", "w")

@@ -44,7 +44,7 @@ def test_a_checkpoint_is_loaded_without_further_arguments(digits: TensorDataset)
     assert list(classifier.regularizer.penalties) == ["l1"]
     assert classifier.lr == 0.1
     assert classifier.optimization.hyperparameters["optimizer"] == "SGD"
-    # The test images, by our data module: the probabilities are those of ``load``.
+    # The probabilities for the test images of our data module equal those of ``load``.
     probabilities = torch.cat(trainer(1).predict(classifier, Digits()))  # type: ignore[arg-type]
     images, _ = digits.tensors
     pixels = (images * 0.5 + 0.5).mul(255).round().byte()
@@ -52,7 +52,7 @@ def test_a_checkpoint_is_loaded_without_further_arguments(digits: TensorDataset)
     # Another network takes the place of the one in the config.
     network = SmallResNet(width=4)
     assert ImageClassifier.load_from_checkpoint(str(LAST), network=network).network is network
-    # What it writes from a script can be loaded in the same way.
+    # A checkpoint that is written from a script can be loaded in the same way.
     fitted = trainer(1, limit_train_batches=1, limit_val_batches=0)
     fitted.fit(classifier, Digits())
     fitted.save_checkpoint("again.ckpt")
@@ -97,7 +97,7 @@ def test_an_ordinary_data_loader(digits: TensorDataset, collate: Callable[[Any],
     assert tested["test_accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
     assert tested["test_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)
     assert logged["val_accuracy"] == pytest.approx(tested["test_accuracy"])
-    # With labels or without.
+    # The images may come with labels or without.
     for data in (loader(images, labels), loader(images), DataLoader(images, batch_size=60)):  # type: ignore[arg-type]
         probabilities = torch.cat(fitted.predict(classifier, data))  # type: ignore[arg-type]
         torch.testing.assert_close(probabilities, logits.softmax(1))

@@ -210,7 +210,7 @@ def test_schedules_reject_negative_factors(make: Any) -> None:
 
 
 def test_a_continued_run_has_the_same_lambda_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With schedules, L2SP, L2EMA, EMA and Lookahead: the same bits as those of an undisturbed run."""
+    """With schedules, L2SP, L2EMA, EMA and Lookahead, the run has the same bits as an uninterrupted one."""
     overlays = ("l1", "l2sp", "l2ema", "decay_schedule", "ema", "lookahead")
     Path("more.yaml").write_text("model: {penalties: {l1: {init_args: {schedule: {class_path: Cosine}}}}}")
     configs = [BASE, *(CONFIGS / "with" / f"{name}.yaml" for name in overlays), "more.yaml"]
@@ -309,7 +309,7 @@ def test_frozen_parameters_are_not_selected() -> None:
 
 
 def test_the_last_step_of_an_epoch_with_fewer_batches_has_a_smaller_gradient_and_the_whole_penalty() -> None:
-    """Lightning divides each loss by accumulate_grad_batches; docs/regularizers.md says what follows."""
+    """Lightning divides each loss by accumulate_grad_batches; docs/regularizers.md describes the consequences."""
     seen: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []
 
     class Recorded(ImageClassifier):

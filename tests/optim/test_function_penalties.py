@@ -1,4 +1,4 @@
-"""Penalties by autograd: as the closed forms of those on weights, and as references for those on the function."""
+"""Penalties by autograd, compared with closed forms for penalties on weights and references for those on functions."""
 
 import json
 from functools import partial
@@ -78,7 +78,7 @@ def test_derived_gradients_are_those_of_the_closed_form(penalty: Penalty) -> Non
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
 @pytest.mark.parametrize("penalty", closed_forms(), ids=lambda it: type(it).__name__)
 def test_the_loss_trains_as_the_closed_form_does(penalty: Penalty, precision: str) -> None:
-    """With a schedule, accumulated batches, momentum, and rounding."""
+    """This holds with a schedule, accumulated batches, momentum, and rounding."""
     results = []
     for given in (penalty, OfWeights(penalty)):
         seed_everything(0)
@@ -128,7 +128,7 @@ def test_projections_are_unbiased() -> None:
 
 
 def test_r_drop_is_the_symmetric_divergence_of_two_passes() -> None:
-    """By scipy, with the same masks; its gradient by finite differences."""
+    """The value is compared with SciPy for the same masks, and the gradient with finite differences."""
     linear = nn.Linear(12, 4)
     network = nn.Sequential(nn.Dropout(0.5), linear).double()
     images, labels = torch.randn(5, 12, dtype=torch.double), torch.arange(5) % 4
@@ -159,7 +159,7 @@ def test_r_drop_of_a_network_without_dropout_is_0_and_changes_no_statistics() ->
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     batch = Batch(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]), torch.arange(2), 1.0)
-    logits = network(batch.images)[0]  # beside those of auxiliary classifiers
+    logits = network(batch.images)[0]  # without those of the auxiliary classifiers
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     with pytest.warns(UserWarning, match="RDrop has no effect: two passes of the network agree; it needs dropout"):
         assert RDrop(1.0).loss(batch, logits, network).item() == pytest.approx(0, abs=1e-9)
@@ -195,7 +195,7 @@ def test_gradients_by_finite_differences(penalty: FunctionPenalty) -> None:
 
 @pytest.mark.parametrize("penalty", [it for it in FUNCTIONS if not isinstance(it, JacobianPenalty)])
 def test_parts_of_a_batch_add_up(penalty: FunctionPenalty) -> None:
-    """As the processes of DDP do: the mean of weight × R of the parts is R of the batch."""
+    """As in the processes of DDP, the mean of weight × R of the parts is R of the batch."""
     network, batch, logits = linear_batch()
     whole = penalty.loss(batch, logits, network)
     parts = []
@@ -206,7 +206,7 @@ def test_parts_of_a_batch_add_up(penalty: FunctionPenalty) -> None:
 
 
 def test_a_continued_run_has_the_same_bits() -> None:
-    """Stopped in the middle of an epoch, with random directions, dropout and a mean over the epoch."""
+    """The run is stopped in the middle of an epoch, with random directions, dropout and a mean over the epoch."""
     Path("more.yaml").write_text("model: {penalties: {jacobian: {init_args: {schedule: {class_path: Cosine}}}}}")
     overlays = ("jacobian", "confidence_penalty", "dropout", "r_drop")
     configs = [BASE, *(CONFIGS / "with" / f"{name}.yaml" for name in overlays), "more.yaml"]

@@ -140,7 +140,7 @@ def test_a_plateau_scheduler_keeps_its_reductions() -> None:
         "--model.lr_scheduler.monitor",
         "val_loss",
     ]
-    # No loss can improve by more than itself: the learning rate is reduced to a tenth after every epoch.
+    # No loss can decrease by more than its value, so the learning rate is reduced to a tenth after every epoch.
     plateau += ["--model.lr_scheduler.patience", "0", "--model.lr_scheduler.threshold", "1.0"]
     main(["fit", *SHORT, *plateau, "--trainer.max_epochs", "3"])
     assert group()["lr"] == pytest.approx(0.1 * 1e-3)
@@ -198,7 +198,7 @@ def test_a_sequence_continues_exactly_and_its_learning_rates_are_those_of_the_co
     assert continued["lr_schedulers"] == whole["lr_schedulers"]
     (group,) = whole["optimizer_states"][0]["param_groups"]
     assert group["weight_decay"] == pytest.approx(5e-4 * expected[15] / 0.1, rel=1e-6)  # as in the last step
-    # With another learning rate, the schedule continues where it would be.
+    # With another learning rate, the schedule continues at the same position.
     main(["fit", "--ckpt_path", "stopped/checkpoints/last.ckpt", "--model.optimizer.lr=0.3"])
     rates = [row["lr"] for row in rows_of(Path("stopped"))]
     assert rates[-2:] == pytest.approx(sequence_rates(0.3, 16)[8:16:4], rel=1e-6)
@@ -218,7 +218,7 @@ PLATEAU = "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau"
     ],
 )
 def test_another_scheduler_takes_over(before: list[str], after: list[str]) -> None:
-    """From the point of the run at which it would be."""
+    """The new scheduler starts at the position that it would have reached in this run."""
     Path("sequence.yaml").write_text(SEQUENCE)
     Path("other.yaml").write_text(SEQUENCE.replace("CosineAnnealingLR", "PolynomialLR").replace("T_max", "total_iters"))
     short = [*QUICK, "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1"]
@@ -242,7 +242,7 @@ def test_a_printed_sequence_is_a_config(capsys: pytest.CaptureFixture[str], refu
         Path("printed.yaml").write_text(printed[-1])
     assert printed[0] == printed[1]
     assert "total_iters: -1" in printed[0]
-    # With options on the command line too, and mistakes.
+    # Options can also be given on the command line, and mistakes in them are refused.
     option = "--model.lr_scheduler.milestones"
     message = "milestones must be increasing fractions between 0 and 1, not [4.0]"
     assert message in refused("fit", *QUICK, "--config", "sequence.yaml", option, "[4]")

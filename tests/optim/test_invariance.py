@@ -74,7 +74,7 @@ def test_each_norm_layer_has_its_level_of_invariance(
     assert bool(first.filters.all()) == bool(first.filters.any()) == (level == "filters")
     assert (change_when_scaled(network, images, w, slice(0, size)) < 1e-3) == (level is not None)
     assert size == 1 or change_when_scaled(network, images, w, slice(0, size // 2)) > 0.01
-    # The layers after it have no norm layer behind them.
+    # No norm layer follows the layers after it.
     assert invariant["3.weight"].fraction == invariant["6.weight"].fraction == 0
 
 

@@ -97,7 +97,7 @@ def rates_of(optimizer: SGD, scheduler: LRScheduler, steps: int) -> list[list[fl
             ],
             [16, 30],
         ),
-        # A scheduler takes one step at least.
+        # A scheduler takes at least one step.
         (
             [partial(LinearLR, total_iters=-1), ConstantLR, CosineAnnealingLR],
             [0.001, 0.002],
@@ -110,7 +110,7 @@ def rates_of(optimizer: SGD, scheduler: LRScheduler, steps: int) -> list[list[fl
 def test_a_sequence_is_that_of_torch(
     makers: list[Maker], milestones: list[float], by_hand: list[Maker], ends: list[int]
 ) -> None:
-    """Step by step, and continued from the state at any step."""
+    """They are compared step by step, also after continuing from the state at any step."""
     reference = sgd()
     expected = rates_of(reference, SequentialLR(reference, [make(reference) for make in by_hand], ends), 40)
     optimizer = sgd()

@@ -1,8 +1,8 @@
 """Five hundred attacks by the config in a checkpoint: no code is run, no file is made or read, nothing is requested.
 
-Each replaces one option of a checkpoint's config by something that names code, a file or an address, written in one of
-the ways in which a parser would understand it. They are loaded in a folder of modules and files that someone else has
-placed there. What happens is recorded by the audit events of Python.
+Each attack replaces one option of a checkpoint's config by a value that names code, a file or an address, in one of
+the notations that a parser would understand. The checkpoints are loaded in a folder with modules and files that someone
+else has placed there. Python's audit events record what happens.
 """
 
 import copy
@@ -51,11 +51,11 @@ def function(*args: object) -> torch.nn.Module:
     os.mkdir("attacked")
     return torch.nn.Identity()
 """
-# What the interpreter that jsonargparse starts runs.
+# The code that jsonargparse runs in another interpreter.
 FIND_STUBS = "import sys, json; print(json.dumps(sys.path))"
 
 recorded: list[str] = []
-watched: list[Path] = []  # the folder while attacks are loaded; empty otherwise: an audit hook cannot be removed
+watched: list[Path] = []  # the folder while attacks are loaded, otherwise empty: an audit hook cannot be removed
 
 
 def record(event: str, args: tuple[Any, ...]) -> None:
@@ -68,7 +68,7 @@ def record(event: str, args: tuple[Any, ...]) -> None:
         if writes or is_placed:
             recorded.append(f"open {path}")
     elif event == "subprocess.Popen" and args[1][1:] == ["-c", FIND_STUBS]:
-        pass  # jsonargparse finds the stubs of packages; json.py is planted for it
+        pass  # jsonargparse finds the stubs of packages; json.py is planted for this interpreter
     elif event in ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.mkdir", "os.exec"):
         recorded.append(f"{event} {args}")
 
@@ -109,7 +109,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(some: random.Random) -> str:
-    """Code."""
+    """A name that refers to code."""
     return some.choice(
         [
             *(f"{module}.{name}" for module in PLANTED for name in ("Net", "ckpt.Net", "function")),
@@ -178,7 +178,7 @@ def loading(some: random.Random, address: str) -> Config:
 
 
 def payload(some: random.Random, address: str) -> Any:
-    """Code, a file or an address as one would write it plainly."""
+    """Code, a file or an address in its plain notation."""
     kind = some.randrange(5)
     if kind == 0:
         return names(some)
@@ -190,7 +190,7 @@ def payload(some: random.Random, address: str) -> Any:
 
 
 def disguised(value: Any, some: random.Random) -> Any:
-    """The same in another way of writing: as text, list, class with arguments, under the key of a nested option."""
+    """``value`` in another notation: as text, list, class with arguments, under the key of a nested option."""
     forms: list[Callable[[Any], Any]] = [
         lambda it: it,
         json.dumps,
@@ -243,7 +243,7 @@ def attacked(config: Config, option: str, value: Any) -> Config:
 
 
 def attempt(number: int, option: str, path: str) -> str:
-    """Loads the checkpoint at ``path``; the message with which it was refused, if it was."""
+    """Loads the checkpoint at ``path`` and returns the error message, which is empty if it is accepted."""
     try:
         if option in IN_NETWORK and number % 5:
             load(path)
@@ -285,7 +285,7 @@ def test_no_config_in_a_checkpoint_reaches_beyond_it(
 
 @pytest.mark.slow
 def test_the_attacks_would_be_noticed(planted: Path, address: str) -> None:
-    """With trust, or without what is tested here: each kind of event is recorded."""
+    """With trust, or without the protection that is tested here, each kind of event is recorded."""
     from urllib.request import urlopen
 
     main(["fit", *QUICK, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"])

@@ -1,4 +1,4 @@
-"""Files that are no checkpoints of this program, or odd ones: each is refused in one or two lines."""
+"""Files that are not checkpoints of this program, or unusual ones: each is refused in one or two lines."""
 
 import zipfile
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_other_content(content: Any) -> None:
 
 
 def read_weights(path: Path) -> Any:
-    """As ``--model.weights`` does."""
+    """Reads weights like ``--model.weights``."""
     return load_weights(SmallResNet(width=2), path)
 
 
@@ -82,12 +82,12 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(
 
 
 def test_parts_that_overlap_are_refused() -> None:
-    """The same bytes under many names: each is as large as it says, together they are larger than the file."""
+    """The same bytes have many names: each part has its stated size, but together they are larger than the file."""
     torch.save({**CONTENT, "state_dict": {"network.weight": torch.zeros(10**5)}}, "plain.ckpt")
     with zipfile.ZipFile("plain.ckpt", "a") as archive:
         part = next(part for part in archive.infolist() if part.file_size == 4 * 10**5)
         archive.filelist += [part] * 10
-        archive.comment = b"x"  # has the directory written again
+        archive.comment = b"x"  # makes zipfile write the directory again
     with pytest.raises(UserError, match=r"is not a file that torch.save wrote"):
         checkpoint_io.read(Path("plain.ckpt"))
 

@@ -71,7 +71,7 @@ def test_only_empty_folders_are_removed(tmp_path: Path) -> None:
 
 
 def hold(folder: Path, locked: Event, release: Event) -> None:
-    """Runs in a process of its own."""
+    """Runs in a separate process."""
     with directory.exclusive_lock(folder):
         locked.set()
         release.wait(30)
@@ -161,7 +161,7 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
 def test_a_planted_link_is_not_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine")
-    # The name of version 0.1, and the one that would come next.
+    # The name that version 0.1 used, and the name that is used next.
     monkeypatch.setattr(secrets, "token_hex", lambda _: "0")
     (tmp_path / ".table.new.csv").symlink_to(precious)
     directory.write_csv(tmp_path / "table.csv", ["a"], [[1]])

@@ -92,7 +92,7 @@ def test_a_single_process_gets_its_own_requests_immediately() -> None:
 
 
 def results_of(rank: int, folder: Path) -> list[Any]:
-    """What one of two processes gets that requests its rank at the first step, and nothing at the second."""
+    """The results of one of two processes, which requests its rank at the first step and nothing at the second."""
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     consensus = distributed.RankConsensus()
@@ -147,7 +147,7 @@ def test_without_its_launcher_a_process_is_the_first(monkeypatch: pytest.MonkeyP
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert distributed.launcher_devices()
-    monkeypatch.setattr(rank_zero_only, "rank", 3)  # as it is when Lightning is imported with these
+    monkeypatch.setattr(rank_zero_only, "rank", 3)  # the value if Lightning is imported with these variables
     distributed.forget_launcher()
     assert rank_zero_only.rank == 0  # type: ignore[attr-defined]
     assert (distributed.is_first_rank(), distributed.is_first_rank_of_machine(), distributed.launcher_devices()) == (

@@ -27,14 +27,14 @@ from tests.training.test_command import QUICK, RUN, Refused, interrupt_at
 
 TINY = (*QUICK, "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "3")
 LAST = RUN / "checkpoints" / "last.ckpt"
-# Stops after the second epoch, whose loss is not better by 99.
+# Stops after the second epoch, because its loss is not lower by 99.
 ARGUMENTS = "{monitor: val_loss, patience: 1, min_delta: 99}"
 EARLY = f"{{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {ARGUMENTS}}}"
 
 
 @pytest.fixture(autouse=True)
 def _without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would take half of the time."""
+    """Drawing the curves would take half of the time."""
     monkeypatch.setattr(Curves, "draw", lambda _: None)
 
 
@@ -97,7 +97,7 @@ def test_a_closed_pipe_or_terminal_ends_nothing(monkeypatch: pytest.MonkeyPatch)
         patch.setattr(sys, "stderr", pipe)
         do_at(3, close, patch)
         main(["fit", *TINY, "--test", "last"])
-    pipe.close()  # raises nothing: what it still holds goes nowhere
+    pipe.close()  # raises nothing; the remaining output is discarded
     assert signal.getsignal(signal.SIGHUP) == hang_up
     assert [row["epoch"] for row in rows_of(RUN)] == [0, 1, 2]
     assert json.loads((RUN / "result.json").read_text()).keys() >= {"best", "last", "test"}
@@ -246,7 +246,7 @@ def test_trials_are_not_mixed_with_runs_unless_their_study_is_named(monkeypatch:
     (study / "study.yaml").touch()
     trial = {"arm": "arm", "group": "arm", "values": {}, "seed": 0, "stage": "final", "args": [], "unregularized": True}
     (study / "final" / "arm" / "seed_0" / "trial.json").write_text(json.dumps(trial))
-    # A run that has not finished changes nothing.
+    # An unfinished run changes nothing.
     (single / "checkpoints").mkdir(parents=True)
     assert [result.arm for result in found_runs.find([Path("all")]).results] == ["arm"]
     assert found_runs.single_study(Path("all")) == study

@@ -101,7 +101,7 @@ def test_a_disk_that_is_full_or_read_only(fault: str, disk: Path, capsys: pytest
 
     before: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
-        # A file system with an open file cannot be remounted by hand; after an error, the system does it all the same.
+        # A file system with an open file cannot be remounted manually, although the system does so after an error.
         patch.setattr(run_lock, "exclusive_run", lambda *_: nullcontext())
         do_at(9, fail, patch)
         message = stopped(capsys)
@@ -135,7 +135,7 @@ def test_a_run_folder_that_is_removed(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_run_stopped_by_a_signal_continues_exactly(capsys: pytest.CaptureFixture[str]) -> None:
-    """Within an epoch, in its last batch, and in the validation after it, while averaged weights are in use."""
+    """The signal arrives within an epoch, in its last batch or in its validation, while averaged weights are in use."""
     noisy = (*SHORT, "--callbacks.ema", "EMA", "--callbacks.ema.decay", "0.5", "--model.network.dropout", "0.3")
     main(["fit", *noisy])
     expected = plain([checkpoint_io.read(LAST), checkpoint_io.read(BEST), rows_of(RUN)], RUN.parent)
@@ -194,7 +194,7 @@ FULL = ["--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "2"]
         ),
         (40, ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "4"]),
         (20, ["--trainer.limit_val_batches", "0"]),
-        # Averaged, and the statistics of batch norm not computed yet.
+        # The weights are averaged, but the statistics of batch norm are not computed yet.
         (17, ["--callbacks.swa", "SWA", "--callbacks.swa.start", "0.1"]),
         (17, ["--callbacks.lawa", "LAWA", "--callbacks.lawa.epochs", "2"]),
     ],

@@ -35,7 +35,7 @@ def group() -> dict[str, float]:
 
 
 def stop_after(epochs: int, *more: str) -> None:
-    """Runs and stops it by Ctrl-C in the epoch after this many."""
+    """Runs ``fit`` and stops it by Ctrl-C in the epoch after the given number of epochs."""
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(4 * epochs + 1, patch)
         with pytest.raises(SystemExit):
@@ -214,7 +214,7 @@ def old_run() -> Path:
 
 
 def assert_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """All values of a config are the same; later versions have more options."""
+    """Checks that all values of a config are the same; later versions have more options."""
     for name, value in before.items():
         if isinstance(value, dict):
             assert_kept(value, after[name])
@@ -233,7 +233,7 @@ def test_a_run_of_version_0_1_continues(config: list[str], old_run: Path, capsys
         expected = [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
     rows = rows_of(old_run)
     assert [row["step"] for row in rows] == [6, 12, 18]
-    # Later versions measure more.
+    # Later versions log more metrics.
     assert all(row.keys() >= earlier.keys() for row, earlier in zip(rows, expected, strict=True))
     for row, reference in zip(rows, expected, strict=True):
         exact = row["epoch"] == 0

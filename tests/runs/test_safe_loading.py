@@ -1,4 +1,4 @@
-"""Attacks by a checkpoint on the user who loads it: pickles that run code, and class paths that would."""
+"""Attacks by a checkpoint on the user who loads it: pickles and class paths that would run code."""
 
 import copy
 import json
@@ -116,7 +116,7 @@ def test_a_malicious_class_path_does_not_run(
     for command in ("fit",) if unused else ("fit", "test"):
         message = refused(command, "--ckpt_path", str(LAST))
         assert "evil" in message or "sub.yaml" in message, message
-    if unused:  # by scoring, which does not make it
+    if unused:  # scoring does not create the object
         main(["validate", "--ckpt_path", str(LAST)])
     assert not Path("attacked").exists()
     assert "evil" not in sys.modules
@@ -149,7 +149,7 @@ def test_data_sets_that_a_checkpoint_may_not_describe(
 def test_the_name_of_a_file_is_no_class_of_the_user(
     trained: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a folder of someone else: ``cd`` there, ``python -m regularization test --ckpt_path model.ckpt``."""
+    """In a folder of someone else, the user runs ``python -m regularization test --ckpt_path model.ckpt``."""
     shutil.copytree(trained, "runs")
     content = torch.load(LAST, weights_only=True)
     content["config"]["model"]["network"] = {"class_path": "model.ckpt.Net"}
@@ -190,7 +190,7 @@ def test_installed_packages_come_before_the_working_directory(monkeypatch: pytes
 
 
 def test_a_file_named_like_a_value_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The value of ``--trainer.strategy`` is auto, and a parser would take it for the name of a config."""
+    """The value of ``--trainer.strategy`` is auto, which a parser could take for the name of a config file."""
     Path("evil.py").write_text(EVIL)
     for name in ("auto", "cpu", "SGD"):
         Path(name).write_text("class_path: evil.Net")
@@ -297,7 +297,7 @@ def test_networks_load_no_weights(network: dict[str, Any], monkeypatch: pytest.M
 
 
 def build_network(network: dict[str, Any]) -> torch.nn.Module:
-    """The network by hand."""
+    """Builds the network directly with its library."""
     import timm
     import torchvision
 
@@ -317,7 +317,7 @@ def test_places_come_from_a_run_of_this_folder_alone(
     content["config"]["model"] |= {"weights": "planted.pth", "compile": True, "label_smoothing": 0.25}
     content["config"]["data"] = {"class_path": "regularization.CIFAR10", "init_args": {"root": "planted"}}
     content["config"]["data"]["init_args"] |= {"mean": [0.5] * 3, "std": [0.5] * 3}
-    # Options of one start are the user's alone.
+    # Options that apply to a single start are only taken from the user.
     content["config"] |= {"threads": 3, "test": "best", "trust": True, "config": "planted.yaml", "ckpt_path": "x"}
     torch.save(content, LAST)
     torch.save(content, "model.ckpt")
@@ -330,7 +330,7 @@ def test_places_come_from_a_run_of_this_folder_alone(
     cli = TrainingCLI("test", ["--ckpt_path", str(LAST)])
     trainer, data = cli.config.trainer, cli.config.data
     assert (str(trainer.default_root_dir), trainer.devices, data.init_args.root) == ("planted", 7, "planted")
-    # The folder of runs is the user's: elsewhere, the same run is someone else's.
+    # The user's own runs are in the folder of runs. If that is another folder, the same run is treated as foreign.
     cli = TrainingCLI("test", ["--ckpt_path", str(LAST), "--trainer.default_root_dir", "elsewhere"])
     assert (cli.config.trainer.devices, cli.config.data.init_args.root) == (1, None)
     cli = TrainingCLI("test", ["--ckpt_path", "model.ckpt", "--data.root", "mine", "--trainer.devices", "2"])
@@ -395,7 +395,7 @@ def test_names_that_are_not_trusted(trained: Path, name: str, refused: Refused) 
         else:
             changed["config"]["model"]["optimizer"] = {"class_path": name}
         torch.save(changed, LAST)
-        # Scoring makes no callbacks.
+        # Scoring creates no callbacks.
         message = refused("fit" if option == "callback" else "validate", "--ckpt_path", str(LAST))
         assert "the checkpoint names" in message or "there is no class" in message or "must be" in message, message
 

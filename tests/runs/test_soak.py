@@ -165,7 +165,7 @@ def test_a_killed_and_continued_run_equals_an_uninterrupted_one(data: str, tmp_p
 
 @pytest.mark.soak
 def test_two_processes_on_one_run_and_a_reader_that_ends(tmp_path: Path) -> None:
-    """The run is that of one process whose output was read."""
+    """The result equals that of a single process with output that is read."""
     args = ["fit", *DIGITS, "--threads=1"]
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     for folder in (undisturbed, disturbed):
@@ -187,14 +187,14 @@ def test_two_processes_on_one_run_and_a_reader_that_ends(tmp_path: Path) -> None
     first.kill()
     first.wait()
 
-    # Neither of two that continue it at once harms the other.
+    # Two processes that continue the run at the same time do not disturb each other.
     both = [start([*args, "--ckpt_path=last"], disturbed)[0] for _ in range(2)]
     for process in both:
         process.join()
     assert sorted(process.exitcode for process in both) in ([0, 0], [0, 2]), (disturbed / "log.txt").read_text()
     assert differences(result(disturbed), result(undisturbed)) == []
 
-    # A reader that ends ends nothing.
+    # The run does not end when the reader of its output ends.
     last = started(subprocess.Popen(command, cwd=disturbed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     assert last.stdout is not None
     last.stdout.close()

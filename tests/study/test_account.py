@@ -1,4 +1,4 @@
-"""The looks at a study, kept in its folder: what they spend, and that nothing is spent twice."""
+"""The looks at a study, which are saved in its folder: the levels that they spend, none of which is spent twice."""
 
 import itertools
 import json

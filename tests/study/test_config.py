@@ -1,4 +1,4 @@
-"""What a study's config becomes: arms, trials, and the commands they run."""
+"""The arms, trials and commands that the config of a study results in."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A study whose objective is a metric of the user's own, from its config to its table."""
+"""A study with a user-defined metric as its objective, from the config to the table."""
 
 import json
 from pathlib import Path
@@ -20,14 +20,14 @@ from tests.study.test_sweep import LAMBDA, OPTIONS, STUDY, table
 
 
 class Copies(Callback):
-    """Logs the validation loss again, under a name of its own."""
+    """Logs the validation loss again, under another name."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log("val_cost", trainer.callback_metrics["val_loss"])
 
 
 def test_a_copy_of_the_loss_is_the_objective_of_a_study() -> None:
-    # The time of a start of fit is not that of a trial, which runs to its end.
+    # ``hours`` limits one start of ``fit``. It does not apply to a trial, which runs to its end.
     Path("base.yaml").write_text(
         yaml.safe_dump({"hours": 1e-9, "callbacks": {"own": {"class_path": f"{__name__}.Copies"}}})
     )

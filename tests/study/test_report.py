@@ -1,4 +1,4 @@
-"""The command ``report``: which runs count, which are left out, and what it says of a study that is not finished."""
+"""The command ``report``: which runs count, which are left out, and its output for an unfinished study."""
 
 import csv
 import dataclasses
@@ -28,7 +28,7 @@ def write_run(
     objective: str = "",
     metrics: dict[str, float] | None = None,
 ) -> None:
-    """A complete run of ``fit``."""
+    """Writes a complete run of ``fit``."""
     folder.mkdir(parents=True, exist_ok=True)
     model = {"network": {"class_path": network}, "optimizer": {"init_args": {"weight_decay": decay}}}
     config = {"seed_everything": seed, "model": model, "data": {"init_args": {"split_seed": seed, "seed": None}}}
@@ -53,7 +53,7 @@ def write_run(
 def write_trial(
     study: Path, arm: str, seed: int, accuracy: float | None, stage: str = "final", network: str = "", reason: str = ""
 ) -> None:
-    """A trial: complete with an accuracy, failed with a reason, or only planned."""
+    """Writes a trial: complete with an accuracy, failed with a reason, or only planned."""
     folder = study / stage / arm / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     strength = float(arm.rpartition("=")[2]) if "=" in arm else 0.0
@@ -66,7 +66,7 @@ def write_trial(
 
 
 def write_study(folder: Path, compared: list[str] | None = None, **options: Any) -> Study:
-    """The record of a study."""
+    """Writes the record of a study."""
     study = Study(**{"base": "x.yaml", "arms": {"none": {LAMBDA: 0}, "wd=1": {LAMBDA: 1}}, **options})
     folder.mkdir(parents=True, exist_ok=True)
     names = None if study.adaptive else list(study.arms)
@@ -85,7 +85,7 @@ def write_whole_study(folder: Path, network: str = "", first_seed: int = 0) -> N
 
 
 def report(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[str, list[str]]:
-    """The sentence and the remarks."""
+    """Runs ``report`` and returns the sentence and the remarks that it prints."""
     capsys.readouterr()
     main(["report", *args])
     *remarks, sentence, _ = capsys.readouterr().out.splitlines()
@@ -109,7 +109,7 @@ def test_a_study_and_its_copy_are_one_piece_of_evidence(capsys: pytest.CaptureFi
     _, remarks = report(capsys, str(STUDY), "copy/of/it", "--output", "out")
     assert remarks[-1] == "left out, copies of other runs: 6 trials of copy/of/it"
     assert counts(Path("out")) == {"none": 3, "wd=1": 3}
-    # The same folder twice, however it is written, is the study.
+    # A folder that is given repeatedly, in any notation, counts once.
     assert report(capsys, str(STUDY), f"runs/../{STUDY}", str(STUDY.absolute())) == (alone, ["helps: wd=1"])
 
 
@@ -153,7 +153,7 @@ def test_runs_of_fit_in_folders_of_one_name(capsys: pytest.CaptureFixture[str]) 
 
 
 def write_two_arms(objectives: tuple[str, str], metric: str = "val_loss") -> None:
-    """Arms a and b of three runs each: b has the higher accuracy, and the higher loss."""
+    """Writes three runs of each of the arms a and b: b has the higher accuracy and the higher loss."""
     for arm, gain, objective in zip("ab", (0.0, 0.02), objectives, strict=True):
         for seed in range(3):
             own = gain * (1 + 0.01 * seed)
@@ -245,7 +245,7 @@ def test_what_is_left_out_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         write_run(Path(f"runs/x/version_{seed}"), ACCURACIES[seed], seed)
     Path("runs/x/version_1/result.json").unlink()
     Path("runs/x/version_2/result.json").write_text('{"last": {"epoch": 1}}')
-    # Stopped within the first epoch.
+    # A run that was stopped within the first epoch.
     Path("runs/x/version_4/checkpoints").mkdir(parents=True)
     _, remarks = report(capsys, "runs/x")
     assert counts(Path("runs/x")) == {"x": 2}
@@ -262,7 +262,7 @@ def test_an_unfinished_study_is_said_to_be_one(capsys: pytest.CaptureFixture[str
     write_whole_study(STUDY)
     assert report(capsys, str(STUDY))[0].startswith(SENTENCE)
     shutil.rmtree(STUDY / "final" / "none" / "seed_2")
-    # Also a study that has been extended after its end.
+    # This is also the state of a study that was extended after its end.
     sentence, remarks = report(capsys, str(STUDY))
     assert sentence.startswith(f"With 1 trial still missing: {SENTENCE}")
     assert remarks == ["helps: wd=1"]
@@ -288,7 +288,7 @@ def test_a_search_that_has_not_finished(capsys: pytest.CaptureFixture[str]) -> N
         write_trial(STUDY, arm, 0, accuracy, "search")
     assert report(capsys, str(STUDY))[0].startswith("The search has not finished. So far: Undecided so far: wd,wd=1")
     assert "trained again with fresh seeds" not in (STUDY / "report.html").read_text()
-    # Its end is known by the arms that are compared.
+    # The search has finished if the record names the arms that are compared.
     write_study(STUDY, ["none", "wd,wd=1"], arms=arms)
     write_trial(STUDY, "none", 1, 0.8)
     assert report(capsys, str(STUDY))[0].startswith("With 5 trials still missing: ")
@@ -306,7 +306,7 @@ def test_a_kind_that_failed_in_its_search_is_named(capsys: pytest.CaptureFixture
     sentence, remarks = report(capsys, str(STUDY))
     assert sentence.endswith(" All trials of dropout failed.")
     assert remarks == ["all trials of dropout failed: out of memory", "helps: wd=1"]
-    # With one value that can be trained, it is a kind like the others.
+    # If one of its values can be trained, the kind is treated like the others.
     write_trial(STUDY, "dropout,dropout=0.1", 0, 0.7, "search")
     (STUDY / "search" / "dropout,dropout=0.1" / "seed_0" / "failed.txt").unlink()
     assert report(capsys, str(STUDY)) == (sentence.removesuffix(" All trials of dropout failed."), ["helps: wd=1"])

@@ -41,7 +41,7 @@ STUDY = Path("runs/tiny/version_0")
 
 
 def write(**changes: Any) -> list[str]:
-    """The command for a small study."""
+    """Writes the config of a small study and returns its command."""
     content = {"base": str(BASE), "options": OPTIONS, "vary": {LAMBDA: [0, 1e-3, 1e-1]}, "seeds": 2}
     Path("tiny.yaml").write_text(yaml.safe_dump({name: v for name, v in (content | changes).items() if v is not None}))
     return ["sweep", "--config", "tiny.yaml", "--threads", "1"]
@@ -68,7 +68,7 @@ def table(folder: Path = STUDY) -> list[dict[str, str]]:
 
 
 def test_a_study_from_its_config_to_its_report(capsys: pytest.CaptureFixture[str]) -> None:
-    # What fit would do at its end is not for trials: the test set is opened once.
+    # ``test`` makes ``fit`` score the test set at its end. It does not apply to trials: the test set is opened once.
     main([*write(options=OPTIONS | {"test": "last"}), "--workers", "2"])
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"study: {STUDY}"
@@ -87,20 +87,20 @@ def test_a_study_from_its_config_to_its_report(capsys: pytest.CaptureFixture[str
     tested = {row["arm"] for row in rows if row["test_accuracy"]}
     assert len(tested) <= 2
     assert "weight_decay=0" in tested
-    # What the table says is what the runs' own files say.
+    # The table contains the same values as the files of the runs.
     for row in rows:
         folder = Path(row["folder"])
         kept = json.loads((folder / "result.json").read_text())
         assert float(row["val_accuracy"]) == kept["last"]["val_accuracy"]
         assert yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"] == int(row["seed"])
 
-    # Asked for again, nothing is trained; the report is made anew.
+    # If the command is repeated, nothing is trained; the report is written again.
     begun = starts()
     assert set(begun.values()) == {1}
     main(write(options=OPTIONS | {"test": "last"}))
     assert starts() == begun
     assert table() == rows
-    # Optuna's study says the same.
+    # Optuna's study has the same content.
     kept = recorded()
     assert [one.params for one in kept] == [
         {LAMBDA: float(value), "seed": seed} for seed in (0, 1) for value in ("0", "0.001", "0.1")
@@ -118,7 +118,7 @@ def test_a_study_from_its_config_to_its_report(capsys: pytest.CaptureFixture[str
 
 
 def test_two_axes_are_compared_with_the_best_arm_without_regularization(capsys: pytest.CaptureFixture[str]) -> None:
-    # With the smaller learning rate nothing is learned, so that its λ = 0 is no baseline.
+    # With the smaller learning rate, nothing is learned, so its arm with λ = 0 is not the baseline.
     main(write(vary={"model.optimizer.lr": [1e-9, 0.1], LAMBDA: [0, 1e-3]}))
     said = capsys.readouterr().out.splitlines()[-2]
     assert "lr=1e-09,weight_decay=0" not in said
@@ -169,7 +169,7 @@ def test_dry_run_knows_what_ends_a_trial(
 
 
 def test_the_estimate_counts_validations_as_often_as_they_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A training batch of this clock takes a second.
+    # With this clock, a training batch takes a second.
     monkeypatch.setattr("regularization.study.dry_run.time.perf_counter", itertools.count().__next__)
     args = ["--config", str(BASE), "--trainer.accelerator", "cpu", "--trainer.max_epochs", "6"]
     for every in (1, 3):
@@ -179,7 +179,7 @@ def test_the_estimate_counts_validations_as_often_as_they_are_run(monkeypatch: p
 
 
 def test_a_failing_trial_does_not_end_the_study(capsys: pytest.CaptureFixture[str]) -> None:
-    # A learning rate that diverges at once.
+    # Training with this learning rate diverges immediately.
     arms = {"none": {LAMBDA: 0}, "wild": {"model.optimizer.lr": 1e20}}
     main(write(vary=None, arms=arms, seeds=1))
     out = capsys.readouterr().out
@@ -189,7 +189,7 @@ def test_a_failing_trial_does_not_end_the_study(capsys: pytest.CaptureFixture[st
     assert out.splitlines()[-2].endswith(" All trials of wild failed.")
     assert [row["arm"] for row in table()] == ["none"]
     assert "training diverged" in (STUDY / "final" / "wild" / "seed_0" / "log.txt").read_text()
-    # It is run again only on request.
+    # The failed trial is run again only on request.
     begun = starts()
     main(write(vary=None, arms=arms, seeds=1))
     assert "failed: wild seed 0: training diverged" in capsys.readouterr().out
@@ -206,7 +206,7 @@ def test_when_all_fail_there_is_no_report(refused: Refused) -> None:
 
 
 def test_trials_that_end_before_a_validation_have_failed() -> None:
-    # They used to be handed out again without end.
+    # Such trials used to be handed out again endlessly.
     options = OPTIONS | {"trainer.max_steps": 2, "trainer.check_val_every_n_epoch": 2}
     with pytest.raises(SystemExit, match="2"):
         main(write(options=options, vary={LAMBDA: [0]}, seeds=1))
@@ -239,7 +239,7 @@ def test_tuned_arms_go_on_with_fresh_seeds(capsys: pytest.CaptureFixture[str], m
     arms = {"none": {LAMBDA: 0}, "wd": {LAMBDA: [0, 1e-3, 1e-2]}}
     main(write(vary=None, arms=arms, seeds=2, baseline="none"))
     rows = table()
-    # While they are trained, a report knows which arms are compared.
+    # The record names the compared arms before they are trained, for reports during the training.
     assert records == [sorted({row["arm"] for row in rows if row["stage"] == "final"})]
     assert {row["stage"] for row in rows} == {"search", "final"}
     assert {row["seed"] for row in rows if row["stage"] == "search"} == {"0"}
@@ -345,7 +345,7 @@ def test_a_study_is_extended_by_what_is_missing(capsys: pytest.CaptureFixture[st
     assert "left out, no longer part of the study: weight_decay=0.001 seed 4" in capsys.readouterr().out
     assert Counter(row["arm"] for row in table()) == {"weight_decay=0": 3, "weight_decay=0.001": 3}
     assert set(starts().values()) == {1}
-    # An arm less.
+    # One arm fewer.
     main(write(vary={LAMBDA: [0]}, seeds=3))
     out = capsys.readouterr().out
     assert "left out, no longer part of the study: weight_decay=0.001 seed 0" in out
@@ -424,7 +424,7 @@ def test_a_killed_study_goes_on_where_it_was() -> None:
     command = write()
     main(command)
     expected = table()
-    # As if it was killed: one trial is gone, one has lost its end.
+    # Simulates a kill: one trial is missing, and another one has no result.
     shutil.rmtree(STUDY / "final" / "weight_decay=0" / "seed_1")
     (STUDY / "final" / "weight_decay=0.1" / "seed_0" / "result.json").unlink()
     main(command)

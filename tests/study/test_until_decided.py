@@ -26,7 +26,7 @@ DECIDED = {"until": "decided", "seeds": 2, "resolution": 60.0, "vary": {LAMBDA: 
 
 
 def test_seeds_are_added_until_the_study_is_decided(capsys: pytest.CaptureFixture[str]) -> None:
-    # A limit ends the study undecided; the command without it goes on.
+    # With a limit, the study ends undecided; the command without the limit continues it.
     main([*write(**DECIDED), "--trials", "6"])
     out = capsys.readouterr().out.splitlines()
     assert out[-2].startswith("Undecided so far: ")
@@ -43,7 +43,7 @@ def test_seeds_are_added_until_the_study_is_decided(capsys: pytest.CaptureFixtur
     assert all(own <= seeds["weight_decay=0"] for own in seeds.values())
     assert all({"0", "1"} <= own for own in seeds.values())
 
-    # What the looks spent was planned, and is not spent again by a report or by the same command.
+    # The looks spent the planned levels. Neither a report nor the same command spends them again.
     looks = json.loads((STUDY / "looks.json").read_text())
     planned = yaml.safe_load((STUDY / "study.yaml").read_text())["looks"]
     assert [look["alpha"] for look in looks] == [planned[look["seeds"]] for look in looks]
@@ -74,7 +74,7 @@ def test_every_arm_chooses_its_learning_rate(capsys: pytest.CaptureFixture[str])
     assert {row["arm"] for row in rows if row["stage"] == "search"} == {
         f"weight_decay={value},lr={rate}" for value in ("0", "0.001") for rate in ("1e-09", "0.1")
     }
-    # With the smaller one nothing is learned.
+    # With the smaller learning rate, nothing is learned.
     assert {row["arm"] for row in rows if row["stage"] == "final"} == {
         f"weight_decay={value},lr=0.1" for value in ("0", "0.001")
     }
@@ -85,13 +85,13 @@ def test_a_trial_that_ends_after_the_decision_may_reopen_the_study(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     decided, first = DecidingQueue.decided, iter([True])
-    # As if the last of the first six trials had still run when the others decided the study.
+    # Simulates that the last of the first six trials was still running when the others decided the study.
     monkeypatch.setattr(DecidingQueue, "decided", lambda queue: next(first, False) or decided(queue))
     main([*write(**DECIDED), "--max_seeds", "4"])
     assert len(table()) > 6
     assert capsys.readouterr().out.splitlines()[-2].startswith("No λ that was tried helps")
 
-    # A smaller resolution is not reached: all seeds are used, and what the looks spent stays spent.
+    # A smaller resolution is not reached: all seeds are used, and the levels that the looks spent stay spent.
     looks = json.loads((STUDY / "looks.json").read_text())
     main([*write(**DECIDED), "--max_seeds", "4", "--resolution", "0.001"])
     assert capsys.readouterr().out.splitlines()[-2].startswith(("Undecided so far", "With"))
@@ -100,7 +100,7 @@ def test_a_trial_that_ends_after_the_decision_may_reopen_the_study(
 
 
 def make_queue(study: Study, folder: Path) -> DecidingQueue:
-    """The queue of a study in a new folder, without a limit that matters."""
+    """The queue of a study in a new folder, with limits that are not reached."""
     arms = build_arms(study, Path())
     folder.mkdir()
 
@@ -143,7 +143,7 @@ def test_refine_adds_values_between_the_two_best() -> None:
     first, later = trials[:8], trials[8:]
     assert Counter(trial.arm.values[LAMBDA] for trial in first) == dict.fromkeys(values, 2)
     refined = list(dict.fromkeys(trial.arm.name for trial in later if trial.arm.values[LAMBDA] not in values))
-    # The geometric mean of the two best, which begins with the first seed.
+    # The refined value is the geometric mean of the two best ones. Its trials begin with the first seed.
     assert refined[0] == "weight_decay=0.0032"
     assert len(refined) <= 2
     for name in refined:
@@ -171,7 +171,7 @@ def test_one_seed_of_each_is_enough_to_start() -> None:
     assert [trial.seed for trial in trials[:4]] == [0] * 4
     assert len({trial.folder for trial in trials}) == len(trials)
     counts = Counter(trial.arm.values[LAMBDA] for trial in trials)
-    # The peak is at 0.003; what is far below it is not tried again.
+    # The peak is at 0.003; values far below it are not tried again.
     assert counts[0] > 1
     assert max(counts[1e-3], counts[1e-2]) > 1
     assert counts[1e-4] <= 2

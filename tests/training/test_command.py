@@ -28,7 +28,7 @@ Refused = Callable[..., str]
 
 
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in that optimizer step, counted from 0."""
+    """Simulates Ctrl-C in the given optimizer step, counted from 0."""
     train = ImageClassifier.training_step
 
     def interrupted(self: ImageClassifier, *args: Any) -> Any:
@@ -378,7 +378,7 @@ def test_compiled_is_the_same_training_and_the_same_checkpoint() -> None:
 
 @pytest.mark.parametrize(("size", "better"), [("28", "29"), ("1", "3")])
 def test_a_batch_of_one_image_is_said(size: str, better: str, capsys: pytest.CaptureFixture[str]) -> None:
-    # 1,149 images; at 16×16 the last stage has one pixel, which batch norm can't take a variance of.
+    # 1,149 images; at 16×16 the last stage has one pixel, for which batch norm cannot compute a variance.
     args = ["--model.network", "WhitenedNet", "--data.image_size", "16", "--data.batch_size", size]
     with pytest.raises(SystemExit) as exit_:
         main(["fit", "--config", str(BASE), "--trainer.accelerator", "cpu", *args])

@@ -75,7 +75,7 @@ def test_configs_and_options_are_split() -> None:
         (SGD, {"class_path": "torch.optim.AdamW"}, {"class_path": "torch.optim.AdamW"}),
         (SGD, {"class_path": "timm.optim.SGD"}, {"class_path": "timm.optim.SGD"}),
         (SGD, "AdamW", {"class_path": "AdamW"}),
-        # null replaces, and can be replaced.
+        # null replaces a value and can be replaced by one.
         (SGD, None, None),
         (None, SGD, SGD),
         ({"l1": SGD, "l2": SGD}, {"l1": None}, {"l1": None, "l2": SGD}),
@@ -180,11 +180,11 @@ def test_a_file_that_is_no_config() -> None:
     ("old", "new", "merged"),
     [
         ({"mixup": MIXUP}, {"cutmix": CUTMIX}, {"mixup": MIXUP, "cutmix": CUTMIX}),
-        # A class alone, as in the configs and checkpoints of earlier versions, and named ones.
+        # A single class, as in the configs and checkpoints of earlier versions, is merged with named ones.
         (MIXUP, {"cutmix": CUTMIX}, {"mixup": MIXUP, "cutmix": CUTMIX}),
         (MIXUP, {"mixup": {**MIXUP, "init_args": {"alpha": 0.4}}}, {"mixup": {**MIXUP, "init_args": {"alpha": 0.4}}}),
         (MIXUP["class_path"], {"cutmix": CUTMIX}, {"mixup": {"class_path": MIXUP["class_path"]}, "cutmix": CUTMIX}),
-        # A class alone replaces what was there; its arguments alone change it.
+        # A class without a name replaces the previous ones; arguments without a class change it.
         ({"mixup": MIXUP}, CUTMIX, CUTMIX),
         (MIXUP, CUTMIX, CUTMIX),
         (MIXUP, {"alpha": 0.4}, {**MIXUP, "init_args": {"alpha": 0.4}}),

@@ -12,7 +12,7 @@ from tests.training.test_command import QUICK, RUN
 
 Refused = Callable[..., str]
 TINY = ("fit", *QUICK, "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "1")
-# So short that it is over after any step.
+# So short that it has passed after any step.
 NO_TIME = ("--hours", "1e-9")
 
 
@@ -36,7 +36,7 @@ def test_each_start_has_its_own_time_and_nothing_is_lost(capsys: pytest.CaptureF
     assert said.endswith("continue: --ckpt_path last\n")
     assert not (second / "result.json").exists()
     assert "hours" not in yaml.safe_load((second / "config.yaml").read_text())
-    # A start makes one step. The third one is before a validation, which the next start makes up for.
+    # Each start takes one step. The third step is followed by a validation, which the next start runs.
     for step in range(2, 6):
         stopped(*args, *NO_TIME, "--ckpt_path", "last")
         assert f"in epoch {1 if step <= 3 else 2}, step {step};" in capsys.readouterr().out

@@ -23,6 +23,6 @@ def test_freed_memory_is_used_again() -> None:
         done = subprocess.run([sys.executable, "-c", MEASURE, mode], capture_output=True, text=True, check=True)
         return int(done.stdout)
 
-    # As the library does it, each of the 3 blocks comes anew from the system, at least in pages of 2 MiB.
+    # By default, each of the 3 blocks is requested from the system again, with at least 64 faults (pages of 2 MiB).
     assert faults("leave") >= 3 * 64
     assert faults("keep") < 64

@@ -1,4 +1,4 @@
-"""``--objective``: any metric that is logged chooses best.ckpt, and early stopping follows it."""
+"""``--objective``: any logged metric can select best.ckpt, and early stopping monitors it."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ STOPPED = Path("runs/quickstart+early_stopping/version_0")
 
 
 class Copies(Callback):
-    """Logs the accuracy and the loss again, under names of its own, and a metric that rises, falls and stays."""
+    """Logs the accuracy and the loss again, under other names, and a metric that rises, falls and stays constant."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log("score", [1.0, 3.0, 2.0, 2.0, 2.0, 2.0][trainer.current_epoch])
@@ -88,7 +88,7 @@ def test_what_early_stopping_monitors() -> None:
     # The command line wins over the configs.
     for options in (("--objective", "val_accuracy"), ("--objective=val_accuracy",)):
         assert early_stopping("max:val_mine", options) == accuracy | {"patience": 3}
-    # Another monitor stays what it is.
+    # Another monitor is not changed.
     assert early_stopping("max:val_mine", monitor="gap_loss") == {"monitor": "gap_loss", "patience": 3}
     for option in ("--callbacks.early_stopping.monitor", "--callbacks.early_stopping.init_args.monitor"):
         assert early_stopping("max:val_mine", (option, "gap_loss")) == loss | {"patience": 3}
@@ -109,7 +109,7 @@ def test_a_metric_that_is_never_logged_ends_the_run_after_its_first_validation(
     assert logged.startswith("Logged are accumulated_decay, clean_accuracy, ")
     assert logged.endswith(", val_macro_f1, val_score")
     assert len(rows_of(RUN)) == every
-    # One that is logged is not missed before its first validation.
+    # A metric that is logged later is not reported as missing before its first validation.
     main([*SHORT, *own, *arguments, "--objective", "max:val_score"])
     assert best_epoch(RUN.with_name("version_1")) == every - 1
 

@@ -1,4 +1,4 @@
-"""Every overlay in configs/with trains on the digits, and shows the effect it is there for."""
+"""Every overlay in configs/with trains on the digits and has its intended effect."""
 
 import itertools
 import math
@@ -53,7 +53,7 @@ def run(name: str, *more: str) -> tuple[Any, Rows]:
 
 
 def assert_same_bits_after_a_resume(name: str, *options: str, stopped_at: int = 3) -> None:
-    """Repeats the run ``name`` of two epochs, stopped by Ctrl-C in that batch, counted from 0, and continued."""
+    """Repeats the run ``name`` of two epochs, stops it by Ctrl-C in the given batch, counted from 0, and resumes it."""
     train, batches = ImageClassifier.training_step, itertools.count()
 
     def interrupted(self: ImageClassifier, *args: Any) -> Any:
@@ -116,7 +116,7 @@ def test_elastic_net() -> None:
 
 
 def test_group_lasso_on_a_layer_without_norm_behind_it() -> None:
-    # Each of these 10 filters is a class's own; all of them are zeroed by a large λ.
+    # Each of these 10 filters belongs to one class; a large λ sets all of them to zero.
     more = (
         "--model.penalties.group_lasso.strength",
         "1.0",
@@ -152,8 +152,8 @@ def test_l2sp() -> None:
 
 
 def test_l2ema() -> None:
-    """The average is not the weights; a strong pull towards it slows them down."""
-    start = ("--model.penalties.start=L2SP", "--model.penalties.start.strength=0")  # which only records them
+    """The average differs from the weights; a strong pull towards it slows their change."""
+    start = ("--model.penalties.start=L2SP", "--model.penalties.start.strength=0")  # only records the initial weights
     checkpoint, rows = run("l2ema", "--model.penalties.l2ema.strength=1", *start)
     origin, average = (checkpoint["regularizer"][name] for name in ("start", "l2ema"))
 
@@ -199,7 +199,7 @@ def test_cautious_decay() -> None:
 
 def test_corrected_decay() -> None:
     (group,) = run("corrected_decay")[0]["optimizer_states"][0]["param_groups"]
-    last_lr = 0.1 * 0.5 * (1 - math.cos(math.pi * (1 - 36 / 37) / 0.8))  # of 36 steps, the peak being 0.1 to within one
+    last_lr = 0.1 * 0.5 * (1 - math.cos(math.pi * (1 - 36 / 37) / 0.8))  # last of 36 steps; the peak is 0.1 within one
     assert group["weight_decay"] == pytest.approx(5e-3 * last_lr / 0.1, rel=0.02)
 
 
@@ -219,7 +219,7 @@ def learning_rates(steps: int) -> list[float]:
 
 def test_timescale() -> None:
     checkpoint, _ = run("timescale")
-    # 18 steps an epoch: λ = (1 − 0.9) / (0.1 · 5 · 18), the highest learning rate being 0.1 to within a step.
+    # 18 steps an epoch: λ = (1 − 0.9) / (0.1 · 5 · 18); the highest learning rate is 0.1 to within a step.
     (group,) = checkpoint["optimizer_states"][0]["param_groups"]
     assert group["weight_decay"] == pytest.approx(0.1 / (0.1 * 5 * 18), rel=0.02)
 
@@ -311,7 +311,7 @@ def test_r_drop() -> None:
 
 def test_label_smoothing() -> None:
     _, rows = run("label_smoothing")
-    # The smoothed loss of a perfect classifier is the entropy of (0.91, 0.01, …); the validation's loss is plain.
+    # The smoothed loss of a perfect classifier is the entropy of (0.91, 0.01, …); the validation loss is not smoothed.
     entropy = -(0.91 * math.log(0.91) + 9 * 0.01 * math.log(0.01))
     assert rows[-1]["train_loss"] > entropy
     assert rows[-1]["val_loss"] < entropy
@@ -366,7 +366,7 @@ def test_cutout() -> None:
 
 
 def test_augmentations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training images are altered by every one, those of the validation are not; the same bits after a resume."""
+    """Every augmentation changes training images but no validation images; a resumed run has the same bits."""
     names = ["randaugment", "trivialaugment", "autoaugment", "augmix", "random_erasing"]
     more = [f"--config={CONFIGS / 'with' / name}.yaml" for name in names[1:]]
     seen: list[tuple[bool, Tensor]] = []
@@ -398,7 +398,7 @@ def test_augmentations(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sharpness() -> None:
-    """With clipping, penalty, dropout and accumulation: it changes the weights, not with ρ = 0; it resumes exactly."""
+    """With clipping, penalty, dropout and accumulation: it changes the weights unless ρ = 0, and resumes exactly."""
     more = ["--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1", "--trainer.accumulate_grad_batches=2"]
     more += ["--model.penalties.l2=L2", "--model.penalties.l2.strength=0.1", "--trainer.gradient_clip_val=0.5"]
     more += ["--model.network.dropout=0.3", "--threads=1"]
@@ -432,7 +432,7 @@ def test_ema_without_an_average_yet_changes_nothing() -> None:
 
 @pytest.mark.parametrize(("overlay", "option"), [("swa", "start=0.3"), ("lawa", "epochs=2")])
 def test_averages(overlay: str, option: str) -> None:
-    """The average differs from the weights; the same bits after a resume, with the average begun before it."""
+    """The average differs from the weights; a run that is resumed after the average has begun has the same bits."""
     more = (f"--callbacks.{overlay}.{option}", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1")
     checkpoint, _ = run(overlay, *more, "--threads=1")
     average, raw = network(checkpoint), network(checkpoint, "current_model_state")
@@ -443,7 +443,7 @@ def test_averages(overlay: str, option: str) -> None:
 
 def test_lookahead() -> None:
     checkpoint, _ = run("lookahead", "--callbacks.lookahead.every", "12")
-    # The last of 36 steps is one from which training would go on from the average.
+    # The last one of 36 steps is one after which training would continue from the average.
     (slow,) = (state["slow"] for name, state in checkpoint["callbacks"].items() if name.startswith("Lookahead"))
     kept = list(network(checkpoint).values())
     assert all(torch.equal(average, w) for average, w in zip(slow[: len(kept)], kept, strict=True))
@@ -469,7 +469,7 @@ def test_overlays_combine() -> None:
     assert config["model"]["penalties"]["l1"]["init_args"]["strength"] == 2e-4
     assert list(config["callbacks"]) == ["ema"]
     assert set(rows_of(folder)[0]) >= {"penalty/l1", "penalty/orthogonal"}
-    # Continued with one of them switched off, and nothing doubled.
+    # The run continues without one of the overlays, and none is applied twice.
     main(
         [
             "fit",
@@ -485,7 +485,7 @@ def test_overlays_combine() -> None:
 
 
 def test_gpu() -> None:
-    """As far as a CPU can tell: what it asks for is parsed, the images are moved, bfloat16 trains alike."""
+    """Checks what a CPU can check: the options are parsed, the images are moved, bfloat16 trains similarly."""
     on_cpu = ["--trainer.accelerator", "cpu", "--model.compile", "false", "--trainer.max_epochs", "1"]
     _, rows = run("gpu", *on_cpu)
     main([*DIGITS, *on_cpu])
@@ -498,7 +498,8 @@ def test_gpu() -> None:
 def test_ddp() -> None:
     on_cpu = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"]
     try:
-        _, rows = run("ddp", *on_cpu)  # one process, there are no GPUs to count; tests/test_ranks.py has several
+        # One process, as there are no GPUs to count; tests/runs/test_distributed.py has several.
+        _, rows = run("ddp", *on_cpu)
     finally:
         torch.distributed.destroy_process_group()
     main([*DIGITS, *on_cpu])

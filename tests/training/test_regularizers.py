@@ -1,4 +1,4 @@
-"""What a config regularizes by, in words: the end of a run names it."""
+"""The description of the regularization in a config, which is printed at the end of a run."""
 
 from pathlib import Path
 from typing import Any

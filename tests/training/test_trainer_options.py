@@ -24,7 +24,7 @@ TINY = (
 )
 PRECISION = "lightning.pytorch.plugins.precision.MixedPrecision"
 
-# Values of each option that a run on the CPU trains with; None where there is none.
+# Values of each option with which a run on the CPU can train; None if there are none.
 WORKS: dict[str, list[str] | None] = {
     "accelerator": ["auto"],
     "accumulate_grad_batches": ["2"],
@@ -171,7 +171,7 @@ def test_the_profile_is_printed() -> None:
             texts.append(record.getMessage())
 
     recorder = Recorder()
-    # By this logger, Lightning prints what its own warnings say, too.
+    # Lightning also prints its own warnings through this logger.
     logger = logging.getLogger("lightning.pytorch")
     logger.addHandler(recorder)
     try:
@@ -193,11 +193,11 @@ def test_scoring_makes_none_of_the_loggers_and_callbacks_of_a_run(refused: Refus
     main(["test", "--ckpt_path", str(last)])
     main(["validate", *QUICK, *loggers, "--ckpt_path", "best"])
     assert sorted(Path("logs").rglob("*")) == written
-    # CSVLogger deletes a file if it is there already: the user must name it.
+    # CSVLogger deletes an existing file, so it must be named by the user.
     assert "the checkpoint names lightning.pytorch.loggers.CSVLogger" in refused("fit", "--ckpt_path", str(last))
     main(["fit", *loggers, "--ckpt_path", str(last), "--trainer.max_epochs", "2"])
     assert len(rows_of(run)) == 2
-    # What is not even imported cannot do harm.
+    # A class that is not even imported cannot do harm.
     checkpoint = torch.load(last, weights_only=True)
     checkpoint["config"]["trainer"]["logger"] = [{"class_path": "elsewhere.Logger"}]
     checkpoint["config"]["callbacks"] = {"x": {"class_path": "elsewhere.Callback"}}
@@ -209,6 +209,6 @@ def test_scoring_makes_none_of_the_loggers_and_callbacks_of_a_run(refused: Refus
 def test_an_address_alone_does_not_say_where_the_other_machines_are(
     refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without ``NODE_RANK`` every machine would call itself the first and wait half an hour for the others."""
+    """Without ``NODE_RANK`` every machine would act as the first one and wait half an hour for the others."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     assert "set MASTER_ADDR, MASTER_PORT and NODE_RANK" in refused(*TINY, "--trainer.num_nodes=2")

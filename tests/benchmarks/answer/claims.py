@@ -14,13 +14,13 @@ Comparisons = Mapping[int, Comparison]
 
 
 def false_claim(comparisons: Comparisons, gains: Array) -> bool:
-    """Whether an arm is said to help that does not, or to hurt that does not; ``gains`` ``(arms,)`` as fractions."""
+    """Whether an arm is claimed to help or to hurt although it does not; ``gains`` are fractions, ``(arms,)``."""
     helps = any(item.low > 0 and gains[arm] <= 0 for arm, item in comparisons.items())
     return helps or any(item.high < 0 and gains[arm] >= 0 for arm, item in comparisons.items())
 
 
 def wrongly_equal(comparisons: Comparisons, gains: Array) -> bool:
-    """Whether an arm is said not to differ although its true gain is larger than the resolution."""
+    """Whether an arm is claimed not to differ although its true gain is larger than the resolution."""
     equal = [arm for arm, item in comparisons.items() if judge_arm(item, RESOLUTION) == Verdict.NO_DIFFERENCE]
     return any(abs(gains[arm]) > RESOLUTION for arm in equal)
 

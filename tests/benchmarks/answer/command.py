@@ -88,7 +88,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(args)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # WilcoxonPruner says so where an arm lacks seeds.
+    # WilcoxonPruner warns if an arm lacks seeds.
     warnings.filterwarnings("ignore", category=UserWarning, module="optuna")
     if options.simulated:
         found = [_read(name).residuals() for name in options.tables]

@@ -1,4 +1,4 @@
-"""What each strategy pays for an answer to a stored table, and how often the answer is wrong."""
+"""How much training each strategy needs to answer a stored table, and how often the answer is wrong."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tests.benchmarks.answer.tables import RunTable, StudyRuns, draw_null
 
 @dataclass(frozen=True)
 class Row:
-    """One strategy on one table. Costs are medians over studies, those that end undecided included.
+    """One strategy on one table. Costs are medians over studies, including those that end undecided.
 
     Attributes:
         table: Name of the table.
@@ -29,7 +29,7 @@ class Row:
         wall: Time from the first start to the last end, by the number of workers.
         wrong: Share of studies that claim anything that all runs of the table contradict.
         close: Share of studies that recommend an arm whose gain is within 0.15 points of the best one.
-        false_claims: Share of studies without any effect that claim one; None where arms have too few seeds.
+        false_claims: Share of studies without any effect that claim one; None if arms have too few seeds.
     """
 
     table: str

@@ -1,4 +1,4 @@
-"""Replays a study: workers ask a strategy for runs, and a stored table has their results and their costs."""
+"""Replays a study: workers ask a strategy for runs, and a stored table provides their results and costs."""
 
 import heapq
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tests.benchmarks.answer.simulator import RESOLUTION, to_sample
 from tests.benchmarks.answer.strategies import Cell, Strategy
 from tests.benchmarks.answer.tables import StudyRuns
 
-# An arm this close to the best one, as a fraction, is as good an advice.
+# A recommended arm counts as good if its gain is this close to that of the best arm, as a fraction.
 CLOSE = 0.0015
 
 
@@ -23,9 +23,9 @@ class Outcome:
     Attributes:
         answer: What the analysis says about the runs that were paid for.
         alpha: The level of the intervals is 1 − ``alpha``.
-        comparisons: Of each arm with the baseline.
+        comparisons: The comparison of each arm with the baseline.
         sample: The runs that were paid for.
-        runs: The same, in the order of their ends.
+        runs: The same runs, in the order in which they ended.
         seconds: The sum of their training times.
         wall: The time from the first start to the last end.
     """
@@ -48,7 +48,7 @@ class Outcome:
         return max(self.comparisons, key=lambda arm: self.comparisons[arm].difference)
 
     def wrong(self, gains: Array) -> bool:
-        """Whether anything is claimed that the true gains contradict."""
+        """Whether the true gains contradict any claim."""
         overlooked = self.answer == Answer.NONE_HELPS and bool(gains.max() > RESOLUTION)
         return overlooked or false_claim(self.comparisons, gains) or wrongly_equal(self.comparisons, gains)
 

@@ -1,7 +1,7 @@
-"""Studies with the residuals of real ones around means that a scenario sets.
+"""Simulates studies with the residuals of real ones around the means that a scenario sets.
 
-A table of real trials (``residuals/*.csv``: arm, seed, accuracy) gives the noise: seeds are drawn as whole blocks, so
-that correlations within seeds and unequal variances of arms are real. The analysis is the one that ``sweep`` uses.
+A table of real trials (``residuals/*.csv``: arm, seed, accuracy) gives the noise: seeds are drawn as whole blocks, to
+preserve the correlations within seeds and the unequal variances of arms. The analysis is the one that ``sweep`` uses.
 """
 
 from collections import Counter
@@ -21,14 +21,14 @@ from tests.benchmarks.answer.strategies import STRATEGIES
 from tests.benchmarks.answer.tables import StudyRuns
 
 FOLDER = Path(__file__).parents[1] / "residuals"
-# True gains in points: a curve with a peak, as λ has one; nothing; and nothing with two arms that collapse.
+# True gains in points: a curve with a peak, as for λ; no effect; and no effect with three worse arms.
 PEAK = [0.0, 0.1, 0.3, 0.65, 0.5, -1.0, -20.0]
 NULL = [0.0] * 7
 PARTIAL = [0.0, 0.0, 0.0, 0.0, -1.0, -5.0, -30.0]
 
 
 def run_fixed(simulator: Simulator, gains: Sequence[float], seeds: int, studies: int) -> dict[str, float]:
-    """The error rates of a design with the same seeds for every arm, extended once by two seeds where undecided."""
+    """The error rates of a design with the same seeds for every arm, and the same design extended by two seeds."""
     generator, counts, errors = np.random.default_rng(0), Counter[str](), []
     truth = np.array(gains) / 100
     for _ in range(studies):
@@ -52,7 +52,7 @@ def run_fixed(simulator: Simulator, gains: Sequence[float], seeds: int, studies:
 def run_strategy(
     simulator: Simulator, strategy: str, gains: Sequence[float], studies: int, seeds: int
 ) -> dict[str, float]:
-    """How studies of at most as many seeds end with a strategy, and after how many trials."""
+    """How studies of at most ``seeds`` seeds end with a strategy, and after how many trials."""
     generator, counts, trials, errors = np.random.default_rng(1), Counter[str](), [], []
     truth = np.array(gains) / 100
     for index in range(studies):
@@ -96,6 +96,6 @@ def show_all(studies: int, simulators: Sequence[Simulator] = ()) -> None:
             show(f"fixed, 7 arms × 3 seeds, {name}", lambda: run_fixed(simulator, gains, 3, studies))  # noqa: B023
         for name, gains in (("peak +0.65", PEAK), ("null", NULL), ("partial null", PARTIAL)):
             for strategy in STRATEGIES:
-                # The strategies beside it are shown for comparison, with fewer studies and with the seeds of a grid.
+                # The other strategies are shown for comparison, with fewer studies and with the seeds of a grid.
                 own = (studies, 20) if strategy.startswith("until: decided") else (studies // 10, 10)
                 show(f"{strategy}, {name}", lambda: run_strategy(simulator, strategy, gains, *own))  # noqa: B023

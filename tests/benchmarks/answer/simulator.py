@@ -1,4 +1,4 @@
-"""The noise of real trials around means of one's choice."""
+"""Simulates trials: the noise of real trials around given means."""
 
 import csv
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ class Simulator:
     def draw(self, gains: Sequence[float], seeds: int, generator: np.random.Generator) -> Table:
         """Accuracies ``(arms, seeds)`` around the true gains, in points; the first arm is the baseline.
 
-        Blocks are drawn without replacement as far as they go, because a block that is drawn twice would show less
-        noise than there is, and with random signs. With more arms than the table has, further arms share the effects of
-        the seeds, with residuals of other seeds.
+        Blocks are drawn with random signs, and without replacement as far as possible, because a block that is drawn
+        twice would underestimate the noise. If there are more arms than in the table, the additional arms share the
+        effects of the seeds, with residuals of other seeds.
         """
         arms, blocks = self.residuals.shape
-        # The degrees of freedom that centring took.
+        # Corrects for the degrees of freedom that are lost by centring.
         inflated = self.residuals * np.sqrt(blocks / (blocks - 1))
         common = inflated.mean(axis=0)
         columns = _blocks(seeds, blocks, generator)
@@ -50,7 +50,7 @@ class Simulator:
 
 
 def _blocks(count: int, blocks: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Indices of ``count`` blocks, each used again only when all have been."""
+    """Indices of ``count`` blocks; a block is used again only after all others have been used."""
     passes = -(-count // blocks)
     return np.concatenate([generator.permutation(blocks) for _ in range(passes)])[:count]
 
@@ -62,7 +62,7 @@ def to_sample(table: Table) -> Sample:
 
 
 def load(path: Path) -> Simulator:
-    """The residuals of a table of trials; arms and seeds that are not complete are left out."""
+    """The residuals of a table of trials; seeds that an arm lacks are left out."""
     with path.open(newline="") as file:
         rows = [(row["arm"], int(row["seed"]), float(row["accuracy"])) for row in csv.DictReader(file)]
     arms = list(dict.fromkeys(arm for arm, _, _ in rows))

@@ -1,7 +1,7 @@
 """Strategies: which run of a study is next, and when the study is over.
 
-A strategy is asked for the next run whenever a worker is free, and is told the accuracy when the run has ended. All are
-judged by the same analysis, which is that of ``sweep``; they differ in the runs that they pay for.
+``ask`` returns the next run whenever a worker is free, and ``tell`` receives the accuracy when the run has ended. All
+strategies are judged by the same analysis, which is that of ``sweep``; they differ in the runs that they pay for.
 """
 
 import warnings
@@ -26,10 +26,10 @@ PATIENCE = 20
 
 
 class Strategy:
-    """A strategy that asks for nothing; the base of all others.
+    """The base class of all strategies; it requests no runs.
 
     Args:
-        available: The runs that there are, ``(arms, seeds)``.
+        available: Whether the table has each run, ``(arms, seeds)``.
         start: Seeds of every arm before the first look.
         seed: For strategies that draw random numbers.
     """
@@ -39,20 +39,20 @@ class Strategy:
         self.results = np.full(available.shape, np.nan)
         # A fixed design is judged once, at its end.
         self.alpha = fixed_alpha(0)
-        # With their level; None after another result.
+        # The level and the comparisons at it; None after a new result.
         self._comparisons: tuple[float, dict[int, Comparison]] | None = None
 
     def ask(self) -> Cell | None:
-        """The next run; None if there is none, at least until another run has ended."""
+        """The next run; None if there is none, or none until another run has ended."""
         return None
 
     def tell(self, cell: Cell, accuracy: float) -> None:
-        """Takes note of a result."""
+        """Records a result."""
         self.results[cell] = accuracy
         self._comparisons = None
 
     def compare(self) -> dict[int, Comparison]:
-        """All arms that have results against the baseline."""
+        """Compares all arms that have results with the baseline."""
         if self._comparisons is None or self._comparisons[0] != self.alpha:
             self._comparisons = self.alpha, compare(to_sample(self.results), 0, self.alpha)
         return self._comparisons[1]
@@ -65,7 +65,7 @@ class Strategy:
         return judge_study(self.compare().values(), RESOLUTION)
 
     def cells(self) -> list[Cell]:
-        """All runs that there are, seed by seed."""
+        """All available runs, seed by seed."""
         return [(int(arm), int(seed)) for seed, arm in np.argwhere(self.available.T)]
 
 
@@ -144,15 +144,15 @@ class UntilDecided(Sequential):
 
 
 def one_seed(available: NDArray[np.bool_], start: int, seed: int) -> Strategy:
-    """``until: decided`` where every arm begins with one seed, whatever the study's config says."""
+    """``until: decided`` with one seed of every arm before the first look, regardless of the study's config."""
     return UntilDecided(available, 1, seed)
 
 
 class TPE(Sequential):
     """Optuna's TPE over the arms, after one trial of each; the baseline is trained with every seed that an arm has.
 
-    A trial is a run, with the arm's next seed. TPE itself has no baseline and no end: the study ends when the analysis
-    decides it.
+    A trial is a run, with the arm's next seed. TPE itself has no baseline and no stopping rule: the study ends when the
+    analysis decides it.
     """
 
     def __init__(self, available: NDArray[np.bool_], start: int, seed: int) -> None:
@@ -218,7 +218,7 @@ class Pruned(Strategy):
         self._instances = instances
         others = 1 + np.random.default_rng(self.seed).permutation(len(self.available) - 1)
         self._waiting = [0, *others.tolist()]
-        # Hyperband's brackets depend on the name.
+        # HyperbandPruner's brackets depend on the study's name.
         self._study = optuna.create_study(direction="maximize", pruner=pruner, study_name=str(self.seed))
         self._idle: list[_ArmTrial] = []
         self._running: dict[Cell, _ArmTrial] = {}
@@ -253,7 +253,7 @@ class Pruned(Strategy):
             self._idle.append(current)
         elif pruned and not self._instances:
             self._study.tell(current.trial, state=TrialState.PRUNED)
-        else:  # WilcoxonPruner's documentation has the mean so far returned where a trial is pruned.
+        else:  # By WilcoxonPruner's documentation, a pruned trial returns the mean so far.
             self._study.tell(current.trial, mean)
 
 

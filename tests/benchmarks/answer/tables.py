@@ -13,9 +13,9 @@ from tests.benchmarks.answer.claims import Array
 from tests.benchmarks.answer.simulator import Simulator, to_sample
 
 FOLDER = Path(__file__).parents[3] / "docs" / "measurements" / "runs"
-# Seeds of every arm before the first look, where the study's config says something else than 2.
+# Seeds of every arm before the first look, for studies that configure a number other than 2.
 STARTS = {"quickstart": 3, "quickstart_fixed": 3}
-# The error rates of a table are measured where arms have at least this many seeds.
+# Error rates are measured for the arms of a table that have at least this many seeds.
 ENOUGH = 8
 
 
@@ -37,7 +37,7 @@ class StudyRuns:
 
     @property
     def available(self) -> NDArray[np.bool_]:
-        """Which runs there are, ``(arms, seeds)``."""
+        """Whether the table has each run, ``(arms, seeds)``."""
         return np.isfinite(self.accuracies)
 
 
@@ -46,7 +46,7 @@ class RunTable:
     """A table of the runs of a study with one λ.
 
     Attributes:
-        name: Of the file.
+        name: Name of the file.
         arms: Names of the arms, in the order of λ; the first one is λ = 0.
         seeds: The seeds that any arm has.
         runs: All runs; the true gains are those that all runs together show.
@@ -73,7 +73,7 @@ class RunTable:
     def residuals(self) -> Simulator | None:
         """The residuals of the arms with enough seeds, on the seeds that they share; None without two such arms.
 
-        Arms that collapsed are left out: with their spread around the mean of the others, they are like no real arm.
+        Arms that collapsed are left out: no real arm has their spread around the mean of the others.
         """
         kept = np.flatnonzero((self.runs.available.sum(axis=1) >= ENOUGH) & (self.runs.gains > -COLLAPSE))
         shared = self.runs.available[kept].all(axis=0)

@@ -1,4 +1,4 @@
-"""The command: which parts, how often, on which device; prints a table and writes it as JSON."""
+"""The command: measures the given parts on a device, prints a table and writes it as JSON."""
 
 import argparse
 import dataclasses
@@ -17,7 +17,7 @@ from tests.benchmarks.speed.rows import Row, not_run
 from tests.benchmarks.speed.settings import Settings
 from tests.benchmarks.speed.table import print_wide, show
 
-# Those of each device, in their order; each is a module that has measure(settings), which returns rows.
+# The parts of each device, in order. Each part is a module with a function measure(settings), which returns rows.
 PARTS = ("seed", "path", "overhead", "start", "fast", "speedrun", "precision", "growth", "sweep", "gpu", "trials")
 BY_DEVICE = {"cpu": PARTS[:-1], "cuda": ("seed", "overhead", "start", "growth", "gpu", "trials")}
 
@@ -50,7 +50,7 @@ def main(args: list[str]) -> None:
         print(part, file=sys.stderr, flush=True)
         rows += [dataclasses.replace(row, part=part) for row in attempted(part, settings, failed.append)]
         if asked.json:
-            # After every part: the whole takes long, and what is measured is kept.
+            # Written after every part: all parts take long, and an interruption must not lose what is measured.
             text = json.dumps(found | {"rows": [row.as_dict() for row in rows]}, indent=2, ensure_ascii=False)
             asked.json.write_text(text + "\n", encoding="utf-8")
     show(found, rows)
@@ -62,7 +62,7 @@ def main(args: list[str]) -> None:
 
 
 def attempted(part: str, settings: Settings, failed: Callable[[str], None]) -> list[Row]:
-    """The part's rows; one that says so where it failed, so that the others are measured all the same."""
+    """The rows of a part. If it fails, one row with the error, so that the other parts are still measured."""
     measure: Callable[[Settings], list[Row]] = import_module(f"tests.benchmarks.speed.{part}").measure
     try:
         return measure(settings)

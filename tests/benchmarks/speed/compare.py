@@ -1,7 +1,7 @@
 """``--compare OLD.json``: what has become faster or slower since an earlier measurement.
 
-Absolute values depend on the machine and its day. The ratio of each row to what ran beside it is compared where there
-is one, else the value itself.
+Absolute values depend on the machine and vary from day to day. A row is compared by its ratio to what was measured
+beside it if it has one, else by its value.
 """
 
 import json
@@ -23,9 +23,9 @@ class Change:
     Attributes:
         part: The part it belongs to.
         what: What was measured.
-        kind: ``ratio`` to what ran beside it, or the unit of the value.
-        old: Before.
-        new: Now.
+        kind: ``ratio`` to what was measured beside it, or the unit of the value.
+        old: The earlier value or ratio.
+        new: The current value or ratio.
         spread: Half the range of the rounds over their median, the larger one of the two measurements.
     """
 
@@ -38,7 +38,7 @@ class Change:
 
     @property
     def ratio(self) -> float:
-        """Now over before."""
+        """``new`` over ``old``."""
         return self.new / self.old
 
     @property
@@ -68,7 +68,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def table(found: Sequence[Change]) -> Table:
-    """One line a row; ``*`` where the change is larger than the spread."""
+    """One line per row; ``*`` marks a change that is larger than the spread."""
     made = Table("part", "what", "compared by")
     for name in ("before", "now", "now/before", "spread"):
         made.add_column(name, justify="right")

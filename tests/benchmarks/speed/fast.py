@@ -1,6 +1,6 @@
 """The part ``fast``: the whole command ``fit --config configs/fast.yaml``, its seconds and its test accuracy.
 
-It is set beside 16 epochs of the notebook, 16 · 50,000 images at the images/s that its loop has between the runs.
+It is compared with 16 epochs of the notebook: 16 · 50,000 images at the images/s of its loop between the runs.
 """
 
 import json
@@ -38,7 +38,7 @@ def measure(settings: Settings) -> list[Row]:
 
 
 def trained(settings: Settings, *configs: str, seed: int = 0, more: Sequence[str] = ()) -> tuple[float, float]:
-    """(seconds of the whole command, its test accuracy), for configs of which one scores the test images."""
+    """(seconds of the whole command, its test accuracy); one of the configs must score the test images."""
     with TemporaryDirectory() as folder:
         where = ["--trainer.default_root_dir", folder, "--seed_everything", str(seed)]
         seconds = command("fit", *config(*configs), *settings.accelerator, *where, *more, *settings.few)

@@ -1,4 +1,4 @@
-"""Our own training, through the object behind the command ``fit``; each for a process of its own."""
+"""Our own training, through the function behind the command ``fit``; each measurement needs its own process."""
 
 import itertools
 import re
@@ -16,11 +16,11 @@ from tests.benchmarks.speed.loops import now
 
 
 class Finished(Exception):  # noqa: N818 - enough was measured, no error
-    """Leaves a training without the work at its epoch's end."""
+    """Ends a training without the work at the end of its epoch."""
 
 
 class Clock(Callback):
-    """Takes the time of ``steps`` steps with their loading, after ``warm`` others, then ends the training."""
+    """Times ``steps`` steps, data loading included, after ``warm`` others, then ends the training."""
 
     def __init__(self, steps: int, warm: int) -> None:
         self.steps = steps
@@ -29,7 +29,7 @@ class Clock(Callback):
         self._start = 0.0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """From the end of a step to the end of another."""
+        """Measures from the end of one step to the end of another."""
         device = trainer.strategy.root_device.type
         if trainer.global_step == self.warm:
             self._start = now(device)
@@ -39,7 +39,7 @@ class Clock(Callback):
 
 
 def seconds_a_step(args: list[str], steps: int, warm: int) -> float:
-    """Of ``fit`` with these options, everything that happens at a step included, without validation.
+    """Seconds per step of ``fit`` with these options, including everything that happens at a step, without validation.
 
     An epoch must have ``warm + steps`` batches.
     """
@@ -53,11 +53,11 @@ def seconds_a_step(args: list[str], steps: int, warm: int) -> float:
 
 
 def peak_memory(args: list[str]) -> float:
-    """MiB of main memory that a ``fit`` with these options holds at most, its process as a whole (Linux)."""
+    """The peak main memory of the whole process of a ``fit`` with these options, in MiB (Linux)."""
     configure_logging()
     with TemporaryDirectory() as folder:
         run_fit([*args, "--trainer.default_root_dir", folder])
-    # Not getrusage: what it tells of a process goes back to the one that started it.
+    # Not getrusage: its maximum is inherited from the process that started this one.
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) / 1024

@@ -1,6 +1,7 @@
-"""The part ``gpu``: training with ``configs/with/gpu.yaml``, beside a bare loop in the same precision and the notebook.
+"""The part ``gpu``: training with ``configs/with/gpu.yaml``, a bare loop in the same precision, and the notebook.
 
-Images/s are those of the seed's network at 96×96 in mid-epoch. The whole part is meant for ten minutes of an H100.
+Images/s are those of the network of ``configs/seed.yaml`` at 96×96 in mid-epoch. The whole part is designed to take ten
+minutes on an H100.
 """
 
 from collections.abc import Callable
@@ -58,7 +59,7 @@ def bare_rate(settings: Settings, batch: int) -> float:
 
 
 def pace(settings: Settings, batch: int) -> tuple[int, int]:
-    """(steps that are timed, steps before them, in which the network is compiled); an epoch of 512s has 98."""
+    """(timed steps, steps before them, in which the network is compiled); an epoch in batches of 512 has 98 steps."""
     return (settings.size(600 if batch < 512 else 80, 2), settings.size(15, 1))
 
 

@@ -1,8 +1,8 @@
 """The part ``growth``: how the time grows with image size, batch size, number of images, trials and workers.
 
-An epoch of the seed's network (``configs/seed.yaml``, through ``fit``) is not run: it is a few timed steps times their
-number. A study is one of the digits, with the base config of the tests and as many values and seeds as make 1, 4 or 16
-trials; each is run once, from its command to its report.
+The time of an epoch of ``configs/seed.yaml`` through ``fit`` is extrapolated from a few timed steps. The studies train
+on the digits, with the base config of the tests and enough values and seeds for 1, 4 or 16 trials; each is run once,
+from its command to its report.
 """
 
 import json
@@ -27,7 +27,7 @@ ROUNDS = 3  # at most: there are 14 processes to a round
 
 
 def measure(settings: Settings) -> list[Row]:
-    """Five ways to grow, each compared with its first."""
+    """Five kinds of growth; the rows of each are compared with its first row."""
     epochs = {
         **{f"an epoch at {size}×{size}": partial(epoch, settings, size=size) for size in SIZES},
         **{f"an epoch in batches of {batch}": partial(epoch, settings, batch=batch) for batch in BATCHES},
@@ -43,7 +43,7 @@ def measure(settings: Settings) -> list[Row]:
 def epoch(settings: Settings, size: int = 96, batch: int = 64, count: int = 50_000) -> float:
     """Seconds of an epoch through ``fit``, extrapolated."""
     steps, warm = (settings.size(60, 1), 10) if settings.on_gpu else (settings.size(3, 1), 1)
-    # The rest is held out, and not looked at; 0 holds out the test images.
+    # The remaining images are held out and not used; with val_size 0 the test images are held out.
     asked = {"data.image_size": size, "data.batch_size": batch, "data.val_size": 50_000 - count}
     args = [*config("seed"), *settings.accelerator, *options(dict(asked))]
     return elsewhere(seconds_a_step, args, steps, warm) * -(-count // batch)
@@ -62,12 +62,12 @@ def studies(settings: Settings) -> list[Row]:
 
 
 def study_name(trials: int, workers: int) -> str:
-    """For the table."""
+    """The name of a study in the table."""
     return f"{counted(trials, 'trial')}, {counted(workers, 'worker')}"
 
 
 def study(settings: Settings, trials: int, workers: int) -> float:
-    """Seconds of a study with so many trials and workers."""
+    """Seconds of a study with the given numbers of trials and workers."""
     values, seeds = STUDIES[trials]
     vary = json.dumps({"model.optimizer.weight_decay": values})
     with TemporaryDirectory() as folder:

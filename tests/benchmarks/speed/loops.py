@@ -1,4 +1,4 @@
-"""The loops that ours is compared with: the notebook's, and a bare one; each for a process of its own."""
+"""The loops that our training is compared with: the notebook's and a bare one; each needs its own process."""
 
 import itertools
 import time
@@ -18,7 +18,7 @@ Step = Callable[[Tensor, Tensor], None]
 
 
 def now(device: str) -> float:
-    """The clock in seconds, when the device has done what it was told."""
+    """The clock in seconds, after the device has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -27,8 +27,8 @@ def now(device: str) -> float:
 def notebook(steps: int, warm: int, device: str = "cpu", workers: int = 4) -> float:
     """Images/s of the seed's notebook: batches of 64 images of CIFAR-10 at 96×96, loading included.
 
-    PIL images are resized, made tensors and normalized one by one in worker processes; the network is eager, fp32 and
-    contiguous; loss and right answers are read at every step.
+    PIL images are resized, converted to tensors and normalized one by one in worker processes; the network is eager,
+    fp32 and contiguous; the loss and the number of correct predictions are read at every step.
     """
     network = ResNet(norm_init="uniform").to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, weight_decay=1e-4)
@@ -44,7 +44,7 @@ def notebook(steps: int, warm: int, device: str = "cpu", workers: int = 4) -> fl
         sums[0] += loss.item()
         sums[1] += (output.argmax(1) == labels).sum().item() / len(labels)
 
-    return 64 / _seconds_a_step(step, _pictures(workers), steps, warm, device)
+    return 64 / _seconds_a_step(step, _notebook_batches(workers), steps, warm, device)
 
 
 def bare(
@@ -59,15 +59,15 @@ def bare(
 ) -> float:
     """Images/s of the same network at 96×96 with nothing but forward, cross-entropy, backward and step.
 
-    The batches are prepared and lie on the device. Freed memory is kept, as ``fit`` does: what the machine can do.
-    ``compile_mode`` is that of ``torch.compile``; None does not compile.
+    The batches are prepared in advance on the device. Freed memory is kept, as ``fit`` does, so the result is what the
+    machine can do. ``compile_mode`` is that of ``torch.compile``; None does not compile.
     """
     retain_freed_memory()
     torch.set_num_threads(threads or torch.get_num_threads())
-    torch.backends.cudnn.benchmark = bfloat16  # as configs/with/gpu.yaml has it
+    torch.backends.cudnn.benchmark = bfloat16  # as in configs/with/gpu.yaml
     layout = MEMORY_FORMATS[memory_format]
     step = _bare_step(device, layout, compile_mode, bfloat16)
-    batches = _prepared(device, layout, batch_size)
+    batches = _random_batches(device, layout, batch_size)
     return batch_size / _seconds_a_step(step, batches, steps, warm, device)
 
 
@@ -87,8 +87,8 @@ def _bare_step(device: str, layout: torch.memory_format, compile_mode: str | Non
     return step
 
 
-def _prepared(device: str, layout: torch.memory_format, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Four random batches, again and again."""
+def _random_batches(device: str, layout: torch.memory_format, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Four random batches, repeated without end."""
     inputs = torch.randn(4, batch_size, 3, 96, 96, device=device)
     labels = torch.randint(10, (4, batch_size), device=device)
     return itertools.cycle(
@@ -96,7 +96,7 @@ def _prepared(device: str, layout: torch.memory_format, batch_size: int) -> Iter
     )
 
 
-def _pictures(workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _notebook_batches(workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The notebook's batches, epoch after epoch."""
     data = CIFAR10()
     data.prepare_data()
@@ -109,7 +109,7 @@ def _pictures(workers: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _seconds_a_step(step: Step, batches: Iterator[tuple[Tensor, Tensor]], steps: int, warm: int, device: str) -> float:
-    """A mean over ``steps`` steps with their loading, after ``warm`` others."""
+    """The mean over ``steps`` steps, data loading included, after ``warm`` others."""
     for inputs, labels in itertools.islice(batches, warm):
         step(inputs, labels)
     start = now(device)

@@ -1,4 +1,4 @@
-"""The machine, the versions and the date that numbers belong to."""
+"""The machine, the versions and the date of a measurement."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from tests.benchmarks.speed.settings import Settings
 
 
 def about(settings: Settings) -> dict[str, Any]:
-    """Everything that numbers depend on, the load of the machine before the start among it."""
+    """Everything that the numbers depend on, including the load of the machine before the start."""
     libraries = ("torch", "torchvision", "lightning")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,9 +1,10 @@
-"""The part ``overhead``: what a step of ours costs beyond Lightning's own, in ms, with a network that costs nothing.
+"""The part ``overhead``: the cost of our step beyond Lightning's own, in ms, with a network of negligible cost.
 
-A linear layer on the digits, 16 images of 8×8 a batch, SGD. Bare: a LightningModule of ten lines in
-``Trainer(barebones=True)``, with the same data module, whose own cost is in the part ``path``. Ours: ``fit`` with all
-callbacks, metrics, logger, checkpoints and the progress bar, which really draws: its process has a pseudo-terminal for
-stdout, which is read as fast as it comes. Timed from step 50 to the last one of an epoch: the epoch's end is apart.
+The network is a linear layer on the digits, trained by SGD with 16 images of 8×8 per batch. Bare: a LightningModule of
+ten lines in ``Trainer(barebones=True)`` with the same data module; the cost of the data module itself is in the part
+``path``. Ours: ``fit`` with all callbacks, metrics, logger, checkpoints and the progress bar. The bar is really drawn:
+the process has a pseudo-terminal for stdout, which is read without delay. Steps are timed from step 50 to the last one
+of an epoch; the end of the epoch is timed separately.
 """
 
 import statistics
@@ -57,7 +58,7 @@ class ManyDigits(Digits):
 
 
 class Bare(LightningModule):
-    """No more than Lightning needs."""
+    """The least that Lightning needs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,12 +69,12 @@ class Bare(LightningModule):
         return functional.cross_entropy(self.network(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD as ours is by default."""
+        """SGD with our defaults."""
         return torch.optim.SGD(self.parameters(), lr=0.01, weight_decay=1e-4)
 
 
 class Times(Callback):
-    """Takes the ms of a step in each epoch, and of what is between two epochs."""
+    """Measures the ms of a step in each epoch, and the ms between two epochs."""
 
     def __init__(self) -> None:
         self.steps: list[float] = []
@@ -81,7 +82,7 @@ class Times(Callback):
         self._started = self._ended = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """The first step of an epoch ends what was between."""
+        """The first step of an epoch ends the time between two epochs."""
         if batch_idx == 0 and self._ended:
             self.ends.append(1000 * (time.perf_counter() - self._ended))
         if batch_idx == WARM:
@@ -95,7 +96,7 @@ class Times(Callback):
             self.steps.append(1000 * (self._ended - self._started) / (last + 1 - WARM))
 
     def taken(self) -> Taken:
-        """ms a step, and an epoch's end."""
+        """The ms of a step and of the end of an epoch."""
         return {"step": statistics.median(self.steps), "end": statistics.median(self.ends)}
 
 

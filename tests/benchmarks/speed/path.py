@@ -1,7 +1,7 @@
-"""The part ``path``: an image's way from memory to the network's input, in images/s on one thread of the CPU.
+"""The part ``path``: the path of an image from memory to the network's input, in images/s on one thread of the CPU.
 
-The images are random ones of 32×32; what is in them makes no difference. ``whole`` is what a training step of
-``configs/cifar10.yaml`` at 96×96 would do: gather, crop, flip, resize, normalize.
+The images are random ones of 32×32, because their content does not affect the speed. ``whole`` is what a training step
+of ``configs/cifar10.yaml`` at 96×96 would do: gather, crop, flip, resize, normalize.
 """
 
 import itertools
@@ -30,7 +30,7 @@ PIL = "PIL and torchvision"
 
 
 class Path:
-    """The steps of the way, for batches of ``batch_size`` out of ``count`` images."""
+    """The steps of the path, for batches of ``batch_size`` out of ``count`` images."""
 
     def __init__(self, batch_size: int, count: int) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -67,13 +67,13 @@ class Path:
         return result
 
     def whole(self) -> Tensor:
-        """All of it."""
+        """All steps of the path."""
         pixels, _, index = self.images[next(self.indices)]
         result: Tensor = self.preparation(self.augmentation(pixels, index, 1))
         return result
 
     def pil(self) -> Tensor:
-        """The same with PIL, image by image, from pictures that PIL has in memory."""
+        """The same with PIL, image by image, from PIL images in memory."""
         return torch.stack([self.transform(picture) for picture in self.pictures])
 
 
@@ -97,7 +97,7 @@ def _rows(settings: Settings, batch_size: int) -> list[Row]:
 
 
 def rate(function: Callable[[], Tensor], images: int, times: int) -> float:
-    """Images/s: the median over ``times`` calls in a row, after one more."""
+    """Images/s: the median over ``times`` calls in a row, after one call that is not timed."""
     function()
     seconds = []
     for _ in range(times):

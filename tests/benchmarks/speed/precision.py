@@ -19,7 +19,7 @@ TARGET = Target(0.7, most=True, of_ratio=True)
 
 
 def measure(settings: Settings) -> list[Row]:
-    """A row for each config, or one that says why there is none."""
+    """A row for each config, or one row that says why nothing was measured."""
     if settings.on_gpu or not bfloat16_instructions():
         return [not_run("bfloat16", "this is for CPUs with bfloat16 instructions")]
     steps, warm = settings.size(12, 1), settings.size(3, 1)

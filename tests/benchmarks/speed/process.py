@@ -1,4 +1,4 @@
-"""Processes of their own: for a function of ours, for a command of the program, and with a terminal to draw on."""
+"""Runs a function or a command of the program in a new process, with a pseudo-terminal if needed."""
 
 import fcntl
 import json
@@ -22,17 +22,17 @@ T = TypeVar("T")
 
 
 def elsewhere(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What ``function``, of a module's top level, returns in a new process. What goes in and out must fit into JSON."""
+    """Calls a module-level ``function`` in a new process; its arguments and result must be representable in JSON."""
     return _called(output_of, function, args, kwargs)[0]
 
 
 def on_terminal(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, str]:
-    """The same in a process whose stdin and stdout are a pseudo-terminal of 120×40; and what was drawn there."""
+    """Like ``elsewhere``, with a pseudo-terminal of 120×40 as stdin and stdout; also returns what was drawn there."""
     return _called(drawn_by, function, args, kwargs)
 
 
 def command(*words: str) -> float:
-    """Seconds of ``python -m regularization`` with these words, from before the process is started to its end."""
+    """Seconds of ``python -m regularization`` with these arguments, from before the process is started to its end."""
     start = time.perf_counter()
     output_of([sys.executable, "-m", "regularization", *words])
     return time.perf_counter() - start
@@ -46,7 +46,7 @@ def output_of(words: list[str]) -> str:
 
 
 def drawn_by(words: list[str]) -> str:
-    """What the process writes to the pseudo-terminal that it is given, read as fast as it comes."""
+    """What the process writes to its pseudo-terminal, which is read without delay."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     whole = environment() | {"TERM": "xterm-256color"}
@@ -59,7 +59,7 @@ def drawn_by(words: list[str]) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Ours, with this checkout before whatever is installed."""
+    """Our environment, in which this checkout comes before an installed package."""
     paths = [str(CONFIGS.parent), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
@@ -78,7 +78,7 @@ def _called(
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 2**16)
-    except OSError:  # what Linux says when the other side is closed
+    except OSError:  # Linux raises this when the other side is closed
         return b""
 
 

@@ -1,4 +1,4 @@
-"""Rounds: things measured in turn, so that what the machine does meanwhile happens to all of them."""
+"""Rounds of measurements in turn, so that changes in the speed of the machine affect all of them alike."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ Values = dict[str, list[float]]
 
 
 def alternately(rounds: int, measures: Mapping[str, Callable[[], float]]) -> Values:
-    """What every measure gave in each round, A B A B …; says on stderr how far it is."""
+    """The values of every measure by round, taken in the order A B A B …; prints the progress to stderr."""
     values: Values = {name: [] for name in measures}
     for number in range(1, rounds + 1):
         for name, measure in measures.items():

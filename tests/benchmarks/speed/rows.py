@@ -12,8 +12,8 @@ class Target:
 
     Attributes:
         bound: The number to be reached.
-        most: The bound must not be exceeded, where otherwise it must be reached.
-        of_ratio: It is the row's ratio that counts, not its value.
+        most: Whether the bound must not be exceeded; otherwise it must be reached.
+        of_ratio: Whether the target applies to the row's ratio instead of its value.
     """
 
     bound: float
@@ -34,14 +34,14 @@ class Row:
 
     Attributes:
         what: What was measured.
-        value: The median, unless ``how`` says otherwise; None where it was not measured.
-        unit: Of both values.
+        value: The median, unless ``how`` says otherwise; None if it was not measured.
+        unit: Unit of both values.
         against: What it is compared with.
         against_value: The median of that.
         target: What it should reach.
-        note: What one has to know beside.
-        how: How ``value`` came about.
-        values: What it is the median of.
+        note: Additional information.
+        how: How ``value`` was computed.
+        values: The measurements that ``value`` is computed from.
         part: The part it belongs to.
     """
 
@@ -63,12 +63,12 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target was reached; None where there is none, or nothing was measured."""
+        """Whether the target was reached; None if there is none, or if nothing was measured."""
         reached = self.ratio if self.target is not None and self.target.of_ratio else self.value
         return None if self.target is None or reached is None else self.target.met(reached)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The row as a dict for JSON."""
         return {
             "part": self.part,
             "what": self.what,
@@ -106,5 +106,5 @@ def not_run(what: str, why: str) -> Row:
 
 
 def counted(number: int, noun: str) -> str:
-    """1 thread, 2 threads."""
+    """A number with its noun: 1 thread, 2 threads."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -31,13 +31,13 @@ def measure(settings: Settings) -> list[Row]:
 
 
 def pace(settings: Settings) -> tuple[int, int]:
-    """(steps that are timed, steps before them). A GPU first empties what the notebook's workers have in store."""
+    """(timed steps, steps before them). A GPU first uses up the batches that the notebook's workers have prefetched."""
     steps, warm = (300, 100) if settings.on_gpu else (12, 3)
     return settings.size(steps, 2), settings.size(warm, 1)
 
 
 def notebook_rate(settings: Settings) -> float:
-    """The notebook's images/s: with its 4 worker processes, on a GPU with one a core."""
+    """The notebook's images/s with its 4 worker processes; on a GPU, with one per core."""
     workers = max(4, cores()) if settings.on_gpu else 4
     return elsewhere(notebook, *pace(settings), settings.device, workers)
 
@@ -64,7 +64,7 @@ def _choices(settings: Settings) -> dict[str, Callable[[], float]]:
         for count in [*counts, cores()]:
             found[f"bare loop, {counted(count, 'thread')}"] = partial(elsewhere, bare, *on, threads=count)
     if has_compiler(settings) and not settings.quick:
-        # Compiled in the steps before; PyTorch keeps the code for the rounds to come.
+        # Compiled in the steps that are not timed; PyTorch caches the code for later rounds.
         for name, mode in COMPILE_MODES.items():
             found[name] = partial(elsewhere, bare, *on, compile_mode=mode)
     return found

@@ -1,4 +1,4 @@
-"""What all parts are told: how often, on which device, and whether it is only a try."""
+"""Settings of all parts: the number of rounds, the device, and whether it is only a quick check."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ class Settings:
 
     Attributes:
         rounds: How often everything is measured, in turn.
-        seeds: Runs of what is trained for its accuracy, with the seeds from 0 on.
+        seeds: Number of runs of what is trained for its accuracy, with seeds from 0 on.
         device: ``cpu`` or ``cuda``.
         quick: Few steps of everything, to see that it works; the numbers then mean nothing.
         whole: Whether the part ``speedrun`` also trains.
@@ -25,7 +25,7 @@ class Settings:
     whole: bool = False
 
     def size(self, usual: int, quick: int) -> int:
-        """One of two numbers."""
+        """``quick`` in a quick check, else ``usual``."""
         return quick if self.quick else usual
 
     @property
@@ -35,12 +35,12 @@ class Settings:
 
     @property
     def accelerator(self) -> list[str]:
-        """The device as an option of ``fit``: by itself it would take a GPU where there is one."""
+        """The device as an option of ``fit``, which would use a GPU by default if there is one."""
         return ["--trainer.accelerator", "gpu" if self.on_gpu else "cpu"]
 
     @property
     def few(self) -> list[str]:
-        """Options that make a whole ``fit`` short in a try."""
+        """Options that shorten a whole ``fit`` in a quick check."""
         limits = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "max_steps")
         return [word for name in limits for word in (f"--trainer.{name}", "2")] if self.quick else []
 

@@ -1,10 +1,10 @@
-"""The part ``speedrun``: how long ``configs/speedrun.yaml`` trains, beside airbench94 with Muon, from steps of each.
+"""The part ``speedrun``: the training time of ``configs/speedrun.yaml`` and airbench94 with Muon, from steps of each.
 
-Trained whole, each takes a quarter of an hour and more on a few cores, so steps are measured in turn and counted up;
-start and evaluation are left out. With ``--whole`` ours is trained as well, for its accuracy. AIRBENCH must name a
-checkout of github.com/KellerJordan/cifar10-airbench. Its script is for a GPU in half precision: here its network and
-its optimizers work in fp32 on the CPU, uncompiled, on prepared batches. Where the CPU has bfloat16 instructions, both
-are also measured in bfloat16.
+A whole training of either takes a quarter of an hour or more on a few cores, so steps are measured in turn and
+multiplied by their number; start and evaluation are left out. With ``--whole``, ours is also trained, for its accuracy.
+AIRBENCH must name a checkout of github.com/KellerJordan/cifar10-airbench. Its script is for a GPU in half precision:
+here its network and its optimizers work in fp32 on the CPU, uncompiled, on prepared batches. If the CPU has bfloat16
+instructions, both are also measured in bfloat16.
 """
 
 import importlib.util
@@ -89,7 +89,7 @@ def _rows(values: dict[str, list[float]]) -> list[Row]:
 
 
 def _training(values: dict[str, list[float]], suffix: str) -> tuple[list[float], str]:
-    """The seconds of all training steps of ``configs/speedrun.yaml`` by each round, and how many steps there are."""
+    """The seconds of all training steps of ``configs/speedrun.yaml`` in each round, and the number of steps."""
     asked = yaml.safe_load((CONFIGS / "speedrun.yaml").read_text())
     data = asked["data"]["init_args"]
     steps = asked["trainer"]["max_epochs"] * -(-IMAGES // data["batch_size"])
@@ -100,11 +100,11 @@ def _training(values: dict[str, list[float]], suffix: str) -> tuple[list[float],
 
 
 def airbench(script: str, steps: int, kept: bool, bfloat16: bool = False) -> float:
-    """Seconds of a training step of airbench94 with Muon, a median over ``steps`` after one more.
+    """Seconds of a training step of airbench94 with Muon, a median over ``steps`` after one that is not timed.
 
     Args:
-        script: Its file.
-        steps: How many are timed.
+        script: The file of its script.
+        steps: Number of timed steps.
         kept: Whether freed memory is kept, as our program does.
         bfloat16: Whether the network computes in bfloat16 where that is safe, as with our ``bf16-mixed``.
     """

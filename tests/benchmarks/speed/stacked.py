@@ -1,8 +1,8 @@
-"""Training steps of several networks at once in one process: their weights stacked, one kernel for all of them.
+"""Training steps of several networks at once in one process, with stacked weights and one kernel for all of them.
 
 The step is that of ``configs/fast_sgd.yaml``: ``WhitenedNet`` of width 32, 256 images of 24×24 for each network,
-cross-entropy with label smoothing, and SGD with Nesterov momentum and another λ for each network. It shows what a study
-could gain by training its arms and seeds together instead of in a process each.
+cross-entropy with label smoothing, and SGD with Nesterov momentum and a different λ for each network. It shows what a
+study could gain by training its arms and seeds together instead of in a process each.
 """
 
 import time
@@ -15,7 +15,7 @@ from torch.nn import functional
 from regularization import WhitenedNet
 
 BATCH, SIZE, WIDTH, CLASSES = 256, 24, 32, 10
-# A small learning rate: random images teach nothing, and must not diverge.
+# A small learning rate: nothing can be learned from random images, and the loss must not diverge.
 STEP, MOMENTUM = 0.75e-3, 0.85
 
 
@@ -23,7 +23,7 @@ class Stack:
     """``count`` networks that are trained together.
 
     Args:
-        count: Networks.
+        count: Number of networks.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -57,7 +57,7 @@ def images_a_second(count: int, steps: int, warm: int, device: str = "cpu") -> f
     """Images/s of all networks together, in steps after ``warm`` others, on random images.
 
     Args:
-        count: Networks.
+        count: Number of networks.
         steps: Steps that are timed.
         warm: Steps before them.
         device: ``cpu`` or ``cuda``.

@@ -1,7 +1,7 @@
 """The part ``start``: seconds from the command ``fit --config configs/cifar10.yaml`` to the end of its first step.
 
-From before the process is started. A hook of PyTorch's on every optimizer prints the clock after the first step, which
-all processes of a machine share, and ends the process.
+The time starts before the process is started. After the first step, a PyTorch hook on every optimizer prints the clock,
+which all processes of a machine share, and ends the process.
 """
 
 import sys
@@ -29,7 +29,7 @@ IMPORTS = "import time, torch, torchvision, lightning; print(time.monotonic())"
 
 
 def measure(settings: Settings) -> list[Row]:
-    """The start, beside that of a process that only imports what every training imports."""
+    """The start, compared with a process that only imports what every training imports."""
 
     def first_step() -> float:
         with TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
 """The part ``sweep``: how much longer 16 trials of ``configs/fast_sgd.yaml`` take than their training steps alone.
 
-The sweep's time is that of the whole command: imports, images, validation, checkpoints, statistics and report. Beside
-it, before and after, a bare loop trains the same network for as many steps on prepared batches; with two workers, two
-bare loops run at the same time, each with one thread.
+The sweep's time is that of the whole command: imports, images, validation, checkpoints, statistics and report. For
+comparison, before and after the sweep, a bare loop trains the same network for as many steps on prepared batches; with
+two workers, two bare loops run at the same time, each with one thread.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The table for people."""
+"""The printed table."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from rich.table import Table
 
 from tests.benchmarks.speed.rows import Row, counted
 
-WIDTH = 160  # characters in a file or a pipe, where rich would take 80
+WIDTH = 160  # characters in a file or a pipe, for which rich would use 80
 
 
 def show(found: dict[str, Any], rows: list[Row]) -> None:
@@ -29,7 +29,7 @@ def print_wide(content: str | Table) -> None:
 
 
 def table(rows: list[Row]) -> Table:
-    """One line a row, with its note below where it is another one."""
+    """One line per row, with its note below if it differs from that of the row before."""
     made = Table("part", "what", show_lines=False)
     for name in ("value", "how", "compared with", "its value", "ratio", "target", ""):
         made.add_column(name, justify="right" if "value" in name or name == "ratio" else "left", overflow="fold")
@@ -53,7 +53,7 @@ def cells(row: Row, before: Row) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """With four digits that count."""
+    """The value with four significant digits."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

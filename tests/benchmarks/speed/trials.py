@@ -1,7 +1,8 @@
-"""The part ``trials``: trials of ``configs/fast_sgd.yaml`` an hour on one GPU, by the number of trials at a time.
+"""The part ``trials``: trials of ``configs/fast_sgd.yaml`` per hour on one GPU, by the number of trials at a time.
 
-A study's trials are processes of their own. Beside them: training steps of as many networks in one process, their
-weights stacked (``stacked.py``), extrapolated to the images of a trial; without validation, checkpoints and the like.
+A study's trials run in processes of their own. They are compared with training steps of several networks in one process
+with stacked weights (``stacked.py``), extrapolated to the images of a trial, without validation, checkpoints and the
+like.
 """
 
 import json
@@ -17,7 +18,7 @@ from tests.benchmarks.speed.stacked import images_a_second
 
 WORKERS = (1, 2, 4, 8, 16)
 STACKED = (1, 4, 16, 64)
-IMAGES = 2 * 45_000  # of a trial
+IMAGES = 2 * 45_000  # per trial
 UNIT = "trials/h"
 
 
@@ -38,7 +39,7 @@ def measure(settings: Settings) -> list[Row]:
 
 
 def processes(settings: Settings, workers: int) -> float:
-    """Trials an hour between the start of the first one and the end of the last one."""
+    """Trials per hour between the start of the first one and the end of the last one."""
     trials = max(2, 2 * workers)
     vary = json.dumps({"model.optimizer.weight_decay": [0, 1.33e-3]})
     study = {"base": CONFIGS / "fast_sgd.yaml", "vary": vary, "seeds": trials // 2, "workers": workers, "threads": 1}

@@ -1,4 +1,4 @@
-"""Synthetic studies whose truth is known: accuracies of all trials, and the results that the program would read."""
+"""Synthetic studies with known true effects: accuracies of all trials, and the results that the program would read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +19,14 @@ NOISE, SEED_EFFECT = 0.00246, 0.005
 def draw_accuracies(
     effects: Sequence[float], seeds: int, generator: np.random.Generator, noise: float | Sequence[float] = NOISE
 ) -> NDArray[np.float64]:
-    """Accuracies ``(arms, seeds)``: 0.8, an effect of each arm and of each seed, and noise, with a spread per arm."""
+    """Accuracies ``(arms, seeds)``: 0.8 plus effects of arms and seeds plus noise with a standard deviation per arm."""
     spread = np.broadcast_to(np.reshape(noise, (-1, 1)), (len(effects), 1))
     noises = spread * generator.standard_normal((len(effects), seeds))
     return np.asarray(0.8 + np.reshape(effects, (-1, 1)) + generator.normal(0, SEED_EFFECT, seeds) + noises)
 
 
 def sample_of(table: NDArray[np.float64]) -> Sample:
-    """The sample of a table ``(arms, seeds)``; NaN where a trial is missing."""
+    """The sample of a table ``(arms, seeds)``, in which NaN marks missing trials."""
     arms, seeds = np.nonzero(np.isfinite(table))
     return Sample(table[arms, seeds], arms.astype(np.int64), seeds.astype(np.int64))
 

@@ -1,4 +1,4 @@
-"""The next trial, by hand on small samples, and whole studies that go on until they are decided."""
+"""The next trial, checked by hand on small samples, and whole studies that run until they are decided."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ SPREAD = 0.001 * np.array([[0, 0, 0], [1, -1, 0], [-1, 0, 1], [0, 1, -1]])
 
 
 def propose(gains: Sequence[float], given_seeds: dict[int, set[int]], seeds: int = 6) -> tuple[int, int] | None:
-    """The next trial where arms with these gains, in points, have their first three seeds."""
+    """The next trial if arms with these gains, in points, have finished their first three seeds."""
     table = 0.8 + np.reshape(gains, (-1, 1)) / 100 + SPREAD
     return next_trial(sample_of(table), given_seeds, 0, range(seeds), ALPHA, RESOLUTION)
 
@@ -34,17 +34,17 @@ def test_the_baseline_goes_first_where_an_arm_has_all_of_its_seeds() -> None:
 
 def test_the_arm_that_looks_best_is_trained() -> None:
     assert propose([0, 0.1, 0.4, -0.2], first_seeds(arm0={0, 1, 2, 3})) == (2, 3)
-    # One that runs already is not given again.
+    # A trial that is already running is not proposed again.
     assert propose([0, 0.1, 0.4, -0.2], first_seeds(arm0={0, 1, 2, 3}, arm2={0, 1, 2, 3})) == (0, 4)
 
 
 def test_the_standard_error_counts_for_an_arm_with_few_seeds() -> None:
-    # Gains of 0.40 and 0.37 points with 8 and 2 seeds: that of the second has twice the standard error, about 0.06.
+    # Gains of 0.40 and 0.37 points with 8 and 2 seeds: the standard error of the second is twice as large, about 0.06.
     table = 0.8 + np.array([[0], [0.0040], [0.0037], [-0.01]]) + np.tile(SPREAD, 3)[:, :8]
     table[2, [1, *range(3, 8)]] = math.nan
     given_seeds = {arm: set(np.flatnonzero(np.isfinite(row)).tolist()) for arm, row in enumerate(table)}
     assert next_trial(sample_of(table), given_seeds, 0, range(9), 1e-6, RESOLUTION) == (2, 1)
-    # At 0.30 points, it would have to be a larger error.
+    # For a gain of 0.30 points, the standard error would have to be larger.
     table[2] -= 0.0007
     assert next_trial(sample_of(table), given_seeds, 0, range(9), 1e-6, RESOLUTION) == (0, 8)
 
@@ -55,7 +55,7 @@ def test_after_one_seed_of_each_the_best_arm_and_the_baseline_go_on() -> None:
     assert next_trial(sample_of(table), given_seeds, 0, range(9), ALPHA, RESOLUTION) == (0, 1)
     given_seeds[0].add(1)
     assert next_trial(sample_of(table), given_seeds, 0, range(9), ALPHA, RESOLUTION) == (2, 1)
-    # Where that trial fails, the next arm.
+    # If that trial fails, the next arm is trained.
     given_seeds[2].add(1)
     assert next_trial(sample_of(table), given_seeds, 0, range(9), ALPHA, RESOLUTION) == (1, 1)
 
@@ -64,7 +64,7 @@ def test_where_nothing_helps_the_arm_whose_interval_ends_highest_is_trained() ->
     given_seeds = first_seeds(arm0={0, 1, 2, 3})
     assert propose([0, -0.1, 0.02, -0.6], given_seeds) == (2, 3)
     assert propose([0, 0.02, -0.1, -0.6], given_seeds) == (1, 3)
-    # Where it has all seeds of the baseline, the baseline goes first.
+    # If this arm has all seeds of the baseline, the baseline gets the next seed first.
     given_seeds[2].add(3)
     assert propose([0, -0.1, 0.02, -0.6], given_seeds) == (0, 4)
 
@@ -91,7 +91,7 @@ def test_before_any_arm_can_be_compared_the_one_with_the_fewest_seeds_is_trained
 def test_trials_are_never_repeated_and_use_the_seeds_of_the_baseline(
     arms: int, seed: int, finished: int, collapsed: bool, zero_spread: bool
 ) -> None:
-    """All trials that are handed out until there are none, while results arrive late or never."""
+    """Hands out trials until there are none left, while results arrive late or never."""
     generator, seeds = np.random.default_rng(seed), [3, 1, 4, 5]
     table = draw_accuracies(generator.normal(0, 0.003, arms).tolist(), 6, generator, 0.0 if zero_spread else NOISE)
     table[-1] -= 0.5 * collapsed
@@ -116,7 +116,7 @@ def test_trials_are_never_repeated_and_use_the_seeds_of_the_baseline(
 def run_study(
     effects: Sequence[float], generator: np.random.Generator, seeds: int = 10, start: int = 2
 ) -> tuple[Answer, int]:
-    """Trains two seeds of every arm, then what ``next_trial`` says, until a look decides; the number of trials."""
+    """Trains two seeds of every arm, then what ``next_trial`` proposes until a look decides. Also counts the trials."""
     table = draw_accuracies(effects, seeds, generator)
     done = np.full(table.shape, math.nan)
     done[:, :start] = table[:, :start]

@@ -1,4 +1,4 @@
-"""Comparisons within seeds compared with SciPy, least squares, and simulated studies whose truth is known."""
+"""Comparisons within seeds compared with SciPy, least squares, and simulated studies with known true effects."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ STUDIES, MAX_RATE = 600, 0.05 + 2.58 * math.sqrt(0.05 * 0.95 / 600)
 def uncovered(
     effects: Sequence[float], seeds: int, noise: float | Sequence[float], seed: int, studies: int = STUDIES
 ) -> float:
-    """The share of studies in which an interval misses the true difference; without any, that of false claims."""
+    """The share of studies with an interval that misses the true difference; without differences, of false claims."""
     generator, missed = np.random.default_rng(seed), 0
     for _ in range(studies):
         comparisons = compare(sample_of(draw_accuracies(effects, seeds, generator, noise)), baseline=0)
@@ -47,7 +47,7 @@ def test_two_unblocked_arms_are_compared_by_a_test_between_students_and_welchs()
         table = generator.normal([[0.8], [0.803]], 0.004, (2, 5))
         comparison = compare(sample_of(table), baseline=0, blocked=False)[1]
         student, welch = (stats.ttest_ind(table[1], table[0], equal_var=equal).pvalue for equal in (True, False))
-        # Both have the same t here; degrees of freedom lie between theirs, and are rounded to a tenth.
+        # Student's and Welch's t are equal here. The degrees of freedom lie between theirs, rounded to a tenth.
         assert student * 0.99 <= comparison.p <= welch * 1.01
 
 
@@ -86,7 +86,7 @@ def test_arms_of_equal_spread_are_compared_like_a_pooled_two_way_analysis() -> N
 
 @st.composite
 def samples(draw: st.DrawFn) -> Sample:
-    """2 to 8 arms with 1 to 6 seeds, of any spreads, with missing trials; the baseline has at least one."""
+    """2 to 8 arms with 1 to 6 seeds, any spreads and missing trials; the baseline has at least one."""
     arms, seeds = draw(st.integers(2, 8)), draw(st.integers(1, 6))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     noise = draw(st.lists(st.sampled_from([0.001, 0.003, 0.01]), min_size=arms, max_size=arms))
@@ -145,7 +145,7 @@ def test_a_collapsed_arm_does_not_widen_the_intervals_of_the_others() -> None:
     calmer = compare(sample_of(table), 0)
     assert collapsed[1] == calmer[1]
     assert collapsed[2] == calmer[2]
-    # It is compared in pairs, by Bonferroni's correction over the three comparisons.
+    # The collapsed arm is compared by a paired test, with Bonferroni's correction over the three comparisons.
     expected = stats.ttest_rel(table[3], table[0])
     interval = expected.confidence_interval(1 - 0.05 / 3)
     assert calmer[3].p == pytest.approx(3 * expected.pvalue)
@@ -171,7 +171,7 @@ def test_collapsed_arms_without_common_seeds_are_compared_unblocked_or_not_at_al
 
 
 def check_missing(comparison: Comparison, difference: float) -> None:
-    """The difference of the means is known, and nothing else."""
+    """Checks that only the difference of the means is known."""
     assert comparison.difference == pytest.approx(difference)
     assert all(math.isnan(x) for x in (comparison.low, comparison.high, comparison.p, comparison.standard_error))
 

@@ -112,7 +112,7 @@ def test_undecided_with_what_would_decide() -> None:
     assert (conclusion.answer, conclusion.chosen.name) == (Answer.UNDECIDED, "λ=0.01")
     study.until, study.max_seeds = "decided", 5
     assert conclude((results, study), "λ=0", command=COMMAND).sentence.endswith(f"{COMMAND} --max_seeds 13")
-    # With 20 seeds allowed, something else has ended the study.
+    # If 20 seeds are allowed, the study ended for another reason than this limit.
     study.max_seeds = 20
     assert conclude((results, study), "λ=0", command=COMMAND).sentence.endswith(f"machine): {COMMAND}")
     assert conclude((results, study), "λ=0").sentence.endswith("(20 more trials, about 20 min 0 s on this machine)")
@@ -168,7 +168,7 @@ def test_an_arm_with_a_failed_trial_is_not_recommended() -> None:
     assert verdicts(conclusion)["wild"] == Verdict.HELPS
     assert conclusion.chosen.name == "l1"
     assert conclusion.remarks[0] == "wild is not recommended; failed trials: seed 2: training diverged"
-    # Nor does it count in the cross-validated gain.
+    # The arm does not count in the cross-validated gain, either.
     assert conclusion.gain == pytest.approx(0.01, abs=0.001)
 
 
@@ -380,7 +380,7 @@ def test_without_pairs_all_seeds_count() -> None:
 
 
 def test_the_gain_is_corrected_for_choosing_the_best_arm() -> None:
-    """Of arms that differ by chance alone, the best one seems to gain more than it does."""
+    """If arms differ only by chance, the best one seems to gain more than it does."""
     arms = {
         "none": NONE,
         **{f"arm{n}": [score + 0.02 + 0.004 * ((n + k) % 3) for k, score in enumerate(NONE)] for n in (0, 1, 2)},
@@ -497,7 +497,7 @@ def test_the_recommended_arm_is_never_one_without_a_difference_that_matters() ->
 
 
 def test_no_gain_of_another_arm_is_stated() -> None:
-    """The recommended arm has the highest lower end; the held-out gain is that of the highest mean."""
+    """The recommended arm has the highest lower limit; the held-out gain belongs to the arm with the highest mean."""
     steady = [NONE[0] + 0.031, NONE[1] + 0.03, NONE[2] + 0.029]
     wide = [NONE[0] - 0.02, NONE[1] + 0.12, NONE[2] + 0.02]
     conclusion = conclude(named_arms(none=NONE, steady=steady, wide=wide), "none")

@@ -1,4 +1,4 @@
-"""The λ curve compared with scikit-learn, SciPy and made-up studies whose truth is known."""
+"""The λ curve compared with scikit-learn, SciPy and synthetic studies with a known true curve."""
 
 import itertools
 import math
@@ -61,7 +61,7 @@ def test_weight_and_posterior_with_seed_effects_agree_with_the_covariance_of_all
     quadratic = y @ np.linalg.solve(total, y)
     assert squares == pytest.approx(curve.PRIOR_STD**2 + quadratic)
     np.testing.assert_allclose(mean, prior[:, arm] @ np.linalg.solve(total, y), atol=1e-6)
-    # With |C| from SciPy's normal density at 0, and 8 trials + 1 of the prior − 2 levels.
+    # |C| is computed from SciPy's normal density at 0. The degrees of freedom are 8 trials + 1 of the prior − 2 levels.
     expected = multivariate_normal(cov=total).logpdf(np.zeros(8)) + 4 * math.log(2 * math.pi)
     expected -= 7 / 2 * math.log(squares) + 0.5 * (math.log(1.2) / curve.LENGTH_SPREAD) ** 2
     assert weight == pytest.approx(expected + math.log(amplitude / (1 + (amplitude / curve.AMPLITUDE_SCALE) ** 2)))
@@ -93,7 +93,7 @@ def test_a_flat_curve_does_not_beat_zero() -> None:
     generator = np.random.default_rng(4)
     curves = [fit_study(np.zeros(8), 10, generator) for _ in range(8)]
     assert np.mean([np.mean((fitted.gain.low <= 0) & (fitted.gain.high >= 0)) for fitted in curves]) >= 0.85
-    # Nothing tells where a flat curve is highest.
+    # A flat curve does not determine where its maximum is.
     widths = [np.log10(fitted.best_high) - np.log10(fitted.best_low) for fitted in curves]
     assert np.median(widths) > 2
 
@@ -126,7 +126,7 @@ def test_incomplete_designs() -> None:
     fitted = fit_curve(values[kept], seeds[kept], accuracies[kept])
     assert fitted is not None
     assert fitted.gain.mean.max() > 0.003
-    # Without λ = 0, with one seed per arm, each seed once: a curve, but no gain.
+    # Without λ = 0 and with one seed per arm, each of which is used once, there is a curve but no gain.
     alone = fit_curve(VALUES[1:], np.arange(7), 0.8 + peak(VALUES[1:]))
     assert alone is not None
     assert np.isfinite(alone.mean).all()

@@ -46,9 +46,9 @@ def test_one_comparison_is_students_t_test(df: float, loading: float) -> None:
 
 
 def test_small_p_values_have_small_relative_errors() -> None:
-    """At 12 degrees of freedom and t = 10, p is 3.6e-7; a sum of 0.99… would lose it."""
+    """At 12 degrees of freedom and t = 10, p is 3.6e-7; as 1 minus a sum of 0.99…, it would be lost to rounding."""
     assert adjusted_p(10, 1, 12) == pytest.approx(2 * stats.t.sf(10, 12), rel=1e-4)
-    # The largest of six is at most six times as likely to be so large, and nearly is.
+    # The largest of six statistics is at most, and nearly, six times as likely to exceed 10.
     assert 3 < adjusted_p(10, 6, 12) / adjusted_p(10, 1, 12) < 6
     assert adjusted_p(0, 6, 12) == pytest.approx(1)
     assert 0 < adjusted_p(100, 6, 12) < 1e-9

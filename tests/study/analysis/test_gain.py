@@ -48,9 +48,10 @@ def test_the_trial_that_ended_the_study_is_left_out() -> None:
     """The last trial of the arm that looks best: without it, the differences are (1, 3) and (2, 0, 1)."""
     table = np.array([[10.0, 20, 30], [11, 23, 38], [12, 20, 31]])
     # Without seed 0: +3 against +0.5, and the first arm has +1 there. Without seed 1: +1 against +1.5, and the second
-    # has 0. Without seed 2: +2 against +1, and the first arm has nothing there.
+    # has 0. Without seed 2: +2 against +1, and the first arm has no trial there.
     assert held_out_gain(sample_of(table), baseline=0, stopped=True) == pytest.approx((1 + 0) / 2)
-    # Of two trials, none is left out: +3 and +1 on the other seed.
+    # None of two trials is left out. Without seed 0: +3 against 0, and the first arm has +1 there. Without seed 1: +1
+    # against +2, and the second has 0.
     assert held_out_gain(sample_of(table[:, :2]), baseline=0, stopped=True) == pytest.approx((1 + 0) / 2)
     assert math.isnan(held_out_gain(sample_of(table[:1]), baseline=0, stopped=True))
 

@@ -1,4 +1,4 @@
-"""However long a study goes on, its looks spend 5% together."""
+"""The looks at a study spend 5% in total, however long the study runs."""
 
 import itertools
 import math

@@ -92,7 +92,7 @@ def test_sentences(metric: str, gains: str, sentence: str) -> None:
 
 
 def with_copies(results: list[Result], scale: float = 1.0) -> list[Result]:
-    """The results with a loss, and with accuracy and loss × ``scale`` again, under names that the program lacks."""
+    """The results with a loss, and with copies of accuracy and loss × ``scale`` under names that are not predefined."""
     return [
         replace(
             result,
@@ -113,7 +113,7 @@ def with_copies(results: list[Result], scale: float = 1.0) -> list[Result]:
 def test_a_metric_of_ones_own_is_compared_as_the_one_that_it_equals(
     metric: str, scale: float, gains: list[float]
 ) -> None:
-    """In a hundred times the unit, with a hundred times the resolution, too."""
+    """This also holds for a unit and a resolution that are a hundred times as large."""
     runs, study = results_on_axis(gains, seeds=4, noise=0.003)
     known = draw_conclusion(with_copies(runs), replace(study, objective=metric), Context("λ=0"))
     own_study = replace(study, objective=OWN[metric], resolution=scale * study.resolution)
@@ -151,7 +151,7 @@ def test_how_a_metric_of_ones_own_is_written() -> None:
 
 
 def test_the_threshold_of_collapse_is_that_of_accuracies_alone() -> None:
-    """A loss that is higher by more than 0.1 is no collapse, whoever compares: the report, or the choice of trials."""
+    """A loss that is higher by more than 0.1 is no collapse, neither in the report nor in the choice of trials."""
     runs, study = results_on_axis([0, 0.5, -30, -40], seeds=4)
     names = list(dict.fromkeys(run.arm for run in runs))
     by_arm = [[run for run in with_copies(runs) if run.arm == name] for name in names]

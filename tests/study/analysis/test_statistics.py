@@ -47,7 +47,7 @@ def test_the_interval_of_a_mean_in_extreme_cases() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_the_share_of_the_images_in_the_variance() -> None:
-    """By hand: the variance of 0.70, 0.80 and 0.90 is 0.01, that of 100 images 0.8 · 0.2/100 = 0.0016."""
+    """Computed by hand: the variance of 0.70, 0.80 and 0.90 is 0.01, that of 100 images 0.8 · 0.2/100 = 0.0016."""
     assert statistics.image_share([0.7, 0.8, 0.9], 100) == pytest.approx(0.16)
     assert statistics.image_share([0.7, 0.8, 0.9], 10) == 1
     for accuracies, images in (([0.8], 100), ([0.8, 0.8], 100), ([0.7, 0.9], 0)):
@@ -69,7 +69,7 @@ def draw_gains(generator: np.random.Generator, seeds: int, images: int, missing:
 
 
 def bootstrap_by_hand(gains: NDArray[np.float64], draws: int) -> NDArray[np.float64]:
-    """The pigeonhole bootstrap as it is defined: rows and columns with replacement, and the mean of what is there."""
+    """The pigeonhole bootstrap by definition: draws rows and columns with replacement, averages the existing values."""
     generator, (seeds, images) = np.random.default_rng(0), gains.shape
     rows, columns = generator.integers(seeds, size=(draws, seeds)), generator.integers(images, size=(draws, images))
     return np.array([np.nanmean(gains[row][:, column]) for row, column in zip(rows, columns, strict=True)])
@@ -88,7 +88,7 @@ def test_bootstrap_agrees_with_one_that_draws_rows_and_columns(missing: float) -
 
 
 def test_bootstrap_covers_the_gain_where_seeds_share_their_images() -> None:
-    """30 seeds with the same 300 images: an interval that takes the rows for independent covers it in about half."""
+    """30 seeds with the same 300 images: an interval that assumes independent rows covers the gain in about half."""
     generator = np.random.default_rng(3)
     truth = float(np.mean([draw_gains(generator, 1, 200_000).mean() for _ in range(40)]))
     covered, naive = [], []
@@ -108,7 +108,7 @@ def test_bootstrap_in_extreme_cases() -> None:
     assert (none.difference, none.low, none.high, none.p) == (0, 0, 0, 1)
     always = statistics.bootstrap(np.ones((3, 50)))
     assert (always.difference, always.low, always.high, always.p) == (1, 1, 1, 0)
-    # Seeds that validate different images, as they do where the split is drawn again.
+    # Seeds that validate different images, as they do if the split is drawn again.
     apart = np.full((2, 40), np.nan)
     apart[0, :20], apart[1, 20:] = 1, -1
     assert statistics.bootstrap(apart).low < statistics.bootstrap(apart).difference == 0

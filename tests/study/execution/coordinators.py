@@ -1,4 +1,4 @@
-"""Coordinators in processes of their own, and what their trials have done so far, by the run folders."""
+"""Starts coordinators in separate processes and reads the progress of their trials from the run folders."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.study.test_sweep import STUDY, recorded
 
 
 def start(command: Sequence[str], output: str = "out.txt") -> "subprocess.Popen[bytes]":
-    """The command in a process, whose output goes to a file."""
+    """Starts the command in a process and writes its output to a file."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with Path(output).open("ab") as out:
         words = [sys.executable, "-m", "regularization", *command]
@@ -21,7 +21,7 @@ def start(command: Sequence[str], output: str = "out.txt") -> "subprocess.Popen[
 
 
 def in_the_middle(most: int) -> list[str]:
-    """The trials that have finished an epoch, ``most`` at most, and that have a checkpoint but no result."""
+    """The trials that have finished between 1 and ``most`` epochs, and that have a checkpoint but no result."""
     found = []
     for metrics in STUDY.glob("*/*/*/metrics.csv"):
         run = metrics.parent
@@ -33,5 +33,5 @@ def in_the_middle(most: int) -> list[str]:
 
 
 def resumed(run: str) -> int:
-    """The last step at which a trial began or resumed."""
+    """The step at which the trial was last begun or resumed."""
     return [int(one.user_attrs["start_step"]) for one in recorded() if one.user_attrs.get("run") == run][-1]

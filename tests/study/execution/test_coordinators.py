@@ -1,4 +1,4 @@
-"""Coordinators and the processes of their trials are killed or stopped: real processes, a PostgreSQL of the test."""
+"""Coordinators and the processes of their trials are killed or stopped, with real processes and a real PostgreSQL."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ LONGER: dict[str, Any] = {**OPTIONS, "trainer.max_epochs": 8, "trainer.limit_tra
 
 
 def binaries() -> Path | None:
-    """Where PostgreSQL's programs are."""
+    """The folder of PostgreSQL's programs."""
     found = [Path(path).resolve().parent for path in [shutil.which("initdb")] if path]
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
     return next((path for path in found if (path / "initdb").is_file() and (path / "postgres").is_file()), None)
@@ -43,7 +43,7 @@ def postgresql() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # A short path of its own: it refuses to run as root, who for its part can't be kept out of anywhere.
+    # A separate folder with a short path: PostgreSQL refuses to run as root. Root can access the folder of nobody.
     place = Path(tempfile.mkdtemp(prefix="postgres-"))
     user = {"user": "nobody"} if os.getuid() == 0 else {}
     if user:
@@ -67,7 +67,7 @@ def postgresql() -> Iterator[str]:
 
 
 def descendants(process: "subprocess.Popen[bytes]") -> list[int]:
-    """The processes that it has started, and those that these have started."""
+    """All processes that ``process`` has started, directly or indirectly."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -79,7 +79,7 @@ def descendants(process: "subprocess.Popen[bytes]") -> list[int]:
 
 
 def trial_processes(process: "subprocess.Popen[bytes]") -> list[int]:
-    """Forked from the server: the only children of a child."""
+    """The processes of trials, which are forked from the server: only they are children of a child process."""
     parents = {
         pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in descendants(process)
     }
@@ -93,7 +93,7 @@ def wait_for(process: "subprocess.Popen[bytes]", condition: Callable[[], Any]) -
 
 
 def reference(command: list[str]) -> list[dict[str, str]]:
-    """The table of an undisturbed study, which leaves nothing else."""
+    """Returns the table of an undisturbed study and deletes all of its files."""
     main(command)
     expected = table()
     shutil.rmtree("runs")
@@ -129,7 +129,7 @@ def test_two_coordinators_of_which_one_is_killed(kind: str, request: pytest.Fixt
     assert [one.user_attrs["run"] for one in kept if one.state == TrialState.FAIL] == list(again)
     (step,) = [one.user_attrs["start_step"] for one in kept if one.user_attrs["start_step"] > 0]
     assert step % 5 == 0 or step % 18 == 0
-    # Both would have ended alike.
+    # A third coordinator trains nothing and ends with the same lines as the second one.
     assert start(shared, "third.txt").wait(timeout=100) == 0
     assert Path("third.txt").read_text().splitlines()[-2:] == Path("second.txt").read_text().splitlines()[-2:]
     assert starts() == begun
@@ -177,11 +177,11 @@ def test_a_signal_stops_all_trials_within_a_step_and_a_second_one_at_once(number
     stopped = in_the_middle(8)
     assert len(stopped) == 2
     process = start(command)
-    # Others come first: what was stopped is enqueued at the end.
+    # Other trials run first, because stopped trials are enqueued at the end.
     wait_for(process, lambda: len(set(in_the_middle(6)) - set(stopped)) == 2)
     children = descendants(process)
     for pid in trial_processes(process):
-        os.kill(pid, signal.SIGSTOP)  # can't end a step any more
+        os.kill(pid, signal.SIGSTOP)  # it cannot finish its step any more
     process.send_signal(number)
     time.sleep(1)
     assert process.poll() is None, "it waits for the step"
@@ -193,7 +193,7 @@ def test_a_signal_stops_all_trials_within_a_step_and_a_second_one_at_once(number
 
 
 def gone(pid: int) -> bool:
-    """The server ends when it notices that its coordinator has."""
+    """Whether the process ends within 10 seconds; the server ends only after it notices the end of its coordinator."""
     for _ in range(200):
         if state(pid) == "Z":
             return True

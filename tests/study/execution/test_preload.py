@@ -1,4 +1,4 @@
-"""What the server from which trials are forked prepares."""
+"""The preparation of the server from which trials are forked."""
 
 import importlib
 import logging
@@ -23,5 +23,5 @@ def test_nothing_is_printed(
     monkeypatch.delitem(sys.modules, PRELOAD, raising=False)
     importlib.import_module(PRELOAD)
     assert capfd.readouterr() == ("", "")
-    # Also where an earlier test has left the handler with a stream of its own.
+    # This check also works if an earlier test has left the handler with another stream.
     assert not logging.getLogger("lightning.fabric").isEnabledFor(logging.INFO)

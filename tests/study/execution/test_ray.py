@@ -1,4 +1,4 @@
-"""A sweep on a Ray cluster of this machine: a head without cores and two workers' nodes, each with one."""
+"""A sweep on a Ray cluster of this machine: a head node without cores and two worker nodes with one core each."""
 
 import contextlib
 import os
@@ -24,14 +24,14 @@ LONGER: dict[str, Any] = {**OPTIONS, "trainer.max_epochs": 12, "trainer.limit_tr
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A cluster of three nodes; nothing about it is told to anyone."""
+    """A cluster of three nodes, which reports no usage statistics."""
     pytest.importorskip("ray", reason="needs Ray: pip install 'regularization[ray]'")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
-    # Sockets lie in it, whose paths may not be long.
+    # The folder contains sockets, and their paths must be short.
     place = tempfile.mkdtemp(prefix="ray-")
-    # Where Ray notes the newest cluster: /tmp/ray may hold a user's own, or not exist.
+    # Ray records the newest cluster in this folder. /tmp/ray may belong to a cluster of the user, or not exist.
     os.environ["RAY_TMPDIR"] = place
     Path(place, "ray").mkdir()
     memory: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -60,7 +60,7 @@ def tasks(cluster: Any) -> list[int]:
 
 
 def ended(cluster: Any) -> bool:
-    """Whether no trial runs any more, after 30 seconds at most."""
+    """Waits up to 30 seconds for all trials to end and returns whether they did."""
     for _ in range(300):
         if not tasks(cluster):
             return True
@@ -79,7 +79,7 @@ def test_a_worker_that_is_killed_costs_nothing(cluster: Any) -> None:
     process = start([*command, "--ray", cluster.address])
 
     def both_at_work() -> bool:
-        """Two trials in their middle: each has a checkpoint, and won't be done before one of them is killed."""
+        """Whether two trials are in progress: each has a checkpoint and cannot finish before one of them is killed."""
         return len(in_the_middle(most=6)) == 2 and len(tasks(cluster)) == 2
 
     assert frozen(process.pid, both_at_work), Path("out.txt").read_text()
@@ -111,14 +111,14 @@ def test_a_sweep_that_is_stopped_goes_on(cluster: Any) -> None:
     assert "the same command goes on" in Path("out.txt").read_text()
     assert not tasks(cluster)
     process = start([*command, "--ray", cluster.address])
-    # A second signal ends all at once.
+    # A second signal ends everything immediately.
     while len(tasks(cluster)) < 2:
         assert process.poll() is None, Path("out.txt").read_text()
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    # The tasks may have ended by the first one already: then the second one finds Python's own handler.
+    # The first signal may already have ended the tasks; then Python's own handler receives the second one.
     assert process.wait(timeout=60) in (130, -signal.SIGINT), Path("out.txt").read_text()
     assert ended(cluster)
     # Trials do not outlive a coordinator that is killed.

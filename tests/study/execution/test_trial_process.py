@@ -1,4 +1,4 @@
-"""What the process of a trial tells Optuna, by the record that it is given."""
+"""The process of a trial reports to Optuna through the record that it receives."""
 
 import pickle
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def test_a_record_reports_from_another_process_what_is_new() -> None:
         run = Path("study") / record.user_attrs[RUN]
         for accuracies in ([], [0.5], [0.5, None, 0.7], [0.5, None, 0.7]):
             write_epochs(run, accuracies)
-            # As it comes to the process: it opens the journal itself.
+            # The record is pickled for the process of the trial, in which the copy opens the journal itself.
             copy = pickle.loads(pickle.dumps(record))
             assert type(copy.study) is optuna.Study
             report_epochs(copy, run)
@@ -56,6 +56,6 @@ def test_the_pruner_is_asked_at_each_rung(recwarn: pytest.WarningsRecorder) -> N
             run = Path("study") / record.user_attrs[RUN]
             write_epochs(run, accuracies)
             pruned.append(report_epochs(record, run))
-        # The second one has recovered only after the first rung, a ninth of the epochs.
+        # The second trial has recovered only after the first rung, which is at a ninth of the epochs.
         assert pruned == [False, True, False]
     assert not [warning for warning in recwarn if "already reported" in str(warning.message)]

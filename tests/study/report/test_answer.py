@@ -59,7 +59,7 @@ def test_one_row_per_trial(answer: StudyAnswer, monkeypatch: pytest.MonkeyPatch)
     try:
         import pandas as pd
     except ImportError:
-        # Without pandas at least what is read: the table of the study.
+        # Without pandas, a substitute for its function checks at least which table is read.
         pd = ModuleType("pandas")
         monkeypatch.setattr(pd, "read_csv", lambda path: list(csv.DictReader(path.open(newline=""))), raising=False)
         monkeypatch.setitem(sys.modules, "pandas", pd)

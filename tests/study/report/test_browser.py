@@ -69,7 +69,7 @@ def test_the_quickstart_report_works(browser: Any, capsys: pytest.CaptureFixture
     assert browser.get_log("browser") == []
 
 
-# The places of what a figure has, in pixels: legend, plot, labels and titles of the axes.
+# The positions of the parts of a figure, in pixels: legend, plot, labels and titles of the axes.
 PLACES = """
 const box = element => { const {left, right, top, bottom} = element.getBoundingClientRect();
                          return {left, right, top, bottom}; };
@@ -106,7 +106,7 @@ def test_many_arms_and_long_names(
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     if width == 1200:
         assert browser.execute_script(FITS), "a column of the arms is not visible"
-    # The room for the legend is made after the first drawing.
+    # The space for the legend is reserved after the first drawing.
     wait_for(browser, ROOM)
     figures = browser.execute_script(PLACES)
     assert len(figures) >= 2

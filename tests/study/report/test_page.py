@@ -61,7 +61,7 @@ def many(arms: int, long: bool = False) -> tuple[list[Result], Study, str]:
 
 
 def many_lambdas(count: int, collapsed: int = 3) -> tuple[list[Result], Study, str]:
-    """A study of one option, of which the strongest values collapse."""
+    """A study of one option; its strongest values collapse."""
     gains = [*np.linspace(0, 0.02, count - collapsed), *[-0.2] * collapsed]
     values = [0.0, *(float(f"{value:.3g}") for value in np.logspace(-6, 0, count - 1))]
     table = draw_accuracies(gains, 3, np.random.default_rng(0)).tolist()
@@ -140,7 +140,7 @@ def test_the_curve_is_drawn_with_its_band() -> None:
     high, low = np.split(np.array(band.y), 2)
     assert (low[::-1] < np.array(curve.y)).all()
     assert (np.array(curve.y) < high).all()
-    # The arm that collapsed is drawn as dots, and is no part of the curve.
+    # The arm that collapsed is drawn as dots, and is not part of the curve.
     assert max(curve.x) == pytest.approx(0.01)
     assert len(traces["one trial"].x) == 15
 
@@ -227,7 +227,7 @@ def test_the_report_of_each_kind_of_study(kind: str, tmp_path: Path) -> None:
 
 
 def test_compare_images_counts_fixed_and_broken_predictions(tmp_path: Path) -> None:
-    """By hand, for four images and two seeds: image 7 is fixed twice, image 9 is broken once."""
+    """Counted by hand for four images and two seeds: image 7 is fixed twice, image 9 is broken once."""
     first, second = make_results("l1", [0.5, 0.5]), make_results("none", [0.5, 0.5])
     predictions = {"l1": ([1, 1, 0, 0], [1, 1, 1, 0]), "none": ([0, 1, 0, 0], [0, 1, 1, 1])}
     for number, result in enumerate([*first, *second]):
@@ -240,7 +240,7 @@ def test_compare_images_counts_fixed_and_broken_predictions(tmp_path: Path) -> N
         np.savez(folder / "val_logits.npz", logits=logits, labels=labels, index=index)
     paired = image_pairs.compare_images(first, second)
     assert paired is not None
-    # Image 7 was read as class 0 by the second arm, image 9 by the first one.
+    # The second arm classified image 7 as class 0, the first arm image 9.
     assert paired.predicted == {7: 0, 9: 0}
     assert (paired.fixed, paired.broken) == (2, 1)
     assert paired.gains_by_image == {7: 1.0, 9: -0.5}
