@@ -47,7 +47,7 @@ class ImageClassifier(RegularizedModule):
         decay_schedule: Schedule of λ for the optimizer's weight decay; null keeps λ constant.
         timescale_epochs: The timescale τ: the number of epochs after which weights have decayed to 1/e. Sets λ.
         label_smoothing: Fraction of each training target that is spread evenly over all classes (arXiv:1512.00567).
-        mixing: Mixes images and labels: torchvision's ``v2.MixUp`` or ``v2.CutMix``; of several, one is drawn per step.
+        mixing: Mixes images and labels: ``v2.MixUp`` or ``v2.CutMix`` of torchvision; of several, a random one.
         sharpness: Takes the gradient at nearby weights with a higher loss.
         memory_format: Memory layout; contiguous if a convolution has fewer than 16 filters.
         weights: File with the weights to start from. The last layer may have another number of classes.
