@@ -146,9 +146,10 @@ def class_names(names: Any, labels: Tensor, where: str) -> tuple[str, ...]:
     if not len(labels):
         raise UserError(f"{where}: there are no training images")
     lowest, highest = int(labels.min()), int(labels.max())
-    if isinstance(names, Mapping) and all(str(key).isdigit() for key in names):
-        names = {key: names[key] for key in sorted(names, key=int)}
-    values = range(highest + 1) if names is None else names.values() if isinstance(names, Mapping) else names
+    if isinstance(names, Mapping):
+        by_label = all(str(label).isdecimal() for label in names)
+        names = [names[label] for label in (sorted(names, key=int) if by_label else names)]
+    values = range(highest + 1) if names is None else names
     # A class of ImageNet has several names.
     classes = tuple(", ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in values)
     if lowest < 0 or highest >= len(classes) or len(classes) < 2:

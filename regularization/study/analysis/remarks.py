@@ -32,7 +32,7 @@ def remarks_on(conclusion: "Conclusion", study: Study, context: "Context") -> li
         lines.append("the arms that help have not been compared with each other, only with the baseline")
     further = (
         _corrected(conclusion),
-        _tested(conclusion, study),
+        _tested(conclusion, conclusion.baseline, study),
         _changes(conclusion),
         _curve(conclusion, study),
         _add_values(conclusion, study, context),
@@ -89,9 +89,9 @@ def _corrected(conclusion: "Conclusion") -> str:
     return f"the best of several arms looks better than it is: cross-validated over seeds, its gain is {gain}"
 
 
-def _tested(conclusion: "Conclusion", study: Study) -> str:
+def _tested(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
     """The test accuracy of the recommended arm and of the baseline, means over their common seeds."""
-    chosen, baseline = conclusion.chosen, conclusion.baseline or conclusion.chosen
+    chosen = conclusion.chosen
     means = common_means(chosen, baseline, lambda result: result.test_accuracy, study.paired)
     accuracies = {chosen.name: means.arm, baseline.name: means.baseline}
     tested = [f"{format_percent(value)} with {name}" for name, value in accuracies.items() if not math.isnan(value)]
