@@ -162,3 +162,11 @@ def test_simulated_studies_find_a_gain_of_ten_points() -> None:
     assert decided["helps"] == decided["close to the best"] == 1
     assert decided["median trials"] < 12
     assert abs(decided["bias, points"]) < 1
+
+
+def test_runs_that_are_added_to_a_table_replace_the_same_runs_and_keep_the_others() -> None:
+    stored = [{"stage": "final", "arm": "a", "seed": str(seed), "val_accuracy": "0.5"} for seed in (0, 1)]
+    new = [{"stage": "final", "arm": "a", "seed": seed, "val_accuracy": 0.6, "threads": 2} for seed in (1, 2)]
+    rows = run_tables.merged(stored, new)
+    found = {int(row["seed"]): (float(row["val_accuracy"]), row["threads"]) for row in rows}
+    assert found == {0: (0.5, ""), 1: (0.6, 2), 2: (0.6, 2)}

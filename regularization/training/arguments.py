@@ -1,6 +1,9 @@
 """The options of ``fit``, ``validate`` and ``test``, in the order of ``--help``."""
 
 import inspect
+import re
+from argparse import SUPPRESS
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,12 +19,14 @@ from regularization.data.augmentation import policies
 from regularization.data.datamodules import CIFAR10
 from regularization.data.datasets import arrays, hugging_face, torchvision_data
 from regularization.data.image_data import ImageData
+from regularization.errors import UserError
 from regularization.internals.jsonargparse import try_integers_first
 from regularization.models import networks
 from regularization.models.classifier import ImageClassifier
 from regularization.models.objective import DEFAULT
 from regularization.optim import function_penalties, muon, penalties, references, schedules, sharpness, weight_decay
 from regularization.runs import safe_loading
+from regularization.training.help import actions_of
 from regularization.training.parser import Parser
 
 # Modules whose classes can be given by name, without the module path. It is enough that they are imported.
@@ -35,6 +40,11 @@ DESCRIPTIONS = {
     "validate": "Scores a checkpoint on the validation images.",
     "test": "Scores a checkpoint on the test images.",
 }
+
+# Options that a command does not use: its help leaves them out, and it refuses them on the command line. In a config,
+# which several commands may share, they are allowed.
+_ONLY_FIT = ("hours", "test", "callbacks", "objective", "checkpoint")
+UNUSED = {"fit": ("preprocess",), "validate": _ONLY_FIT, "test": _ONLY_FIT}
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -84,7 +94,7 @@ def make_parser(command: str) -> TrainingParser:
     parser = TrainingParser(usage=usage(command), description=DESCRIPTIONS[command])
     parser.add_argument("-c", "--config", action="config")
     add_run_arguments(parser)
-    add_experiment_arguments(parser)
+    add_experiment_arguments(parser, command)
     return parser
 
 
@@ -112,7 +122,7 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
     parser.add_argument("--trust", action="store_true", help=safe_loading.HELP)
 
 
-def add_experiment_arguments(parser: LightningArgumentParser) -> None:
+def add_experiment_arguments(parser: LightningArgumentParser, command: str) -> None:
     """Adds the options of model, data, callbacks and trainer; network and data set have defaults."""
     parser.add_lightning_class_args(ImageClassifier, "model")
     parser.set_defaults({"model.network": {"class_path": "regularization.ResNet"}})
@@ -135,6 +145,20 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
     assert parser.groups is not None
     for name, (title, description) in _GROUPS.items():
         parser.groups[name].title, parser.groups[name].description = title, description
+    for action in actions_of(parser):
+        if action.dest.partition(".")[0] in UNUSED[command]:
+            action.help = SUPPRESS
+
+
+def check_used(command: str, args: Sequence[str]) -> None:
+    """Rejects options on the command line of a command that does not use them.
+
+    Raises:
+        UserError: When there is one.
+    """
+    for name in UNUSED[command]:
+        if any(re.match(rf"--{name}(\W|$)", option) for option in args):
+            raise UserError(f"--{name} has no effect on {command}: leave it out")
 
 
 def _init_arguments(cls: type) -> list[str]:

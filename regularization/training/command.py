@@ -22,6 +22,7 @@ from regularization.data.image_folder import ImageFolder
 from regularization.errors import UserError, printable
 from regularization.inference.evaluation import PredictionCollector, save_evaluation, save_validation
 from regularization.runs import directory, distributed, run_lock
+from regularization.training.arguments import check_used
 from regularization.training.fit_run import FitRun
 from regularization.training.memory import retain_freed_memory
 from regularization.training.output import independent_of_readers
@@ -30,6 +31,7 @@ from regularization.training.training_cli import TrainingCLI
 
 def fit(args: list[str]) -> None:
     """Trains a network by its config, or continues a run."""
+    check_used("fit", args)
     retain_freed_memory()
     ignore_file_errors_in_threads()
     run_fit(args)
@@ -37,12 +39,14 @@ def fit(args: list[str]) -> None:
 
 def validate(args: list[str]) -> None:
     """Scores a checkpoint on the validation images."""
+    check_used("validate", args)
     retain_freed_memory()
     run_scoring("validate", args)
 
 
 def test(args: list[str]) -> None:
     """Scores a checkpoint on the test images."""
+    check_used("test", args)
     retain_freed_memory()
     run_scoring("test", args)
 

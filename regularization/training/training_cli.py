@@ -27,13 +27,7 @@ from regularization.models.network_check import check_model_name
 from regularization.models.pretrained import published_normalization
 from regularization.optim import hyperparameters
 from regularization.runs import checkpoint_config, checkpoint_io, directory, distributed, safe_loading
-from regularization.training.arguments import (
-    DESCRIPTIONS,
-    TrainingParser,
-    add_experiment_arguments,
-    add_run_arguments,
-    usage,
-)
+from regularization.training import arguments
 from regularization.training.configs import Config, load_yaml, merge_configs, read_config, split_args, to_text
 from regularization.training.inherited_options import inherited_weight_decay, with_monitors
 from regularization.training.trainer_options import check_before_trainer, check_trainer_options, for_scoring
@@ -81,8 +75,8 @@ class TrainingCLI(LightningCLI):
                 ImageClassifier,
                 ImageData,
                 subclass_mode_data=True,
-                parser_class=TrainingParser,
-                parser_kwargs={"usage": usage(command), "description": DESCRIPTIONS[command]},
+                parser_class=arguments.TrainingParser,
+                parser_kwargs={"usage": arguments.usage(command), "description": arguments.DESCRIPTIONS[command]},
                 save_config_callback=None,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
@@ -108,11 +102,11 @@ class TrainingCLI(LightningCLI):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the options of a single invocation, and the seed."""
-        add_run_arguments(parser)
+        arguments.add_run_arguments(parser)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds all other options."""
-        add_experiment_arguments(parser)
+        arguments.add_experiment_arguments(parser, self.command)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the merged configs and the command line, again on top of the checkpoint's config if there is one."""

@@ -2,6 +2,7 @@
 
 ``python -m tests.benchmarks.runs STUDY_FOLDER … --to docs/measurements/runs`` writes ``STUDY.csv.gz`` for each study.
 Analyses and search strategies can then be judged without training anything. ``pandas.read_csv`` reads the file.
+With ``--add``, the runs of an existing file stay, unless a study has them as well.
 
 ``correct`` holds a bit for each validation image in the order of their index in the training set, packed by
 ``numpy.packbits`` and encoded in base64; ``images`` is their number. ``unpack`` gives them back. Which images they are
@@ -83,6 +84,16 @@ def unpack(correct: str, images: int) -> NDArray[np.bool_]:
     return bits[:images].astype(bool)
 
 
+def merged(stored: Sequence[dict[str, str]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The new rows, and the stored ones with another stage, arm or seed; columns that these lack are empty."""
+    keys = {_key(row) for row in new}
+    return [*new, *({name: row.get(name, "") for name in new[0]} for row in stored if _key(row) not in keys)]
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, int]:
+    return row["stage"], row["arm"], int(row["seed"])
+
+
 def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Writes the rows; the same rows give the same bytes."""
     text = io.StringIO()
@@ -100,12 +111,15 @@ def main() -> None:
         "studies", nargs="+", type=Path, metavar="STUDY_FOLDER", help="such as runs/quickstart/version_0"
     )
     parser.add_argument("--to", type=Path, default=Path("docs/measurements/runs"), metavar="FOLDER")
+    parser.add_argument("--add", action="store_true", help="keep the other runs of an existing table")
     args = parser.parse_args()
     for study in args.studies:
-        rows = [row_of(result) for result in found_runs.find([study]).results]
+        found = [row_of(result) for result in found_runs.find([study]).results]
         path = args.to / f"{study.resolve().parent.name}.csv.gz"
-        write(sorted(rows, key=lambda row: (row["stage"], row["arm"], row["seed"])), path)
-        print(f"{path}: {len(rows)} runs, {path.stat().st_size / 1e3:.0f} kB")
+        if args.add and path.is_file():
+            found = merged(rows(path), found)
+        write(sorted(found, key=_key), path)
+        print(f"{path}: {len(found)} runs, {path.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -33,15 +33,19 @@ def test_ours_comes_first_and_fits_on_two_screens(command: str, shown: Callable[
     assert len(ours.splitlines()) < 105
     assert len(lightnings.splitlines()) < 250
     assert max(map(len, ours.splitlines())) <= 80
-    order = ["--config FILE", "--ckpt_path", "model:", "data:", "--data.help Digits", "callbacks:", "checkpoint:"]
+    order = ["--config FILE", "--ckpt_path", "model:", "data:", "--data.help Digits"]
+    only_fit = ["callbacks:", "checkpoint:", "--hours NUMBER", "--test best|last", "--objective METRIC"]
+    order += only_fit[:2] if command == "fit" else []
     assert sorted(order, key=ours.index) == order
+    assert all((text in ours) == (command == "fit") for text in only_fit)
+    assert ("--preprocess MODE" in ours) == (command != "fit")
     assert "--trainer." not in ours
 
 
 def test_no_option_and_no_default_is_lost(shown: Callable[..., str]) -> None:
     text = " ".join(shown("fit", "--help").split())
     for action in actions_of(make_parser("fit")):
-        if not action.dest.endswith(".help") and action.dest not in ("model", "trainer"):
+        if not action.dest.endswith(".help") and action.dest not in ("model", "trainer", "preprocess"):
             assert action.option_strings[-1].rstrip("+") in text
     assert "(ours: MuonAdamW, SGDW; default: SGD(lr=0.01, weight_decay=0.0001))" in text
     assert "GroupLasso, JacobianPenalty, L1, L2" in text
