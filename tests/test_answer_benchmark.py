@@ -125,8 +125,9 @@ def test_a_table_with_several_baselines_is_refused() -> None:
 def test_the_images_of_a_table_give_its_accuracies(path: Path) -> None:
     for row in run_tables.rows(path):
         correct = run_tables.unpack(row["correct"], int(row["images"]))
-        # The logits are kept in half precision, in which two classes may be equal, most often where λ is far too large.
-        assert correct.mean() == pytest.approx(float(row["val_accuracy"]), abs=3e-3)
+        accuracy = float(row["val_accuracy"])
+        # The logits are kept in half precision, in which two classes may be equal; more often after a collapse.
+        assert correct.mean() == pytest.approx(accuracy, abs=1e-3 if accuracy > 0.5 else 3e-3)
 
 
 def test_the_command_writes_a_table_and_its_figures(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

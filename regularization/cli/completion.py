@@ -5,7 +5,7 @@ takes more than five minutes.
 """
 
 import re
-from argparse import Action, ArgumentParser
+from argparse import SUPPRESS, Action, ArgumentParser
 from importlib import import_module
 from typing import Any
 
@@ -64,7 +64,7 @@ def script(shell: str) -> str:
         known = {"-h", "--help"}
         for action in (action for parser in parsers for action in actions_of(parser)):
             names = [name for name in action.option_strings if not name.endswith("+")]
-            if known.isdisjoint(names) and action.dest not in HIDDEN:
+            if known.isdisjoint(names) and action.dest not in HIDDEN and action.help != SUPPRESS:
                 known.update(names)
                 _copy(action, names, subparser, command)
     text: str = shtab.complete(program, shell)

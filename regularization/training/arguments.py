@@ -41,8 +41,8 @@ DESCRIPTIONS = {
     "test": "Scores a checkpoint on the test images.",
 }
 
-# Options that a command does not use: its help leaves them out, and it refuses them on the command line. In a config,
-# which several commands may share, they are allowed.
+# Options that a command does not use: they are missing in its help, and an error on its command line. Configs may
+# contain them, because several commands can share a config.
 _ONLY_FIT = ("hours", "test", "callbacks", "objective", "checkpoint")
 UNUSED = {"fit": ("preprocess",), "validate": _ONLY_FIT, "test": _ONLY_FIT}
 
@@ -151,14 +151,18 @@ def add_experiment_arguments(parser: LightningArgumentParser, command: str) -> N
 
 
 def check_used(command: str, args: Sequence[str]) -> None:
-    """Rejects options on the command line of a command that does not use them.
+    """Rejects options that a command does not use.
+
+    Args:
+        command: ``fit``, ``validate`` or ``test``.
+        args: The command line. Config files are not read.
 
     Raises:
-        UserError: When there is one.
+        UserError: When there is such an option.
     """
     for name in UNUSED[command]:
-        if any(re.match(rf"--{name}(\W|$)", option) for option in args):
-            raise UserError(f"--{name} has no effect on {command}: leave it out")
+        if any(re.match(rf"--{name}(\W|$)", word) for word in args):
+            raise UserError(f"{command} does not use --{name}: remove this option")
 
 
 def _init_arguments(cls: type) -> list[str]:

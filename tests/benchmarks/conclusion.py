@@ -8,10 +8,9 @@
 import argparse
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from regularization.study.account import first_alpha
 from regularization.study.analysis.arms import ArmSummary
@@ -19,6 +18,7 @@ from regularization.study.analysis.conclusion import Conclusion, Context, draw_c
 from regularization.study.config import Study, unregularized
 from regularization.study.report.paper import paper_figure
 from regularization.study.results import Result
+from regularization.training.configs import read_config
 from tests.benchmarks.runs import METRICS, rows
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "sweeps"
@@ -73,9 +73,8 @@ def to_result(row: dict[str, str]) -> Result:
 
 
 def read_study(path: Path) -> Study:
-    """The study in a config file, every arm with all its seeds."""
-    content = yaml.safe_load(path.read_text())
-    return Study(**content | {"until": "seeds"})
+    """The study in a config file, as a fixed design."""
+    return Study(**read_config(path) | {"until": "seeds"})
 
 
 def to_markdown(conclusion: Conclusion) -> str:
@@ -91,7 +90,7 @@ def _cells(arm: ArmSummary) -> list[str]:
         f"{arm.timescale:.3g}" if arm.timescale else "",
         f"{100 * arm.mean:.2f}%",
         gain,
-        str(arm.verdict.value) if arm.verdict else "",
+        arm.verdict.value if arm.verdict else "",
         f"{100 * arm.average('clean_accuracy'):.2f}%",
         f"{arm.average('val_loss'):.3f}",
         f"{arm.average('val_calibration_error'):.3f}",
@@ -103,7 +102,7 @@ def _points(fraction: float) -> str:
     return f"{100 * fraction:+.2f}".replace("-", "−") if math.isfinite(fraction) else "?"
 
 
-def _line(cells: Any) -> str:
+def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -117,8 +116,6 @@ def main() -> None:
     study = read_study(args.study or CONFIGS / f"{args.table.name.removesuffix('.csv.gz')}.yaml")
     conclusion = conclude(args.table, study)
     print(conclusion.sentence, *conclusion.remarks, "", to_markdown(conclusion), sep="\n")
-    if conclusion.curve is not None:
-        print(f"\ncurve: {conclusion.curve.best}")
     if args.figure:
         paper_figure(conclusion, study).savefig(args.figure, dpi=150)
 

@@ -7,8 +7,6 @@ line, which is the name of its table by default.
 """
 
 import argparse
-import csv
-import gzip
 from collections import defaultdict
 from pathlib import Path
 
@@ -18,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from tests.benchmarks.runs import rows
+
 LABELS = {"weight_decay": "weight decay λ", "tau": "timescale τ, epochs"}
 
 
@@ -25,11 +25,10 @@ def gains(path: Path, by: str = "weight_decay") -> dict[float, NDArray[np.float6
     """The gains in points by λ or τ, one for each seed that was also trained with λ = 0."""
     accuracies: dict[float, dict[str, float]] = defaultdict(dict)
     positions: dict[float, float] = {}
-    with gzip.open(path, "rt") as file:
-        for row in csv.DictReader(file):
-            strength = float(row["weight_decay"])
-            accuracies[strength][row["seed"]] = 100 * float(row["val_accuracy"])
-            positions[strength] = float(row[by] or "nan")
+    for row in rows(path):
+        strength = float(row["weight_decay"])
+        accuracies[strength][row["seed"]] = 100 * float(row["val_accuracy"])
+        positions[strength] = float(row[by] or "nan")
     baseline = accuracies.pop(0.0)
     return {
         positions[strength]: np.array([value - baseline[seed] for seed, value in seeds.items() if seed in baseline])

@@ -87,6 +87,8 @@ def test_checkpoints_and_folders(offered: Callable[..., list[str]]) -> None:
     Path("runs").mkdir()
     Path("runs/x.ckpt").touch()
     assert set(offered("test", "--ckpt_path", "")) == {"best", "last", "runs"}
+    assert offered("fit", "--hou") == ["--hours"]
+    assert offered("test", "--hou") == offered("fit", "--prep") == []
     assert offered("test", "--ckpt_path", "runs/") == ["runs/x.ckpt"]
     assert offered("report", "ru") == ["runs"]
     assert offered("predict", "--images", "a.png", "ru") == ["runs"]
