@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from regularization.study.account import first_alpha
 from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.conclusion import Conclusion, Context, draw_conclusion
+from regularization.study.analysis.looks import fixed_alpha
 from regularization.study.config import Study, unregularized
 from regularization.study.report.paper import paper_figure
 from regularization.study.results import Result
@@ -25,14 +25,18 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "sweeps"
 COLUMNS = ("arm", "τ", "validation accuracy", "gain", "verdict", "training accuracy", "NLL", "calibration error", "‖w‖")
 
 
-def conclude(table: Path, study: Study) -> Conclusion:
+def conclude(table: Path, study: Study, looks: int = 1) -> Conclusion:
     """The conclusion from all runs of the table that are compared, each arm with the seeds that it has.
 
-    Intervals are those of the first look at a fixed design, as if every arm had been given these seeds from the start.
+    Args:
+        table: The table of runs.
+        study: The study, a fixed design.
+        looks: The number of times that the results have been analyzed, this one included: 2 if the study was extended
+            after a first analysis. Intervals are those of the last analysis.
     """
     results = read_results(table)
     baseline = find_baseline(results, study)
-    return draw_conclusion(results, study, Context(baseline=baseline, alpha=first_alpha(study)))
+    return draw_conclusion(results, study, Context(baseline=baseline, alpha=fixed_alpha(looks - 1)))
 
 
 def read_results(table: Path) -> list[Result]:
@@ -111,10 +115,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, metavar="TABLE", help="such as docs/measurements/runs/lambda_curve.csv.gz")
     parser.add_argument("--study", type=Path, metavar="CONFIG", help="by default, the config of the table's name")
+    parser.add_argument("--looks", type=int, default=1, help="2 if the study was extended after a first analysis")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw the figure of the report")
     args = parser.parse_args()
     study = read_study(args.study or CONFIGS / f"{args.table.name.removesuffix('.csv.gz')}.yaml")
-    conclusion = conclude(args.table, study)
+    conclusion = conclude(args.table, study, args.looks)
     print(conclusion.sentence, *conclusion.remarks, "", to_markdown(conclusion), sep="\n")
     if args.figure:
         paper_figure(conclusion, study).savefig(args.figure, dpi=150)

@@ -11,14 +11,18 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from tests.benchmarks.runs import rows
 
 LABELS = {"weight_decay": "weight decay λ", "tau": "timescale τ, epochs"}
+# Colors that people with color blindness can tell apart (Okabe and Ito 2008), and markers for prints in gray.
+STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#000000", "v"), ("#E69F00", "P"))
+# Factor between the positions of two lines at the same λ, so that their bars do not overlap.
+SHIFT = 1.03
 
 
 def gains(path: Path, by: str = "weight_decay") -> dict[float, NDArray[np.float64]]:
@@ -43,6 +47,9 @@ def draw(tables: dict[str, Path], picture: Path, lowest: float, columns: list[st
     for column, axes in zip(columns, panels, strict=True):
         highest = _draw(axes, tables, column)
         axes.set(xscale="log", xlabel=LABELS[column], ylim=(lowest, 1.1 * highest))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("gain over λ = 0, points")
     panels[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(picture, dpi=150)
@@ -51,13 +58,13 @@ def draw(tables: dict[str, Path], picture: Path, lowest: float, columns: list[st
 def _draw(axes: Axes, tables: dict[str, Path], by: str) -> float:
     """Draws one panel; returns the upper end of the highest error bar."""
     ends = []
-    for (label, path), color in zip(
-        tables.items(), colormaps["viridis"](np.linspace(0, 0.85, len(tables))), strict=True
-    ):
+    for index, ((label, path), (color, marker)) in enumerate(zip(tables.items(), STYLES, strict=False)):
         by_position = gains(path, by)
+        shift = SHIFT ** (index - (len(tables) - 1) / 2)
+        positions = [position * shift for position in by_position]
         means = [float(values.mean()) for values in by_position.values()]
         errors = [float(values.std(ddof=1) / len(values) ** 0.5) for values in by_position.values()]
-        axes.errorbar(list(by_position), means, errors, color=color, label=label, capsize=2, marker="o", markersize=3)
+        axes.errorbar(positions, means, errors, color=color, label=label, capsize=2, marker=marker, markersize=4)
         ends += [mean + error for mean, error in zip(means, errors, strict=True)]
     axes.axhline(0, color="gray", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -73,10 +80,12 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path, metavar="PNG")
-    parser.add_argument("tables", type=_parse_table, nargs="+", metavar="TABLE")
+    parser.add_argument("tables", type=_parse_table, nargs="+", metavar="TABLE", help="at most six")
     parser.add_argument("--lowest", type=float, default=-2.0, metavar="POINTS")
     parser.add_argument("--tau", action="store_true")
     args = parser.parse_args()
+    if len(args.tables) > len(STYLES):
+        parser.error(f"at most {len(STYLES)} tables can be told apart in one figure")
     draw(dict(args.tables), args.picture, args.lowest, list(LABELS)[: 1 + args.tau])
 
 

@@ -82,7 +82,7 @@ def _draw_lambda_curve(axes: Axes, conclusion: Conclusion, option: str) -> None:
     is_accuracy = conclusion.chosen.objective == ACCURACY
     if is_accuracy:
         clean = [arm.average("clean_accuracy") for arm in arms]
-        axes.plot(positions, clean, "o:", color=CLEAN, markersize=4, label="clean training accuracy")
+        axes.plot(positions, clean, "o:", color=CLEAN, markersize=4, label="training images, no augmentation")
     means, label = [arm.mean for arm in arms], "validation, mean and 95% interval"
     axes.errorbar(positions, means, error_bars(arms), color=VALIDATION, fmt="D", markersize=5, capsize=3, label=label)
     recommended = positions[arms.index(conclusion.chosen)]
@@ -108,6 +108,16 @@ def _label_arms(axes: Axes, conclusion: Conclusion, option: str) -> None:
             text = f"{arm.mean:.0%}\n↓" if arm in named else "↓"
             axes.text(position, bottom, text, ha="center", va="bottom", fontsize=8)
     axes.set_xticks(ticks, labels, fontsize=8)
+    _mark_break(axes, conclusion, option)
+
+
+def _mark_break(axes: Axes, conclusion: Conclusion, option: str) -> None:
+    """Marks the axis between λ = 0, which a logarithmic axis does not have, and the smallest other value."""
+    positions = sorted(arm_positions(conclusion, option))
+    if len(positions) > 1 and any(arm.results[0].values[option] == 0 for arm in conclusion.arms):
+        middle = (positions[0] + positions[1]) / 2
+        style = {"boxstyle": "square,pad=0", "facecolor": "white", "edgecolor": "none"}
+        axes.text(middle, 0, "//", transform=axes.get_xaxis_transform(), ha="center", va="center", bbox=style)
 
 
 def _draw_forest_plot(axes: Axes, conclusion: Conclusion, names: list[str]) -> None:
