@@ -115,7 +115,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, metavar="TABLE", help="such as docs/measurements/runs/lambda_curve.csv.gz")
     parser.add_argument("--study", type=Path, metavar="CONFIG", help="by default, the config of the table's name")
-    parser.add_argument("--looks", type=int, default=1, help="2 if the study was extended after a first analysis")
+    looks = "2 if the study was extended after a first analysis"
+    parser.add_argument("--looks", type=int, choices=range(1, 5), default=1, help=looks)
     parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw the figure of the report")
     args = parser.parse_args()
     study = read_study(args.study or CONFIGS / f"{args.table.name.removesuffix('.csv.gz')}.yaml")

@@ -80,7 +80,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path, metavar="PNG")
-    parser.add_argument("tables", type=_parse_table, nargs="+", metavar="TABLE", help="at most six")
+    parser.add_argument("tables", type=_parse_table, nargs="+", metavar="TABLE", help=f"at most {len(STYLES)}")
     parser.add_argument("--lowest", type=float, default=-2.0, metavar="POINTS")
     parser.add_argument("--tau", action="store_true")
     args = parser.parse_args()

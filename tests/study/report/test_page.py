@@ -130,6 +130,16 @@ def test_nothing_in_the_figure_for_papers_overlaps(study: tuple[list[Result], St
     assert config.axis is None or f"{conclusion.chosen.results[0].values[config.axis]:g}" in shown
 
 
+@pytest.mark.parametrize("has_zero", [True, False])
+def test_the_figure_for_papers_marks_the_break_between_zero_and_the_smallest_value(has_zero: bool) -> None:
+    results, study = results_on_axis([0, 0.2, 1, 0.9])
+    kept = [result for result in results if has_zero or result.arm != "λ=0"]
+    plot = paper.paper_figure(draw_conclusion(kept, study, Context("λ=0" if has_zero else None)), study).axes[0]
+    zero, smallest = plot.get_xticks()[:2]
+    breaks = [text.get_position()[0] for text in plot.texts if text.get_text() == "//"]
+    assert breaks == ([pytest.approx((zero + smallest) / 2)] if has_zero else [])
+
+
 def test_the_curve_is_drawn_with_its_band() -> None:
     results, study = results_on_axis([0, 0.2, 1, 0.9, -30])
     conclusion = draw_conclusion(results, study, Context("λ=0"))
