@@ -38,7 +38,7 @@ def fit(config: Configs = (), **options: Any) -> Result:
         config: One config, or several. Each is a file, the name of a config of the program, such as ``"quickstart"``,
             or a dict of options, such as ``{"trainer": {"max_epochs": 3}}``.
         options: The options of the command, with two underscores for a dot: ``model__optimizer__weight_decay=1e-3``.
-            Values may be numbers and arrays of NumPy.
+            Values may be numbers of NumPy, and arrays of it in place of lists.
 
     Returns:
         The run, with its ``folder``, its ``rows`` (the metrics of each epoch), its ``accuracy`` in the last epoch (NaN
@@ -90,6 +90,7 @@ def _unchanged_process() -> Iterator[None]:
 
     Raises:
         KeyboardInterrupt: When the command was stopped, in place of SystemExit.
+        UserError: When the time limit has stopped it.
     """
     environment, threads = dict(os.environ), torch.get_num_threads()
     loggers = [
@@ -101,6 +102,8 @@ def _unchanged_process() -> Iterator[None]:
             configure_logging()
             yield
     except SystemExit as error:
+        if not error.code:
+            raise UserError('hours: the time limit has stopped the run; ckpt_path="last" continues it') from error
         raise KeyboardInterrupt from error
     finally:
         # Lightning's seed, PL_GLOBAL_SEED, is an environment variable.

@@ -24,6 +24,12 @@ class _ValidatedAverage(WeightAveraging):
 
     _swapped = False
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Creates the average; refuses one of 16 bits, in which its small updates would be lost to rounding."""
+        if trainer.precision in ("bf16-true", "16-true"):
+            raise UserError(f"{type(self).__name__} needs weights in 32 bits: use --trainer.precision bf16-mixed")
+        super().setup(trainer, pl_module, stage)
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swaps the weights of the model and the average."""
         if self._has_average():
@@ -264,10 +270,9 @@ def _averaged_tensors(module: LightningModule) -> list[Tensor]:
 
 @torch.no_grad()
 def _compute_statistics(trainer: Trainer, module: LightningModule) -> None:
-    """Sets the running mean and variance of batch norm to their means over batches of unaugmented training images."""
+    """Sets the statistics of batch norm to their means over unaugmented training images, weighted by batch size."""
     assert isinstance(module, ImageClassifier)
-    norms = [norm for norm in module.network.modules() if isinstance(norm, BATCH_NORMS)]
-    data = module.image_data()
+    data, norms = module.image_data(), [norm for norm in module.network.modules() if isinstance(norm, BATCH_NORMS)]
     if not norms or data is None:
         return
     modes, momenta = {part: part.training for part in module.modules()}, [norm.momentum for norm in norms]
@@ -275,9 +280,13 @@ def _compute_statistics(trainer: Trainer, module: LightningModule) -> None:
     for norm in norms:
         norm.train()
     preprocess = data.preprocess.to(module.device)
-    for count, batch in enumerate(data.clean_dataloader(), start=1):
+    count = 0
+    for batch in data.clean_dataloader():
+        if count and len(batch.images) == 1:
+            continue  # one image may have no variance
+        count += len(batch.images)
         for norm in norms:
-            norm.momentum = 1 / count
+            norm.momentum = len(batch.images) / count
         with trainer.precision_plugin.forward_context():
             module(preprocess(batch.images.to(module.device)))
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from regularization.runs.distributed import RankConsensus
 
 # Seconds after a signal during which another signal, by its number, counts as a repetition, not as a second request.
 # A sweep passes SIGTERM on to its workers, which have already received it if it was sent to all processes of a job.
-REPETITION: dict[int, float] = {signal.SIGINT: 0.0, signal.SIGTERM: 0.5}
+# SLURM sends SIGUSR1 before the time limit if the job asks for it.
+REPETITION: dict[int, float] = {signal.SIGINT: 0.0, signal.SIGTERM: 0.5, signal.SIGUSR1: 0.5}
 # torchrun passes a terminal's Ctrl-C on to processes that have already received it.
 REPETITION_BY_LAUNCHER = 5.0
 # Takes the place of a signal number when the time limit of a run has passed.
@@ -67,6 +69,16 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warns if epochs do not end with a validation: the file then holds later weights than the validated ones."""
+        interval = trainer.val_check_batch if any(trainer.num_val_batches) else 1
+        if not isinstance(interval, int) or (trainer.num_training_batches % interval and not trainer.global_step):
+            warnings.warn(
+                "--trainer.val_check_interval: the last validation of an epoch is before its end, so best.ckpt has "
+                "later weights than those that were validated",
+                stacklevel=2,
+            )
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Skips epochs before the first validation, about which Lightning would warn each time.
 
@@ -98,12 +110,12 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` after each epoch, at intervals within an epoch, and when SIGINT or SIGTERM stops the run.
+    """Writes ``last.ckpt`` after each epoch, at intervals within an epoch, and when a signal stops the run.
 
-    After a signal, the run finishes the current optimizer step and raises ``RunInterrupted``; a second signal ends the
-    process at once. During a validation, the checkpoint holds the state before it, and a resumed run repeats the
-    validation. If one of several processes receives a signal, all of them end after the same step, and a validation
-    that is running is completed first.
+    After SIGINT, SIGTERM or SIGUSR1, the run finishes the current optimizer step and raises ``RunInterrupted``; a
+    second signal ends the process at once. During a validation, the checkpoint holds the state before it, and a resumed
+    run repeats the validation. If one of several processes receives a signal, all of them end after the same step, and
+    a validation that is running is completed first.
 
     The run also ends after an optimizer step when its time limit has passed. Lightning's Timer would end the epoch at
     that step, so that a resumed run would skip the rest of it, and it would add up the time of all starts of the run.
@@ -170,8 +182,7 @@ class LastCheckpoint(Checkpoint):
         last_batch = trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches
         epoch_ends = (last_batch or self._step == trainer.max_steps) and not self._before_validation
         overdue = time.monotonic() - self._written_time >= 60 * self._minutes
-        is_over = self._end is not None and time.monotonic() >= self._end
-        stop, write = self._consensus.poll(self._signal or (TIME_OVER if is_over else 0), overdue)
+        stop, write = self._consensus.poll(self._request(), overdue)
         if stop and not epoch_ends:
             raise RunInterrupted(stop)
         write = (write and not self._answer_outdated) or self._steps_passed()
@@ -191,10 +202,10 @@ class LastCheckpoint(Checkpoint):
         self._before_validation = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes, after the other callbacks have completed the epoch, and stops if a signal has arrived."""
+        """Writes, after the other callbacks have completed the epoch, and stops if a signal or the time limit asks."""
         self._before_validation = False
         self._write(trainer)
-        stop, _ = self._consensus.sync(self._signal or 0, 0)
+        stop, _ = self._consensus.sync(self._request(), 0)
         if stop:
             raise RunInterrupted(stop)
 
@@ -220,6 +231,11 @@ class LastCheckpoint(Checkpoint):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._signal, self._signal_time = number, time.monotonic()
+
+    def _request(self) -> int:
+        """The signal that has arrived, or ``TIME_OVER``; 0 if the run may continue."""
+        is_over = self._end is not None and time.monotonic() >= self._end
+        return self._signal or (TIME_OVER if is_over else 0)
 
     def _steps_passed(self) -> bool:
         """Whether a multiple of ``steps`` lies between the previous checkpoint and now; the same in all processes."""

@@ -127,6 +127,8 @@ class History(Checkpoint):
             "timescale_epochs": None if tau == math.inf else tau,
         }
         best, last = ({k: v for k, v in row.items() if "/" not in k} for row in (self.best(), self.rows[-1]))
+        # Scores in an existing file are those of a network that was tested during the training.
+        (self.folder / RESULT).unlink(missing_ok=True)
         add_result(self.folder, {"best": best, "last": last, **strength, "threads": torch.get_num_threads()})
 
     def best(self) -> Row:

@@ -36,7 +36,7 @@ class Monitor(Callback):
     ``decay_share``: ‖λw‖/‖∇loss‖ under SGD, the mean over measurements every 100 steps. It does not show whether λ is
     well chosen: if filters are scale-invariant, it settles at 1/√(2τ in steps) for any λ.
     ``effective_lr``: the median of η/((1−μ)·‖w‖²) over scale-invariant filters, how fast their direction changes.
-    ``sparsity``: the fraction of the weights that are exactly zero. ``norm/<layer>``: ‖w‖ of each layer.
+    ``sparsity``: the fraction of the validated weights that are exactly zero. ``norm/<layer>``: ‖w‖ of each layer.
 
     Args:
         parameter_report: The report that has measured which filters are scale-invariant.
@@ -49,6 +49,7 @@ class Monitor(Callback):
         self._clean_metrics = EpochMetrics()
         self._accumulated = 0.0
         self._shares: list[Tensor] = []
+        self._validated_sparsity: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The decay accumulated so far, and the measurements of the gradients in this epoch."""
@@ -74,11 +75,16 @@ class Monitor(Callback):
         assert isinstance(pl_module, ImageClassifier)
         if not trainer.training and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._evaluate_clean(trainer, pl_module)
+            self._validated_sparsity = _sparsity(_weights(pl_module.network))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the metrics of the weights, and the gaps."""
         assert isinstance(pl_module, ImageClassifier)
         metrics = _weight_metrics(pl_module)
+        if self._validated_sparsity is not None:
+            # An average of weights has other zeros than the current ones.
+            metrics |= {"sparsity": self._validated_sparsity}
+            self._validated_sparsity = None
         metrics |= _effective_lr(pl_module, trainer.optimizers[0], self._parameter_report.invariant)
         if self._shares:
             metrics["decay_share"] = torch.stack(self._shares).nanmean()
@@ -168,10 +174,15 @@ def _weight_metrics(classifier: ImageClassifier) -> dict[str, Tensor]:
     weights = _weights(classifier.network)
     if not weights:
         return {}
-    zeros = torch.stack([(w == 0).sum() for w in weights.values()]).sum()
     norms = torch._foreach_norm(list(weights.values()))
     by_layer = {f"norm/{name.removesuffix('.weight')}": norm for name, norm in zip(weights, norms, strict=True)}
-    return {"sparsity": zeros / sum(w.numel() for w in weights.values()), **by_layer}
+    return {"sparsity": _sparsity(weights), **by_layer}
+
+
+def _sparsity(weights: dict[str, Tensor]) -> Tensor:
+    """The fraction of the weights that are exactly 0; NaN if there are none."""
+    zeros = sum(((w == 0).sum() for w in weights.values()), torch.zeros(()))
+    return zeros / sum(w.numel() for w in weights.values())
 
 
 def _effective_lr(

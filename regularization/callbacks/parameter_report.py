@@ -37,7 +37,7 @@ class ReportRow:
         names: The names of the parameters.
         elements: How many elements they have in total.
         invariant: The fraction of the elements that are part of something scale-invariant, by its level: single
-            ``filters``, ``groups`` of filters, or whole ``layers``; see ``Invariance``.
+            ``filters``, ``groups`` of filters, or whole ``layers``; see ``Invariance``. None if it was not measured.
         decay: The weight decay λ of the optimizer.
         tau: τ in epochs at the highest learning rate; infinite without weight decay, None for an optimizer without a
             formula.
@@ -47,7 +47,7 @@ class ReportRow:
     kind: str
     names: list[str]
     elements: int
-    invariant: dict[str, float]
+    invariant: dict[str, float] | None
     decay: float
     tau: float | None
     penalties: list[str]
@@ -93,8 +93,10 @@ def report_rows(trainer: Trainer, classifier: ImageClassifier, invariant: dict[s
     return rows
 
 
-def _fractions(members: dict[str, nn.Parameter], invariant: dict[str, Invariance]) -> dict[str, float]:
+def _fractions(members: dict[str, nn.Parameter], invariant: dict[str, Invariance]) -> dict[str, float] | None:
     """The fraction of the elements of ``members`` that is scale-invariant, by level; only levels that occur."""
+    if not members.keys() & invariant.keys():
+        return None
     elements = dict.fromkeys(("filters", "groups", "layers"), 0.0)
     for name in members.keys() & invariant.keys():
         elements[invariant[name].level] += invariant[name].fraction * members[name].numel()
@@ -114,8 +116,8 @@ def table(rows: list[ReportRow], classifier: ImageClassifier) -> Table:
     for row in rows:
         tau = "–" if row.tau is None or row.tau == float("inf") else f"{row.tau:.3g}"
         penalties = "\n".join(_describe_penalty(name, classifier) for name in row.penalties) or "–"
-        invariant = ", ".join(f"{fraction:.0%} {level}" for level, fraction in row.invariant.items())
-        invariant = invariant or ("0%" if row.kind == "weights" else "–")
+        parts = [f"{fraction:.0%} {level}" for level, fraction in (row.invariant or {}).items()]
+        invariant = "–" if row.invariant is None else ", ".join(parts) or "0%"
         decay = f"{row.decay:.3g}" if row.decay else "–"
         result.add_row(
             KINDS.get(row.kind, row.kind), str(len(row.names)), f"{row.elements:,}", invariant, decay, tau, penalties
@@ -140,7 +142,7 @@ def misuse_warnings(rows: list[ReportRow], classifier: ImageClassifier) -> list[
         messages.append("an L2 penalty and weight_decay act on the same parameters: their λ add up")
     for name, penalty in penalties.items():
         # A filter that is only invariant together with others does change the network when it shrinks alone.
-        invariant = [row.invariant.get("filters", 0.0) for row in rows if name in row.penalties]
+        invariant = [(row.invariant or {}).get("filters", 0.0) for row in rows if name in row.penalties]
         if isinstance(penalty, GroupLasso) and any(fraction > 0.5 for fraction in invariant):
             messages.append(
                 f"penalty {name}: most of its filters are scale-invariant, so shrinking them changes nothing and "

@@ -34,15 +34,14 @@ def export(args: list[str]) -> None:
     # Imported after parsing, because they import torch.
     from regularization.inference.export import largest_difference, write
     from regularization.inference.trained_model import load
+    from regularization.runs.directory import created_folder
 
-    model = load(options.ckpt_path, options.trust)
+    model = load(options.ckpt_path.expanduser(), options.trust)
     stem = "best" if options.ckpt_path.is_dir() else options.ckpt_path.stem
-    path = options.output or Path(stem + SUFFIXES[options.format])
+    path = (options.output or Path(stem + SUFFIXES[options.format])).expanduser()
     if path.is_dir():
         raise UserError(f"--output: {path} is a folder, not a file")
-    if path.parent.exists() and not path.parent.is_dir():
-        raise UserError(f"--output: {path.parent} is a file, not a folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    created_folder(path.parent)
     write(model, path, options.format)
     print(f"{printable(path)}: {path.stat().st_size / 1e6:.1f} MB, classes {', '.join(model.classes[:10])}")
     if (difference := largest_difference(model, path, options.format)) is not None:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from regularization import __doc__ as purpose
 from regularization import __version__
@@ -40,6 +41,10 @@ def run(args: list[str]) -> None:
     Raises:
         UserError: If the command is unknown, or its arguments are wrong.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # Not every encoding has letters such as λ.
+            stream.reconfigure(errors="backslashreplace")
     command, *options = args or ["--help"]
     if command in ("-h", "--help", "help"):
         print(usage())

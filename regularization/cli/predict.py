@@ -28,5 +28,5 @@ def predict(args: list[str]) -> None:
     from regularization.inference.prediction import predict_files
     from regularization.inference.trained_model import load
 
-    model = load(options.ckpt_path, options.trust).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load(options.ckpt_path.expanduser(), options.trust).to("cuda" if torch.cuda.is_available() else "cpu")
     predict_files(model, options.images, options.output)

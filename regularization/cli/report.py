@@ -29,6 +29,7 @@ def report(args: list[str]) -> None:
     options = make_parser().parse_args(args)
     import yaml
 
+    from regularization.runs.directory import created_folder
     from regularization.study.analysis.conclusion import Context
     from regularization.study.closing import STUDY, conclude, write_answer
     from regularization.study.found_runs import common_objective, single_study
@@ -39,7 +40,7 @@ def report(args: list[str]) -> None:
     if len(folders) == 1 and (only := single_study(folders[0])) is not None:
         folders = [only]
     path = folders[0] / STUDY
-    record = yaml.safe_load(path.read_text()) if len(folders) == 1 and path.is_file() else {}
+    record = yaml.safe_load(path.read_text(encoding="utf-8")) if len(folders) == 1 and path.is_file() else {}
     objective, remark = ("", "") if record else common_objective(folders)
     study = Study(**record["study"]) if record else Study(base="", arms={"": None}, objective=objective)
     context = Context(options.baseline or record.get("baseline"), command=record.get("command", ""))
@@ -48,21 +49,14 @@ def report(args: list[str]) -> None:
     if options.baseline is not None and conclusion.baseline is None:
         names = ", ".join(sorted(arm.name for arm in conclusion.arms))
         raise UserError(f"--baseline: there is no arm {options.baseline}, there are {names}")
-    output = _created(Path(options.output or folders[0]))
+    output = created_folder(options.output or folders[0])
     write_answer(conclusion, runs, study, output, record.get("command", ""))
 
 
 def _existing(folders: Sequence[Path]) -> list[Path]:
     """The folders without duplicates; different spellings of one path count once."""
-    for folder in folders:
-        if not Path(folder).is_dir():
+    paths = [Path(folder).expanduser() for folder in folders]
+    for folder in paths:
+        if not folder.is_dir():
             raise UserError(f"there is no folder {folder}")
-    return list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
-
-
-def _created(output: Path) -> Path:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output: cannot create the folder {output}: {error.strerror}") from error
-    return output
+    return list({folder.resolve(): folder for folder in paths}.values())

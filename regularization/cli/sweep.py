@@ -1,6 +1,7 @@
 """The command ``sweep``."""
 
 import dataclasses
+import os
 from argparse import SUPPRESS
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,7 @@ def _parse(args: list[str]) -> tuple[Study, Any, list[str], Path]:
         raise UserError(f"{config}: a study has no option {unknown[0]}{did_you_mean(unknown[0], fields)}")
     words = list(to_cli_args(content))
     options = parser.parse_args([*words, *own_args])
+    options.folder = os.path.expanduser(options.folder)
     study = Study(**{name: options[name] for name in fields})
     given = {word.partition("=")[0] for word in [*words, *own_args]}
     if "--resolution" not in given and not (objective := Objective.parse(study.objective)).is_known:

@@ -64,10 +64,18 @@ def find_layout(root: str | Path) -> FolderLayout:
 
 
 def subfolders(folder: Path) -> Iterator[Path]:
-    """The folders in ``folder``, sorted, without hidden folders and system folders."""
+    """The folders in ``folder``, sorted, without hidden folders and system folders.
+
+    Raises:
+        UserError: When ``folder`` does not exist or cannot be read.
+    """
     if not folder.is_dir():
         raise UserError(f"--data.root: there is no folder {folder}")
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"--data.root: cannot read {folder}: {error.strerror}") from error
+    for path in paths:
         if path.is_dir() and not path.name.startswith(".") and path.name.lower() not in SYSTEM_FOLDERS:
             yield path
 

@@ -124,6 +124,7 @@ class ImageFolder(ImageData):
         if stage == "fit":
             counts = self._class_counts()
             if self.class_weights:
+                self._check_no_class_is_empty(counts)
                 self.loss_weights = counts.sum() / (len(counts) * counts.float())
             elif not self.balanced_sampling:
                 self._warn_of_imbalance(counts)
@@ -157,6 +158,14 @@ class ImageFolder(ImageData):
         assert self.train_set is not None
         images, subset = self.train_set
         return torch.bincount(images.labels[subset], minlength=self.num_classes)
+
+    def _check_no_class_is_empty(self, counts: Tensor) -> None:
+        if not counts.min():
+            name = printable(self.classes[int(counts.argmin())])
+            raise UserError(
+                f"--data.class_weights: class {name} has no training image, so its weight would be infinite; "
+                "use a larger --data.subset"
+            )
 
     def _warn_of_imbalance(self, counts: Tensor) -> None:
         least, most = int(counts.argmin()), int(counts.argmax())

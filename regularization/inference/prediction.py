@@ -65,13 +65,12 @@ def predict_files(model: TrainedModel, sources: Sequence[Path], output: Path) ->
         output: The folder to write to.
 
     Raises:
-        UserError: If there are no images, or they can't be read, or ``output`` is a file.
+        UserError: If there are no images, or they can't be read, or ``output`` can't be created.
     """
     paths, left_out = _find_images(sources, exclude={output / name for name in (TABLE, SHEET, SKIPPED)})
     if left_out:
         print(summarize(left_out), file=sys.stderr)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output: {output} is a file, not a folder")
+    output = directory.created_folder(output)
     predictions: list[Prediction] = []
     images: list[Tensor] = []
     errors: list[DecodeError] = []
@@ -113,7 +112,7 @@ def _find_images(sources: Sequence[Path], exclude: Set[Path]) -> tuple[list[Path
     paths: dict[str, Path] = {}
     left_out: dict[str, LeftOut] = {}
     excluded = set(map(os.path.realpath, exclude))
-    for source in sources:
+    for source in map(Path.expanduser, sources):
         if not source.exists():
             raise UserError(f"--images: there is no {printable(source)}")
         result = search(source) if source.is_dir() else SearchResult([source])
@@ -144,7 +143,6 @@ def _most_likely(path: Path, probabilities: Tensor, classes: Sequence[str]) -> P
 def _write_files(
     predictions: Sequence[Prediction], images: Sequence[Tensor], errors: Sequence[DecodeError], output: Path
 ) -> None:
-    output.mkdir(parents=True, exist_ok=True)
     _write_table(predictions, output / TABLE)
     save(contact_sheet(images, [prediction.caption for prediction in predictions[: len(images)]]), output / SHEET)
     _print_table(predictions)

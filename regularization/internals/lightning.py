@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 from lightning import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, RichProgressBar
 from torch import Tensor
@@ -96,6 +97,17 @@ def stop_sigterm_broadcast(trainer: Trainer) -> None:
     Each step would wait for it; no option turns it off. ``RankConsensus`` does the same without waiting.
     """
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def forbid_requeue(trainer: Trainer) -> None:
+    """Keeps Lightning from handling SIGUSR1 on SLURM.
+
+    It would write a checkpoint next to the run folders, which all later runs would start from, and requeue the job. The
+    option is an argument of SLURMEnvironment, which Lightning creates itself.
+    """
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment):
+        environment.auto_requeue = False
 
 
 def launcher_rank() -> int:

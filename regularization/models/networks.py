@@ -222,7 +222,9 @@ class ShiftNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x``, ``(B, channels, H, W)``, normalized per channel, plus the bias."""
-        mean, variance = self.running_mean, self.running_var
+        # In training without tracking, as for the second pass of SAM, the running statistics must not change.
+        tracked = self.track_running_stats or not self.training
+        mean, variance = (self.running_mean, self.running_var) if tracked else (None, None)
         assert self.momentum is not None
         return nn.functional.batch_norm(
             x, mean, variance, self.weight, self.GAIN * self.bias, self.training, self.momentum, self.eps

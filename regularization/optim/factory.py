@@ -54,6 +54,7 @@ class OptimizerFactory:
         self._decay = decay
         self._decay_schedule = decay_schedule
         self._timescale_epochs = timescale_epochs
+        self._cycles_momentum = False
         self._lr: float | None = None  # replaces the optimizer's own learning rate, see set_lr
         # A provisional length until ``prepare``: this build only checks the arguments, before minutes of preparation.
         self.steps, self.steps_per_epoch = 1000.0, 1000
@@ -98,7 +99,9 @@ class OptimizerFactory:
             if self._make_scheduler is None:
                 return optimizer, None
             lengths = dict.fromkeys(missing_lengths(self._make_scheduler), max(1, int(self.steps)))
-            return optimizer, self._make_scheduler(optimizer, **lengths)
+            scheduler = self._make_scheduler(optimizer, **lengths)
+            self._check_momentum(scheduler)
+            return optimizer, scheduler
         except (ValueError, TypeError) as error:
             if find_foreign_error(error):
                 raise
@@ -125,8 +128,9 @@ class OptimizerFactory:
     def apply_decay_schedule(self, optimizer: Optimizer, progress: tuple[float, float]) -> None:
         """Sets the λ of each parameter group to its scheduled value at ``progress``."""
         for index, group in enumerate(optimizer.param_groups):
-            # Also without a schedule: a restored group may hold the λ of a schedule that the config no longer has.
-            if "weight_decay" in group:
+            # Also without a schedule: a restored group may hold the λ of a schedule that the config no longer has. A
+            # group that a callback has added keeps its own.
+            if "weight_decay" in group and index < len(self.hyperparameters["groups"]):
                 group["weight_decay"] = self.base_weight_decay(index) * self._decay_factor(*progress)
 
     def base_weight_decay(self, group_index: int) -> float:
@@ -134,10 +138,23 @@ class OptimizerFactory:
         return float(self.hyperparameters["groups"][group_index].get("weight_decay", 0.0))
 
     def tau(self, optimizer: Optimizer, group_index: int) -> float | None:
-        """τ in epochs at the peak learning rate; infinite without weight decay, None without a formula."""
+        """τ in epochs at the peak learning rate; infinite without weight decay, None without a formula.
+
+        There is none if the scheduler changes the momentum.
+        """
         group = optimizer.param_groups[group_index] | {"weight_decay": self.base_weight_decay(group_index)}
         per_step = weight_decay.decay_per_step(optimizer, group, self.peak_lr)
+        if self._cycles_momentum and per_step:
+            return None
         return None if per_step is None else 1 / (per_step * self.steps_per_epoch) if per_step else math.inf
+
+    def _check_momentum(self, scheduler: Scheduler) -> None:
+        self._cycles_momentum = getattr(scheduler, "cycle_momentum", False)
+        if self._cycles_momentum and self._timescale_epochs is not None:
+            name = type(scheduler).__name__
+            raise UserError(
+                f"timescale_epochs: {name} changes the momentum, on which τ depends: set cycle_momentum: false"
+            )
 
     def _decay_factor(self, time: float, lr_ratio: float) -> float:
         return 1.0 if self._decay_schedule is None else self._decay_schedule.factor(time, lr_ratio)

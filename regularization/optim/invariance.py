@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from regularization.optim.penalties import filters
+from regularization.optim.weight_decay import parameter_kind
 
 # The alignment |⟨w, g⟩|·√d/(‖w‖·‖g‖) is the absolute value of a normal variable with standard deviation s, because g is
 # the gradient of a random combination of the outputs: ⟨w, g⟩ is a sum of independent normal variables. s is 1 for
@@ -68,7 +69,7 @@ def scale_invariant(
     Returns:
         The result by the name of the parameter. Weights without a gradient are not invariant.
     """
-    network = copy.deepcopy(network).train()
+    network = _with_positive_scales(network).train()
     kernels = {name: w for name, w in network.named_parameters() if w.ndim > 1 and w.requires_grad}
     if not kernels:
         return {}
@@ -83,6 +84,19 @@ def scale_invariant(
             for (name, w), gradient in zip(kernels.items(), gradients, strict=True):
                 products[name].append(_products(w.detach(), gradient))
     return {name: _invariance(torch.stack(products[name]), w) for name, w in kernels.items()}
+
+
+def _with_positive_scales(network: nn.Module) -> nn.Module:
+    """A copy in which scales that are all 0 are 1.
+
+    Some networks begin with γ = 0 at the end of each branch, behind which there is no gradient. Whether the filters
+    before a norm layer are invariant does not depend on γ.
+    """
+    network = copy.deepcopy(network)
+    for name, w in network.named_parameters():
+        if parameter_kind(name, w) == "scales" and not w.any():
+            nn.init.ones_(w)
+    return network
 
 
 def _products(w: Tensor, gradient: Tensor | None) -> Tensor:

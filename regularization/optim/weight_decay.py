@@ -124,7 +124,7 @@ def parameter_kind(name: str, w: Tensor) -> str:
     Parameters with two or more dimensions are ``weights``. Of the others, those whose name ends in ``bias`` are
     ``biases``, and the rest are ``scales``: the γ of norm layers.
     """
-    return "weights" if w.ndim > 1 else "biases" if name.rpartition(".")[2] == "bias" else "scales"
+    return "weights" if w.ndim > 1 else "biases" if name.endswith("bias") else "scales"
 
 
 def is_decoupled(optimizer: Optimizer) -> bool:

@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import re
 import secrets
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,10 +34,15 @@ class AlreadyLocked(UserError):  # noqa: N818
 def run_name(configs: Sequence[Path]) -> str:
     """The name of the runs with these config files: the stems of the files, joined by ``+``.
 
-    For the ``config.yaml`` in a run folder, it is the name of that run.
+    For the ``config.yaml`` in a run folder, it is the name of that run; for another one, the name of its folder.
     """
-    stems = [path.parent.parent.name if path.name == CONFIG else path.stem for path in configs]
+    stems = [_folder_name(path.resolve().parent) if path.name == CONFIG else path.stem for path in configs]
     return "+".join(dict.fromkeys(stem for stem in stems if stem)) or "default"
+
+
+def _folder_name(folder: Path) -> str:
+    is_run = re.fullmatch(r"(version|seed)_\d+", folder.name)
+    return folder.parent.name if is_run else folder.name
 
 
 def create_run_dir(root: Path, name: str) -> Path:
@@ -61,6 +68,20 @@ def create_run_dir(root: Path, name: str) -> Path:
         ) from error
 
 
+def created_folder(path: Path) -> Path:
+    """Creates the folder that ``--output`` names, if it does not exist; ``~`` stands for the home folder.
+
+    Raises:
+        UserError: When it cannot be created.
+    """
+    folder = path.expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: cannot create the folder {folder}: {error.strerror}") from error
+    return folder
+
+
 def remove_if_empty(folder: Path) -> None:
     """Removes ``folder`` if it is empty, and then its parent and grandparent if they are empty too."""
     for path in (folder, folder.parent, folder.parent.parent):
@@ -70,15 +91,33 @@ def remove_if_empty(folder: Path) -> None:
             path.rmdir()
 
 
-def latest_with(root: Path, name: str, checkpoint: str) -> Path:
+def latest_with(root: Path, name: str, checkpoint: str, writes: bool = False) -> Path:
     """The newest run folder of ``name`` that contains a ``checkpoint`` with this file name.
 
+    Warns if a newer run has begun but has no checkpoint yet.
+
+    Args:
+        root: The folder of all runs.
+        name: The name of the run.
+        checkpoint: The file name of the checkpoint.
+        writes: Whether the run will be changed, so that it must be clear which one is meant.
+
     Raises:
-        UserError: When there is none.
+        UserError: When there is none, or a newer run has no checkpoint and the run will be changed.
     """
+    skipped = None
     for _, folder in sorted(_versions(root, name), reverse=True):
         if (folder / CHECKPOINTS / checkpoint).is_file():
+            if skipped is not None and writes:
+                raise UserError(
+                    f"{skipped} is the newest run, but has no {checkpoint} yet. To start it again, leave out "
+                    f"--ckpt_path;\nto continue the run before it: --ckpt_path {folder / CHECKPOINTS / checkpoint}"
+                )
+            if skipped is not None:
+                warnings.warn(f"{skipped} has no {checkpoint} yet, so this uses {folder}", stacklevel=2)
             return folder
+        if skipped is None and (folder / CONFIG).is_file():
+            skipped = folder
     raise UserError(
         f"--ckpt_path {Path(checkpoint).stem}: no run in {root / name} has a checkpoint to continue from. "
         "To start a new run, leave out --ckpt_path."

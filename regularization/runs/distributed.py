@@ -6,6 +6,7 @@ import signal
 import sys
 import warnings
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch.distributed
@@ -18,7 +19,7 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from regularization.errors import UserError
-from regularization.internals.lightning import launcher_rank, reset_rank, set_sigterm_handler
+from regularization.internals.lightning import forbid_requeue, launcher_rank, reset_rank, set_sigterm_handler
 
 # Substrings, in lower case, of the errors of gloo, its sockets and NCCL after another process has ended.
 _LOST_PEER_ERRORS = (
@@ -102,8 +103,13 @@ def check_strategy(trainer: Trainer) -> None:
     """Checks the launcher and the strategy of distributed training, and registers handlers for SIGTERM and exit.
 
     Raises:
-        UserError: When the strategy is not DDP, or nothing has started the processes of SLURM or of several machines.
+        UserError: When the strategy is not DDP, nothing has started the processes of SLURM or of several machines, or
+            Lightning would continue from a checkpoint that another program has left.
     """
+    forbid_requeue(trainer)
+    left = sorted(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt")) if SLURMEnvironment.detect() else []
+    if left:
+        raise UserError(f"on SLURM, Lightning would start from {left[0]}: move it to another folder")
     processes = trainer.num_devices * trainer.num_nodes
     slurm = isinstance(getattr(trainer.strategy, "cluster_environment", None), SLURMEnvironment)
     if slurm and not processes == trainer.world_size == _srun_tasks():

@@ -52,7 +52,7 @@ def exclusive_run(folder: Path, seconds: float = PATIENCE, required: bool = Fals
 def _owner_file(path: Path) -> Iterator[None]:
     """Keeps the name of this process in a file. It is only used in a message, so failing to write it is ignored."""
     with suppress(OSError):
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     try:
         yield
     finally:
@@ -62,5 +62,5 @@ def _owner_file(path: Path) -> Iterator[None]:
 
 def _owner(folder: Path) -> str:
     with suppress(OSError):
-        return (folder / OWNER).read_text() or "another process"
+        return (folder / OWNER).read_text(encoding="utf-8") or "another process"
     return "another process"

@@ -92,8 +92,8 @@ def _check_until(study: Study) -> None:
             raise UserError(f"until: decided needs seeds from 1 to max_seeds = {study.max_seeds}, not {study.seeds}")
         if not study.paired:
             raise UserError("until: decided compares within seeds: it needs paired: true")
-        if study.refine and not study.axis:
-            raise UserError("refine needs vary with one option")
+        if study.refine and (not study.axis or study.adaptive):
+            raise UserError("refine needs vary with one option, search: grid, and no learning_rates")
     elif study.refine:
         raise UserError("refine needs until: decided")
 

@@ -18,7 +18,7 @@ from regularization.errors import UserError
 from regularization.models.objective import Objective
 from regularization.runs import directory
 from regularization.study import found_runs, results
-from regularization.study.account import add_look, first_alpha, read_looks
+from regularization.study.account import add_look, first_alpha, later_alpha, read_looks
 from regularization.study.analysis.conclusion import Conclusion, Context, draw_conclusion
 from regularization.study.analysis.verdicts import Answer
 from regularization.study.config import FAILED, TRIAL, Arm, Study, Trial
@@ -91,7 +91,8 @@ def close_study(
     """
     plan.compared = [arm.name for arm in arms]
     final_runs = _final(found_runs.find([folder], plan.study.score).results, plan.study, plan.compared)
-    baseline = _baseline(plan, arms, final_runs)
+    named = plan.baseline.name if plan.baseline is not None and plan.baseline in arms else None
+    baseline = named or _unregularized_arm(final_runs, plan.study)
     # The baseline may be known only now. It is recorded so that a later report compares with the same arm.
     plan.baseline = next((arm for arm in arms if arm.name == baseline), None)
     directory.write_text(folder / STUDY, study_record(plan, command))
@@ -132,14 +133,14 @@ def conclude(
     removed = [run for run in everything if run.stage == "final" and run not in (*final, *unmeasured)]
     is_study = len(folders) == 1 and bool(study.base)
     missing = _missing(folders[0], study, compared) if is_study and compared is not None else 0
-    searching = is_study and study.adaptive and compared is None
-    looks = read_looks(folders[0]) if len(folders) == 1 else []
+    searching, looks = is_study and study.adaptive and compared is None, read_looks(folders[0]) if is_study else []
     known = replace(
         context,
         baseline=context.baseline or _unregularized_arm(final, study),
         failures=_final_failures(failures),
         without_result={} if missing or searching else _without_result(failures, everything, final),
         alpha=looks[-1].alpha if looks else first_alpha(study),
+        later_alpha=later_alpha(study, looks),
         missing=missing,
         searching=searching,
     )
@@ -148,15 +149,17 @@ def conclude(
     # In a single study, unfinished trials are only counted, in ``missing``.
     left_out += [] if is_study else runs.left_out
     left_out += [f"left out, without {Objective.parse(study.objective).name}: {run.folder}" for run in unmeasured]
-    kept = [run for run in everything if run not in removed]
-    return replace(conclusion, remarks=[*conclusion.remarks, *left_out]), kept
+    remarks = [*conclusion.remarks, *left_out]
+    return replace(conclusion, remarks=remarks), [run for run in everything if run not in removed]
 
 
 def _is_current(failure: Failure, study: Study, compared: Collection[str] | None) -> bool:
-    """Whether a failed trial belongs to an arm that the study still has; ``compared`` as for ``conclude``."""
+    """Whether the study still has the arm and the seed of a failed trial; ``compared`` as for ``conclude``."""
     if compared is None:
         return True
-    return failure.arm in compared if failure.stage == "final" else not study.arms or failure.group in study.arms
+    if failure.stage == "final":
+        return failure.arm in compared and failure.seed in study.seed_list()
+    return not study.arms or failure.group in study.arms
 
 
 def _final_failures(failures: Sequence[Failure]) -> dict[str, list[str]]:
@@ -181,10 +184,16 @@ def _without_result(failures: Sequence[Failure], runs: Sequence[Result], final: 
     return reasons
 
 
-def _unregularized_arm(results: Sequence[Result], study: Study) -> str | None:
-    """The arm without regularization among runs outside of a study, if there is exactly one."""
-    names = {result.arm for result in results if result.unregularized}
-    return names.pop() if not study.base and len(names) == 1 else None
+def _unregularized_arm(runs: Sequence[Result], study: Study) -> str | None:
+    """The arm to compare with if the study has not recorded one.
+
+    With two varied options, it is the best arm without regularization. Of runs outside of a study, it is the only arm
+    without regularization.
+    """
+    arms = {name: own for name, own in results.by_arm(runs).items() if own[0].unregularized}
+    if len(study.vary) == 2:
+        return max(arms, key=lambda name: sum(run.score(study) for run in arms[name]) / len(arms[name]), default=None)
+    return next(iter(arms)) if not study.base and len(arms) == 1 else None
 
 
 def _missing(folder: Path, study: Study, compared: Collection[str]) -> int:
@@ -236,21 +245,12 @@ def _measured(runs: list[Result], study: Study) -> tuple[list[Result], list[Resu
     return measured, [run for run in runs if run not in measured]
 
 
-def _baseline(plan: "Plan", arms: list[Arm], runs: Sequence[Result]) -> str | None:
-    """Name of the baseline; with two axes, the best arm without regularization, as several may have none."""
-    if plan.study.baseline is None and len(plan.study.vary) == 2:
-        by_arm = {name: own for name, own in results.by_arm(runs).items() if own[0].unregularized}
-        means = {name: sum(run.score(plan.study) for run in own) / len(own) for name, own in by_arm.items()}
-        return max(means, key=lambda name: means[name], default=None)
-    return plan.baseline.name if plan.baseline is not None and plan.baseline in arms else None
-
-
 def _test(conclusion: Conclusion, plan: "Plan", trials: list[Trial], folder: Path) -> None:
     """Scores the test images once, with the chosen arm and the baseline; no other arm is scored later."""
     chosen, baseline = conclusion.chosen, conclusion.baseline or conclusion.chosen
     if not (folder / TESTED).is_file():
         directory.write_text(folder / TESTED, json.dumps(sorted({chosen.name, baseline.name})) + "\n")
-    tested = json.loads((folder / TESTED).read_text())
+    tested = json.loads((folder / TESTED).read_text(encoding="utf-8"))
     waiting = [trial for trial in trials if trial.arm.name in tested and _is_untested(trial, plan)]
     if waiting:
         print(f"evaluating {len(waiting)} networks of {' and '.join(tested)} on the test images", flush=True)

@@ -33,8 +33,8 @@ _TUNABLE = re.compile(r"(^|\.)(lr|alpha|decay|timescale_epochs)$")
 class Study:
     """Trains every arm with every seed, and answers which regularization helps and how strong it should be.
 
-    Give ``vary`` or ``arms``. Each option can be set in the study's config or on the command line. Options of ``fit``
-    (``--data.root``, ``--trainer.max_epochs``, …) apply to all arms.
+    Give ``vary`` or ``arms``. Each option can be set in the study's config or on the command line. Options of ``fit``,
+    such as ``--data.root``, apply to all arms.
 
     Args:
         base: The config, or configs, of ``fit`` that all arms share.
@@ -43,22 +43,20 @@ class Study:
         arms: For each name, a config, options with values, or a list of these. An option with a list of values is
             tuned: each value is tried with ``search_seeds`` seeds, and the arm's best value is compared. For options
             of any type, write ``{values: […]}``; ``{low: 1e-5, high: 1e-2, count: 4}`` is a logarithmic range.
-        baseline: The arm that the others are compared with; by default the one without regularization.
-        seeds: The number of seeds per arm, or a list of seeds. With ``until: decided``, the number that each arm
-            starts with.
+        baseline: The arm that the others are compared with; by default the (best) one without regularization.
+        seeds: The number of seeds per arm (with ``until: decided``, at the start), or a list of seeds.
         until: ``seeds`` gives every arm the same seeds. ``decided`` adds seeds to the arms that decide the study,
             until an arm helps, none helps by more than the resolution, or ``max_seeds`` are reached.
         max_seeds: The largest number of seeds per arm with ``until: decided``.
         refine: With ``until: decided`` and one option in ``vary``, also try a value between the two best ones.
         objective: The metric by which arms, and epochs, are compared; ``max:NAME`` or ``min:NAME`` for one of your own.
         resolution: The smallest difference that matters, in percentage points, or in units of 0.01.
-        search: ``grid`` tries all values; ``halving`` stops the worse arms early; ``tpe`` has Optuna propose
-            ``proposals`` values between the smallest and the largest value that ``vary`` lists. After an adaptive
-            search, the finalists and the baseline are trained again with new seeds.
+        search: ``grid`` tries all values; ``halving`` stops worse arms early; ``tpe`` has Optuna propose values in the
+            range of ``vary``. After these two, the finalists and the baseline are trained again with new seeds.
         search_seeds: The number of seeds per arm in the search.
         proposals: The number of arms that ``tpe`` proposes.
-        learning_rates: Learning rates that every arm chooses from, with ``search_seeds`` seeds each, before arms are
-            compared: without this, λ may only seem to help because the learning rate was too small.
+        learning_rates: Learning rates that every arm chooses from, with ``search_seeds`` seeds each, before the
+            comparison: otherwise, λ may only seem to help because the learning rate was too small.
         finalists: The number of arms that are compared after an adaptive search.
         score: The epoch whose metrics count: ``last`` or ``best``.
         paired: Whether to compare arms within seeds. Switch it off if the arms are trained on different data.
@@ -287,13 +285,15 @@ def build_trials(
 
 
 def find_baseline(study: Study, arms: Sequence[Arm]) -> Arm | None:
-    """The arm to compare with: the one that the study names, else the one without regularization, else None.
+    """The arm to compare with: the one that the study names, else the only one without regularization, else None.
 
     Raises:
         UserError: When the arm that the study names does not exist.
     """
     if study.baseline is None:
-        return next((arm for arm in arms if arm.unregularized), None)
+        found = [arm for arm in arms if arm.unregularized]
+        # Several combinations of two options may have none; which of them is the best is known when they are trained.
+        return found[0] if found and (len(study.vary) < 2 or len({arm.group for arm in found}) == 1) else None
     for arm in arms:
         if study.baseline in (arm.name, arm.group):
             return arm

@@ -107,15 +107,18 @@ def describe(plan: "Plan", folder: Path | None) -> None:
         folder: The folder of the study that would be continued; None for a new study.
     """
     assert plan.first is not None
-    planned = plan.trials(plan.stage(), plan.arms, folder or Path(plan.stage()))
+    planned = plan.trials(plan.stage(), plan.first_arms(), folder or Path(plan.stage()))
     ended = [trial for trial in planned if trial.done or _has_failed(trial, plan)]
     trials = [trial for trial in planned if trial not in ended]
     for trial in trials:
         print(f"{trial.folder.parent.parent.name}  {trial.name}  {' '.join(trial.arm.args)}")
     if ended:
         print(f"already run: {_count(len(ended), 'trial')} in {folder}")
-    if trials:
-        _print_cost(plan, trials)
+    proposals = _open_proposals(plan, folder)
+    if proposals:
+        print(f"{_count(proposals, 'trial')} with values that TPE proposes")
+    if trials or proposals:
+        _print_cost(plan, len(trials) + proposals)
     if plan.study.until == "decided":
         print(f"then more seeds of the arms that decide, up to {plan.study.max_seeds} per arm")
     if plan.study.adaptive:
@@ -126,19 +129,28 @@ def _has_failed(trial: Trial, plan: "Plan") -> bool:
     return (trial.folder / FAILED).is_file() and not plan.options.retry_failed
 
 
-def _print_cost(plan: "Plan", trials: Sequence[Trial]) -> None:
+def _open_proposals(plan: "Plan", folder: Path | None) -> int:
+    """The number of trials that TPE has not proposed yet."""
+    if plan.study.search != "tpe":
+        return 0
+    first = {arm.name for arm in plan.first_arms()}
+    begun = [path for path in folder.glob("search/*/seed_*") if path.parent.name not in first] if folder else []
+    return max(0, plan.study.proposals * plan.study.search_seeds - len(begun))
+
+
+def _print_cost(plan: "Plan", trials: int) -> None:
     assert plan.first is not None
     # As many threads as a trial has: additional ones would wait for the threads of other programs.
     torch.set_num_threads(plan.threads)
     cost = plan.first.cost()
     if cost.steps is None:
-        print(f"{len(trials)} trials that nothing ends: give --trainer.max_epochs, max_steps or max_time")
+        print(f"{trials} trials that nothing ends: give --trainer.max_epochs, max_steps or max_time")
     else:
-        total = format_duration(cost.seconds * len(trials) / (plan.workers or 1))
-        each = f"{len(trials)} trials of {cost.steps:,} steps, about {format_duration(cost.seconds)} each"
+        total = format_duration(cost.seconds * trials / (plan.workers or 1))
+        each = f"{trials} trials of {cost.steps:,} steps, about {format_duration(cost.seconds)} each"
         print(f"{each} and {total} in all")
     workers = _count(plan.workers, "worker") if plan.workers else "as many workers as the cluster has room for,"
-    print(f"with {workers} of {_count(plan.threads, 'thread')}; about {cost.bytes * len(trials) / 1e6:,.0f} MB of disk")
+    print(f"with {workers} of {_count(plan.threads, 'thread')}; about {cost.bytes * trials / 1e6:,.0f} MB of disk")
     if advice := plan.first.precision_advice():
         print(advice)
 

@@ -39,7 +39,7 @@ def check_extends(path: Path, plan: "Plan") -> None:
     Raises:
         UserError: When they would be run differently; the message names what has changed.
     """
-    then, now = yaml.safe_load(path.read_text()), yaml.safe_load(study_record(plan, ""))
+    then, now = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(study_record(plan, ""))
     if missing := now.keys() - then.keys():
         names = ", ".join(sorted(missing))
         raise UserError(f"{path} is of an older version, without {names}.\nAdd --fresh to start another study.")

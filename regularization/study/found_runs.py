@@ -160,7 +160,7 @@ def _run_dirs(folders: Iterable[Path]) -> list[Path]:
 def _read_failure(folder: Path) -> Failure:
     trial = read_trial(folder)
     fields = {name: trial[name] for name in ("arm", "group", "seed", "stage")}
-    return Failure(**fields, reason=(folder / FAILED).read_text().strip())
+    return Failure(**fields, reason=(folder / FAILED).read_text(encoding="utf-8").strip())
 
 
 def _source(run_dir: Path) -> Path:

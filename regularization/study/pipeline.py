@@ -98,12 +98,11 @@ class Pipeline:
         with table.shown():
             self._coordinator.run(queue, table.on_end)
         failed = [trial for trial in queue.planned.values() if (trial.folder / FAILED).is_file()]
-        self._failed |= {trial.name: (trial.folder / FAILED).read_text().strip() for trial in failed}
+        self._failed |= {trial.name: (trial.folder / FAILED).read_text(encoding="utf-8").strip() for trial in failed}
 
     def _search(self) -> list[Arm]:
         """Searches over the study's arms, or over those that TPE proposes; returns the finalists and the baseline."""
-        plan, study = self._plan, self._plan.study
-        arms = [arm for arm in plan.arms if arm.unregularized] if study.search == "tpe" else plan.arms
+        plan, study, arms = self._plan, self._plan.study, self._plan.first_arms()
         where = (f"{self._name} search", self._storage, self._folder, plan.trials("search", arms, self._folder))
         if study.search == "tpe":
             propose = partial(plan.trials, "search", folder=self._folder)

@@ -75,8 +75,12 @@ class Plan:
             UserError: When there is none.
         """
         if self.baseline is None or self.baseline not in arms:
-            raise UserError("until: decided needs a baseline: an arm with λ = 0, or the one that baseline names")
+            raise UserError("until: decided needs a baseline: one arm with λ = 0, or the arm that baseline names")
         return self.baseline
+
+    def first_arms(self) -> list[Arm]:
+        """The arms with which the first stage begins: all, or those without regularization if TPE proposes others."""
+        return [arm for arm in self.arms if arm.unregularized] if self.study.search == "tpe" else self.arms
 
     def stage(self) -> str:
         """Name of the first stage: ``search`` or ``final``."""
@@ -88,7 +92,7 @@ class Plan:
         Raises:
             UserError: When an arm can't be run; the message names it.
         """
-        if self.study.until == "decided" and not self.study.adaptive:
+        if self.study.until == "decided":
             self.baseline_among(self.arms)
         elif self.study.until == "seeds" and (self.options.trials or self.options.hours):
             raise UserError("--trials and --hours are limits for until: decided")
@@ -105,6 +109,8 @@ class Plan:
             for warning in planned.warnings:
                 warnings.warn(f"arm {trial.arm.name}: {warning}", stacklevel=2)
             self._check_validation(planned)
+            if self.study.search == "halving" and (planned.trainer.max_epochs or 0) < 2:
+                raise UserError("search: halving stops trials between epochs: --trainer.max_epochs must be 2 or more")
             if self.first is None:
                 # Data that can't be read, or without test images, is reported before anything is trained.
                 planned.datamodule.prepare_data()

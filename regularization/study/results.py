@@ -139,7 +139,7 @@ def read(folder: Path, score: str = "last", validated: bool = True) -> Result | 
 def read_trial(folder: Path) -> dict[str, Any]:
     """The description of a run's trial; a run of ``fit`` is an arm with the name of its config."""
     if (folder / TRIAL).is_file():
-        trial = json.loads((folder / TRIAL).read_text())
+        trial = json.loads((folder / TRIAL).read_text(encoding="utf-8"))
         trial.setdefault("unregularized", unregularized(trial["values"]))
         return {name: trial[name] for name in ("arm", "group", "values", "seed", "stage", "unregularized")}
     seed = read_config(folder / directory.CONFIG).get("seed_everything")
@@ -149,7 +149,7 @@ def read_trial(folder: Path) -> dict[str, Any]:
 
 def read_rows(folder: Path) -> list[Row]:
     """Reads ``metrics.csv``, one row per epoch; metrics that were not measured in an epoch are left out."""
-    with (folder / directory.METRICS).open(newline="") as file:
+    with (folder / directory.METRICS).open(newline="", encoding="utf-8") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 

@@ -33,10 +33,11 @@ REDUCTION = 3
 def halving(epochs: int) -> SuccessiveHalvingPruner:
     """Asynchronous successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943).
 
-    Rungs lie at one ninth, one third and all of the ``epochs`` of a trial. At a rung, a trial is pruned unless it is
-    among the better third of the trials that have reached this rung so far.
+    Rungs lie at one ninth (rounded up to whole epochs) and one third of the ``epochs`` of a trial. At a rung, a trial
+    is pruned unless it is among the better third of the trials that have reached this rung so far.
     """
-    return SuccessiveHalvingPruner(min_resource=max(1, epochs // REDUCTION**2), reduction_factor=REDUCTION)
+    # Rounded up, because Optuna would otherwise add a third rung shortly before the end.
+    return SuccessiveHalvingPruner(min_resource=math.ceil(epochs / REDUCTION**2), reduction_factor=REDUCTION)
 
 
 def proposal_range(study: Study) -> FloatDistribution:
@@ -164,11 +165,17 @@ class DecidingQueue(TrialQueue):
         if self._baseline not in {result.arm for result in finished}:
             return False
         comparisons = compare_objective(self._sample(finished), names.index(self._baseline), alpha, self._study)
+        failed = self._failed()
         # An arm without a result is not waited for if a trial of it failed.
-        failed = {trial.arm.name for trial in self.planned.values() if (trial.folder / FAILED).is_file()}
         missing = set(names) - {result.arm for result in finished} - failed
-        answer = judge_study(comparisons.values(), self._study.resolution / 100)
-        return not missing and answer != Answer.UNDECIDED
+        # As in the conclusion, the answer depends on the arms without failed trials, or on all if each has one.
+        candidates = set(names) - failed or set(names)
+        compared = [item for index, item in comparisons.items() if names[index] in candidates]
+        return not missing and judge_study(compared, self._study.resolution / 100) != Answer.UNDECIDED
+
+    def _failed(self) -> set[str]:
+        """The arms with a failed trial."""
+        return {trial.arm.name for trial in self.planned.values() if (trial.folder / FAILED).is_file()}
 
     def unfinished(self) -> bool:
         """Whether trials are left to run: those running when the study was decided may have changed the answer."""
@@ -190,17 +197,25 @@ class DecidingQueue(TrialQueue):
         if without_baseline or self.decided() or self._limits.reached(len(self.planned)):
             return None
         names = list(self.arms)
-        trials = list(self.planned.values())
-        given = {index: {trial.seed for trial in trials if trial.arm.name == name} for index, name in enumerate(names)}
         looks = read_looks(self._folder)
         alpha = looks[-1].alpha if looks else scheduled_alpha(next_look(0))
         sample, baseline = self._sample(self._finished()), names.index(self._baseline)
         resolution = self._study.resolution / 100
-        choice = next_trial(sample, given, baseline, self._study.seed_list(), alpha, resolution)
+        choice = next_trial(sample, self._given(), baseline, self._study.seed_list(), alpha, resolution)
         if choice is None:
             return None
         arm = self._refined(sample) or self.arms[names[choice[0]]]
         return [arm], [choice[1] if arm.name in names else self._study.first_seeds()[0]]
+
+    def _given(self) -> dict[int, set[int]]:
+        """The seeds that each arm has been given, for the baseline and the arms on which the answer depends."""
+        names, failed = list(self.arms), self._failed()
+        candidates = {*(set(names) - failed or names), self._baseline}
+        given: dict[int, set[int]] = {index: set() for index, name in enumerate(names) if name in candidates}
+        for trial in self.planned.values():
+            if trial.arm.name in candidates:
+                given[names.index(trial.arm.name)].add(trial.seed)
+        return given
 
     def _refined(self, sample: Sample) -> Arm | None:
         """A new arm between the two best λ, if ``refine`` is set and no arm lies there yet; at most two in a study."""

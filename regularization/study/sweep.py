@@ -61,6 +61,8 @@ def run_sweep(
         url = options.storage
         # Others may read the report: it must not contain a password.
         shown = [arg.replace(url, without_password(url)) for arg in args] if url else args
+        # The command continues the study, which it would not with --fresh.
+        shown = [arg for arg in shown if arg != "--fresh"]
         command = shlex.join(["python", "-m", "regularization", "sweep", *shown])
         return _run(plan, directory.run_name([config]), command)
 
@@ -88,7 +90,8 @@ def _run(plan: Plan, name: str, command: str) -> StudyAnswer:
         print("\n".join([f"study: {folder}", *_dashboard(folder, plan.options.storage)]), flush=True)
         return Pipeline(plan, folder, executor, storage, title).run(command)
     except RunInterrupted as stopped:
-        print(f"stopped by {stopped}; the same command goes on\n{folder}")
+        same = "the same command without --fresh" if plan.options.fresh else "the same command"
+        print(f"stopped by {stopped}; {same} goes on\n{folder}")
         raise SystemExit(128 + stopped.number) from None
     finally:
         executor.close()

@@ -1,11 +1,15 @@
-"""Options that depend on others: the metric that early stopping monitors, and λ chosen for another optimizer."""
+"""Options that depend on others: the metric of early stopping, λ for another optimizer, the number of classes."""
 
+import inspect
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 
+from regularization.errors import UserError
 from regularization.models.objective import Objective
 from regularization.training.configs import Config
 
@@ -49,3 +53,35 @@ def inherited_weight_decay(
                 f"weight_decay {strength} was chosen for {names[0]} in {path.name}; {names[1]} applies it differently, "
                 "so set it explicitly"
             )
+
+
+def set_num_classes(model: Namespace, data: Namespace) -> None:
+    """Sets the argument ``num_classes`` of the network and of each mixing to the number of classes of the data.
+
+    Args:
+        model: The parsed config of the model; changed in place.
+        data: The parsed config of the data.
+
+    Raises:
+        UserError: When a class has no such argument.
+    """
+    num_classes = _imported(data.class_path).count_classes(data.init_args)
+    mixings = model.mixing.values() if isinstance(model.mixing, dict) else [model.mixing]
+    for part in (model.network, *filter(None, mixings)):
+        _set(part, num_classes)
+
+
+def _imported(class_path: str) -> Any:
+    """The class or function at ``class_path``, which the parser has imported."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(sys.modules[module], name)
+
+
+def _set(config: Namespace, num_classes: int) -> None:
+    parameters = inspect.signature(_imported(config.class_path)).parameters
+    if "num_classes" in config.init_args:
+        config.init_args.num_classes = num_classes
+    elif any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        config.dict_kwargs = {**config.get("dict_kwargs", {}), "num_classes": num_classes}
+    else:
+        raise UserError(f"{config.class_path} has no argument num_classes, so it can't fit the data")

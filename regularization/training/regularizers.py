@@ -30,6 +30,9 @@ def regularizers_in(config: Mapping[str, Any]) -> dict[str, tuple[str, float | N
     for option, name in OPTIONS.items():
         if value := lookup(config, option):
             found[option] = (name, _strength(value))
+    if "model.timescale_epochs" in found:
+        # It sets λ in place of the optimizer's own.
+        found.pop("model.optimizer.init_args.weight_decay", None)
     for option, part in _parts(config, "model.mixing"):
         found[option] = (_class_of(part), _strength(lookup(part, "init_args.alpha")))
     if sharpness := lookup(config, "model.sharpness.init_args.rho"):

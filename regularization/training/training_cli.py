@@ -1,11 +1,9 @@
 """TrainingCLI: from a command line to the data, the model and the trainer of a run."""
 
-import inspect
 import math
 import os
 import re
 import secrets
-import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -24,12 +22,13 @@ from regularization.errors import UserError, find_foreign_error, find_user_error
 from regularization.internals.jsonargparse import no_config_files
 from regularization.models.classifier import ImageClassifier
 from regularization.models.network_check import check_model_name
+from regularization.models.objective import DEFAULT, Objective
 from regularization.models.pretrained import published_normalization
 from regularization.optim import hyperparameters
 from regularization.runs import checkpoint_config, checkpoint_io, directory, distributed, safe_loading
 from regularization.training import arguments
 from regularization.training.configs import Config, load_yaml, merge_configs, read_config, split_args, to_text
-from regularization.training.inherited_options import inherited_weight_decay, with_monitors
+from regularization.training.inherited_options import inherited_weight_decay, set_num_classes, with_monitors
 from regularization.training.trainer_options import check_before_trainer, check_trainer_options, for_scoring
 
 # Options of a single invocation, which config.yaml does not contain.
@@ -129,12 +128,8 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Sets what follows from the data and the weights: the number of classes, mean and std."""
         model, data = self.config.model, self.config.data
-        num_classes = _imported(data.class_path).count_classes(data.init_args)
-        _set_num_classes(model.network, num_classes)
+        set_num_classes(model, data)
         check_model_name(model.network)
-        for mixing in model.mixing.values() if isinstance(model.mixing, dict) else [model.mixing]:
-            if mixing is not None:
-                _set_num_classes(mixing, num_classes)
         if model.weights is not None and data.init_args.get("mean") is None and data.init_args.get("std") is None:
             if (normalization := published_normalization(model.network)) is None:
                 raise UserError("--model.weights: give --data.mean and --data.std that the weights were trained with")
@@ -159,6 +154,16 @@ class TrainingCLI(LightningCLI):
             checkpoint_io.check_fits(self.restored, self.model, self.checkpoint)
             if self.command == "fit":
                 hyperparameters.check_continues(self.restored["settings"], self.model.optimization.hyperparameters)
+                self._check_objective()
+
+    def _check_objective(self) -> None:
+        """Refuses to continue a run by another objective, because its ``best.ckpt`` is the best one by the former."""
+        former = Objective.parse(self.restored["config"].get("objective", DEFAULT))
+        if self.run_dir is not None and Objective.parse(self.config.objective) != former:
+            raise UserError(
+                f"--objective: the run that is continued keeps its best epoch by {former.metric}. Leave out "
+                "--objective, or start a new run without --ckpt_path"
+            )
 
     def instantiate_trainer(self, callbacks: Sequence[Callback] = (), **kwargs: Any) -> Trainer:
         """Creates the Trainer.
@@ -217,11 +222,11 @@ class TrainingCLI(LightningCLI):
     def _find_checkpoint(self, parser: LightningArgumentParser) -> None:
         """Finds and reads the checkpoint; unless it is trusted, imports are restricted from here on."""
         root = Path(self.config.trainer.default_root_dir or ".")
+        scores = self.command != "fit"
 
         def latest_with(file: str) -> Path:
-            return self.run_dir or directory.latest_with(root, self.run_name, file)
+            return self.run_dir or directory.latest_with(root, self.run_name, file, writes=not scores)
 
-        scores = self.command != "fit"
         self.checkpoint, self.restored = checkpoint_io.find(self.config.ckpt_path, latest_with, scores)
         if scores:
             checkpoint_io.check_statistics(self.restored, self.checkpoint)
@@ -232,16 +237,22 @@ class TrainingCLI(LightningCLI):
         is_local = self.run_dir is not None
         self.run_dir = self.run_dir or directory.run_of(self.checkpoint)
         is_local |= self.run_dir is not None and self.run_dir.resolve().is_relative_to(root.resolve())
-        if not self.config.trust:
+        if self.config.trust:
+            self.restored["config"] = self._own_config(parser, _parse(parser, [self.restored["config"]], []), is_local)
+        else:
             # Until here, only the user's own configs and command line have been parsed: their classes are allowed.
             named_by_user = set(checkpoint_config.class_paths_in(self.config))
             self._import_guard.enter_context(safe_loading.restrict_imports(named_by_user))
             self.restored["config"] = self._accepted_config(parser, named_by_user, is_local)
 
     def _accepted_config(self, parser: LightningArgumentParser, named_by_user: set[str], is_local: bool) -> Config:
-        """The allowed part of the checkpoint's config; only runs in this folder keep machine-specific options."""
+        """The allowed part of the checkpoint's config; see ``_own_config``."""
         config = {name: part for name, part in self.restored["config"].items() if name in checkpoint_config.SECTIONS}
         accepted = checkpoint_config.accept(config, lambda part: _parse(parser, [part], []), named_by_user)
+        return self._own_config(parser, accepted, is_local)
+
+    def _own_config(self, parser: LightningArgumentParser, accepted: Namespace, is_local: bool) -> Config:
+        """The config of a checkpoint without options of a single invocation, and without those of another machine."""
         if not is_local and (names := checkpoint_config.without_places(accepted, self.config)):
             warnings.warn(
                 f"{self.checkpoint} is from no run in this folder: {', '.join(names)} not taken from it", stacklevel=2
@@ -270,25 +281,9 @@ def _parse(parser: LightningArgumentParser, configs: Sequence[Config], options: 
     if isinstance(optimizer, dict) and "class_path" in optimizer:
         # Otherwise another class would take over lr and weight_decay from the default optimizer.
         parser.set_defaults({"model.optimizer": optimizer})
-    return parser.parse_args([*(["--config", to_text(config)] if config else []), *options])
-
-
-def _imported(class_path: str) -> Any:
-    """The class or function at ``class_path``, which the parser has imported."""
-    module, _, name = class_path.rpartition(".")
-    return getattr(sys.modules[module], name)
-
-
-def _set_num_classes(config: Namespace, num_classes: int) -> None:
-    """Sets the argument ``num_classes`` of a network or a mixing.
-
-    Raises:
-        UserError: When it has no such argument.
-    """
-    parameters = inspect.signature(_imported(config.class_path)).parameters
-    if "num_classes" in config.init_args:
-        config.init_args.num_classes = num_classes
-    elif any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        config.dict_kwargs = {**config.get("dict_kwargs", {}), "num_classes": num_classes}
-    else:
-        raise UserError(f"{config.class_path} has no argument num_classes, so it can't fit the data")
+    parsed = parser.parse_args([*(["--config", to_text(config)] if config else []), *options])
+    for name in ("trainer.default_root_dir", "ckpt_path"):
+        if isinstance(path := parsed.get(name), str):
+            # Lightning expands ~ in some paths only.
+            parsed[name] = os.path.expanduser(path)
+    return parsed

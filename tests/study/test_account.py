@@ -2,11 +2,14 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from regularization.study.account import LOOKS, add_look, read_looks
+from regularization.study.account import LOOKS, add_look, later_alpha, read_looks
+from regularization.study.analysis.comparison import ALPHA
+from regularization.study.analysis.looks import fixed_alpha, scheduled_alpha
 from regularization.study.config import Study
 from regularization.study.results import Result
 from tests.study.analysis.synthetic import make_results
@@ -32,7 +35,32 @@ def test_a_fixed_design_spends_4_percent_once_and_less_for_each_extension(tmp_pa
     assert len(alphas) == 27
     assert alphas == sorted(alphas, reverse=True)
     assert sum(alphas) < 0.05
-    assert json.loads((tmp_path / LOOKS).read_text())[0] == {"seeds": 3, "trials": 6, "alpha": alphas[0]}
+    first = json.loads((tmp_path / LOOKS).read_text())[0]
+    assert {name: first[name] for name in ("seeds", "trials", "alpha")} == {"seeds": 3, "trials": 6, "alpha": alphas[0]}
+
+
+def test_other_trials_of_the_same_number_are_another_look(tmp_path: Path) -> None:
+    study = Study(base="x", arms={"none": None, "l1": None})
+    (first,) = add_look(tmp_path, study, "none", results(3, 3))
+    swapped = [replace(result, arm="l2" if result.arm == "l1" else result.arm) for result in results(3, 3)]
+    assert [look.alpha for look in add_look(tmp_path, study, "none", swapped)] == [first.alpha, fixed_alpha(1)]
+    later = [replace(result, seed=result.seed + 3) for result in swapped]
+    assert len(add_look(tmp_path, study, "none", later)) == 3
+    # A record of an older version does not name the trials.
+    old = {"seeds": 3, "trials": 6, "alpha": first.alpha}
+    (tmp_path / LOOKS).write_text(json.dumps([old]))
+    assert len(add_look(tmp_path, study, "none", results(3, 3))) == 1
+
+
+def test_more_seeds_are_judged_at_the_level_of_the_next_look(tmp_path: Path) -> None:
+    fixed = Study(base="x", arms={"none": None, "l1": None})
+    assert later_alpha(fixed, [])(9) == fixed_alpha(0)
+    assert later_alpha(fixed, add_look(tmp_path, fixed, "none", results(3, 3)))(9) == fixed_alpha(1)
+    decided = replace(fixed, until="decided")
+    assert [later_alpha(decided, [])(seeds) for seeds in (1, 2, 9, 10)] == [
+        scheduled_alpha(seeds) for seeds in (2, 2, 8, 10)
+    ]
+    assert later_alpha(replace(fixed, base=""), [])(9) == ALPHA, "runs outside of a study are looked at only once"
 
 
 def test_until_decided_spends_only_where_a_look_is_due_and_only_once(tmp_path: Path) -> None:

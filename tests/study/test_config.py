@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,10 @@ def test_until_decided_may_use_more_seeds_than_it_starts_with() -> None:
         ),
         (["--until=decided", "--seeds=30"], "error: until: decided needs seeds from 1 to max_seeds = 20, not 30"),
         (["--refine=true"], "error: refine needs until: decided"),
+        (
+            ["--refine=true", "--until=decided", "--learning_rates=[0.1, 0.2]"],
+            "error: refine needs vary with one option, search: grid, and no learning_rates",
+        ),
         (["--resolution=-1"], "error: resolution must be above 0 percentage points, not -1"),
         (["--until=convinced"], "until"),
     ],
@@ -180,6 +185,17 @@ def test_the_command_refuses_what_cannot_be(
 ) -> None:
     (tmp_path / "study.yaml").write_text(f"base: {CONFIGS / 'quickstart.yaml'}\nvary: {{{LAMBDA}: [0, 0.001]}}\n")
     assert message in refused("sweep", "--config", "study.yaml", *options)
+
+
+def test_the_baseline_of_two_options_is_open_if_several_have_no_regularization() -> None:
+    study = Study(base="x", vary={"model.optimizer.lr": [0.1, 0.2], LAMBDA: [0, 1e-3]})
+    arms = build_arms(study, PLACE)
+    assert find_baseline(study, arms) is None
+    named = replace(study, baseline="lr=0.2,weight_decay=0")
+    assert find_baseline(named, arms) == arms[2]
+    both = Study(base="x", vary={"model.label_smoothing": [0, 0.1], LAMBDA: [0, 1e-3]})
+    arms = build_arms(both, PLACE)
+    assert find_baseline(both, arms) == arms[0]
 
 
 def test_names_that_do_not_exist() -> None:

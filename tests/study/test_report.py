@@ -217,7 +217,8 @@ def test_runs_are_compared_by_their_objective(
     write_two_arms((objective, objective), metric)
     sentence, remarks = report(capsys, "a", "b", "--baseline", "b", "--output", "out")
     assert sentence.startswith(f"a helps. It lowers {'the ' * (name != metric)}{name} by 0.0")
-    assert remarks == ["helps: a"]
+    worse = "what else changed: validation accuracy 80.00% with a instead of 82.02% (worse, adjusted p < 0.0001)"
+    assert remarks == ["helps: a", worse]
     with Path("out/results.csv").open(newline="") as file:
         assert [float(row[metric]) > 1.01 for row in csv.DictReader(file)] == [False] * 3 + [True] * 3
     # A run without the metric is left out.

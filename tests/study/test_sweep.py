@@ -27,6 +27,7 @@ from regularization.study.config import Arm
 from regularization.study.dry_run import DryRun
 from regularization.study.execution.queue import TrialQueue
 from regularization.study.pipeline import Pipeline
+from regularization.study.samplers import halving
 from tests.conftest import BASE
 from tests.training.test_command import Refused
 
@@ -150,6 +151,28 @@ def test_dry_run_lists_the_trials_and_writes_nothing(capsys: pytest.CaptureFixtu
     assert sorted(Path().iterdir()) == before
 
 
+def test_dry_run_counts_the_values_that_tpe_proposes(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*write(search="tpe", proposals=4, vary={LAMBDA: [0, 1e-4, 1e-1]}), "--dry-run"])
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in out if " seed " in line] == [["search", "weight_decay=0"]]
+    assert "4 trials with values that TPE proposes" in out
+    assert any(line.startswith("5 trials of 8 steps") for line in out)
+
+
+@pytest.mark.parametrize("epochs", [2, 9, 14, 17, 20, 30])
+def test_halving_stops_trials_twice_at_most(epochs: int) -> None:
+    pruner = halving(epochs)
+    study = optuna.create_study(pruner=pruner, direction="maximize")
+    for _ in range(12):
+        trial = study.ask()
+        for epoch in range(1, epochs):
+            trial.report(0.5, epoch)
+            trial.should_prune()
+        (attributes,) = [it.system_attrs for it in study.get_trials() if it.number == trial.number]
+        assert sum(name.startswith("completed_rung_") for name in attributes) <= 2
+        study.tell(trial, 0.5)
+
+
 @pytest.mark.parametrize(
     ("limits", "lines"),
     [
@@ -271,6 +294,12 @@ def test_adaptive_searches(search: str, capsys: pytest.CaptureFixture[str]) -> N
     assert starts() == begun
 
 
+def test_the_recorded_command_continues_the_study(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*write(vary={LAMBDA: [0, 1e-3]}, seeds=2), "--fresh"])
+    assert "--fresh" not in capsys.readouterr().out
+    assert "--fresh" not in yaml.safe_load((STUDY / "study.yaml").read_text())["command"]
+
+
 def test_refit_trains_on_all_images_and_tests_once(capsys: pytest.CaptureFixture[str]) -> None:
     main([*write(vary={LAMBDA: [0, 1e-3]}, seeds=2), "--refit"])
     assert "refit on all training images: " in capsys.readouterr().out
@@ -309,6 +338,7 @@ def test_report_compares_any_runs(capsys: pytest.CaptureFixture[str], refused: R
         ({"varry": {}}, [], "a study has no option varry (did you mean vary"),
         ({"base": "configs/none.yaml"}, [], "there is no config configs/none.yaml"),
         ({"seeds": "many"}, [], "seeds"),
+        ({"search": "halving", "options": OPTIONS | {"trainer.max_epochs": 1}}, [], "max_epochs must be 2 or more"),
         ({"search": "luck"}, [], "search: must be one of 'grid', 'halving', 'tpe', not luck"),
         ({}, ["--data.val_size", "0"], "--data.val_size must be above 0"),
         ({}, ["--modle.x", "1"], "unknown argument modle.x (did you mean model"),

@@ -59,6 +59,8 @@ def test_seeds_are_added_until_the_study_is_decided(capsys: pytest.CaptureFixtur
     ("changes", "message"),
     [
         ({"vary": {LAMBDA: [1e-3, 1e-2]}}, "until: decided needs a baseline"),
+        ({"vary": {LAMBDA: [1e-3, 1e-2]}, "search": "tpe", "proposals": 2}, "until: decided needs a baseline"),
+        ({"vary": {LAMBDA: [0, 1e-2], "model.optimizer.lr": [0.1, 0.2]}}, "until: decided needs a baseline: one arm"),
         ({"until": "seeds", "args": ["--trials", "3"]}, "--trials and --hours are limits for until: decided"),
     ],
 )
@@ -181,6 +183,24 @@ def test_without_refine_no_value_is_added() -> None:
     values = [0, 1e-4, 1e-3, 1e-2]
     study = Study(base="x", vary={LAMBDA: values}, until="decided", seeds=2, max_seeds=12)
     assert {trial.arm.values[LAMBDA] for trial in run_queue(study, made_up)} == set(values)
+
+
+def test_an_arm_with_a_failed_trial_gets_no_more_seeds() -> None:
+    study = Study(base="x", vary={LAMBDA: [0, 1e-3, 1e-2]}, until="decided", seeds=2, max_seeds=8, resolution=0.5)
+
+    def accuracy(trial: Trial) -> float | None:
+        failed = trial.arm.values[LAMBDA] == 1e-2 and trial.seed == 1
+        return None if failed else made_up(trial) + 0.2 * (trial.arm.values[LAMBDA] == 1e-2)
+
+    later = run_queue(study, accuracy)[6:]
+    assert later, "the best arm does not decide the study, because one of its trials has failed"
+    assert {trial.arm.values[LAMBDA] for trial in later} == {0, 1e-3}
+
+
+def test_if_all_other_arms_have_failed_trials_the_study_ends() -> None:
+    study = Study(base="x", vary={LAMBDA: [0, 1e-3, 1e-2]}, until="decided", seeds=2)
+    trials = run_queue(study, lambda trial: None if trial.arm.values[LAMBDA] and trial.seed else made_up(trial))
+    assert len(trials) == 6
 
 
 def test_with_a_baseline_that_always_fails_no_more_seeds_are_tried() -> None:

@@ -17,6 +17,7 @@ from jsonargparse import Namespace
 from PIL import Image
 from torch.utils.data import Dataset
 
+from regularization.data.color import on_white, to_upright_rgb
 from regularization.data.datasets.parts import PartName, PartsData, class_names, one_line, side_of, stack_images
 from regularization.data.readers import Images, download_lock, progress_bars_on_terminals
 from regularization.errors import UserError, did_you_mean
@@ -227,4 +228,7 @@ def _checked(item: Any, name: str) -> tuple[Image.Image, int]:
     label = np.asarray(item[1])
     if label.size != 1 or label.dtype.kind not in "iu":
         raise UserError(f"the {name} must have one integer each as their label, not {one_line(item[1])}")
-    return item[0].convert("RGB"), int(label.item())
+    try:
+        return on_white(to_upright_rgb(item[0])), int(label.item())
+    except ValueError as error:
+        raise UserError(f"the {name} cannot be used: {error}") from error

@@ -31,7 +31,7 @@ def next_trial(
 
     Args:
         sample: The finished trials.
-        given: The seeds of each arm that are finished or running.
+        given: The seeds that are finished or running, of each arm that may get more seeds, and of the baseline.
         baseline: The arm that the others are compared with.
         seeds: All seeds that may be used, in their order.
         alpha: Level of the intervals.
@@ -52,7 +52,8 @@ def _promising(
     sample: Sample, given: Mapping[int, set[int]], baseline: int, alpha: float, resolution: float
 ) -> list[int]:
     """The arms that may decide, the most promising one first."""
-    comparisons = compare(sample, baseline, alpha) if np.any(sample.arms == baseline) else {}
+    compared = compare(sample, baseline, alpha) if np.any(sample.arms == baseline) else {}
+    comparisons = {arm: item for arm, item in compared.items() if arm in given}
     counts = {arm: max(1, int(np.sum(sample.arms == arm))) for arm in comparisons}
     stds = [item.standard_error * math.sqrt(counts[arm]) for arm, item in comparisons.items()]
     if not np.isfinite(stds).any():

@@ -6,8 +6,9 @@ from regularization.study.analysis.arms import ArmSummary
 from regularization.study.analysis.comparison import ALPHA
 from regularization.study.analysis.verdicts import Verdict
 
-# The smallest ratio of two values for which a change is named.
+# The smallest ratio of two values for which a change is named, and the smallest difference of two accuracies.
 NOTABLE_RATIO = 1.2
+NOTABLE_DIFFERENCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,15 @@ def change_of(arm: ArmSummary, baseline: ArmSummary, metric: str) -> Change | No
     if effect is None or not effect.p < ALPHA or arm.verdict in (Verdict.HURTS, Verdict.COLLAPSES):
         return None
     before, after = baseline.average(metric), arm.average(metric)
-    if not min(before, after) > 0 or max(before, after) < NOTABLE_RATIO * min(before, after):
+    if not _is_notable(metric, before, after):
         return None
     return Change(METRICS[metric], arm.name, before, after, effect.p)
+
+
+def _is_notable(metric: str, before: float, after: float) -> bool:
+    if metric == "val_accuracy":
+        return abs(after - before) >= NOTABLE_DIFFERENCE
+    return min(before, after) > 0 and max(before, after) >= NOTABLE_RATIO * min(before, after)
 
 
 def worsened(arm: ArmSummary, baseline: ArmSummary) -> list[str]:

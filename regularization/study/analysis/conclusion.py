@@ -1,7 +1,7 @@
 """The conclusion of a study: every arm against the baseline, the answer, and a sentence that states it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -30,6 +30,7 @@ class Context:
             recommended, unless every arm has one.
         without_result: Arms whose trials all failed, with the reason.
         alpha: The level of the simultaneous intervals is 1 − ``alpha``.
+        later_alpha: Returns α at a later look with this many seeds per arm; by default ``alpha``.
         missing: Number of trials that are planned but not finished.
         searching: Whether the search has not yet chosen the arms that are compared.
         workers: Trials that run at a time.
@@ -40,6 +41,7 @@ class Context:
     failures: Mapping[str, list[str]] = field(default_factory=dict)
     without_result: Mapping[str, str] = field(default_factory=dict)
     alpha: float = ALPHA
+    later_alpha: Callable[[int], float] | None = None
     missing: int = 0
     searching: bool = False
     workers: int = 1
@@ -52,6 +54,7 @@ class Conclusion:
 
     Attributes:
         arms: Summaries of all arms, in the order of their values; without values, the baseline and then best to worst.
+        candidates: The arms on which the answer depends: those without failed trials, or all if each has one.
         baseline: The arm that the others are compared with, or None.
         chosen: The recommended arm: of the arms that help, the one whose interval has the highest lower end; the
             baseline if none helps; while undecided, the arm that looks best.
@@ -67,6 +70,7 @@ class Conclusion:
     """
 
     arms: list[ArmSummary]
+    candidates: list[ArmSummary]
     baseline: ArmSummary | None
     chosen: ArmSummary
     answer: Answer | None
@@ -94,8 +98,8 @@ def draw_conclusion(results: Sequence[Result], study: Study, context: Context) -
     judged = _answer(candidates, study) if baseline else None
     chosen = _choose(candidates, baseline, judged)
     gain = _held_out_gain(candidates, chosen, baseline, study) if baseline else math.nan
-    needed = _seeds_needed(arms, baseline, study, context.alpha) if judged == Answer.UNDECIDED else None
-    conclusion = Conclusion(arms, baseline, chosen, judged, gain, needed, _curve(arms, study))
+    needed = _seeds_needed(candidates, baseline, study, context) if judged == Answer.UNDECIDED else None
+    conclusion = Conclusion(arms, candidates, baseline, chosen, judged, gain, needed, _curve(arms, study))
     sentence, remarks = answer(conclusion, study, context), remarks_on(conclusion, study, context)
     return replace(conclusion, sentence=sentence, remarks=remarks)
 
@@ -130,25 +134,34 @@ def _held_out_gain(candidates: list[ArmSummary], chosen: ArmSummary, baseline: A
     """The gain on held-out seeds, where only arms that may be recommended are chosen."""
     if chosen is not baseline and chosen.difference < max(arm.difference for arm in candidates if arm.comparison):
         return math.nan
-    compared = [baseline, *(arm for arm in candidates if arm is not baseline)]
-    sample = sample_of((arm.results for arm in compared), baseline.objective)
+    sample = sample_of((arm.results for arm in _with_baseline(candidates, baseline)), baseline.objective)
     return held_out_gain(sample, baseline=0, stopped=study.until == "decided")
 
 
-def _seeds_needed(arms: list[ArmSummary], baseline: ArmSummary | None, study: Study, alpha: float) -> int | None:
+def _with_baseline(candidates: list[ArmSummary], baseline: ArmSummary) -> list[ArmSummary]:
+    """The baseline and then the other candidates; a baseline with failed trials is none of them."""
+    return [baseline, *(arm for arm in candidates if arm is not baseline)]
+
+
+def _seeds_needed(
+    candidates: list[ArmSummary], baseline: ArmSummary | None, study: Study, context: Context
+) -> int | None:
     """Seeds per arm that would show the gain of the arm that looks best, or that it is below the resolution.
 
-    The number is larger than that of any arm, because the existing seeds have not decided.
+    The number is larger than that of any arm, because the existing seeds have not decided. It is computed for the level
+    of the look at which these seeds would be judged.
     """
-    undecided = [arm for arm in arms if arm.verdict in OPEN]
+    undecided = [arm for arm in candidates if arm.verdict in OPEN]
     if baseline is None or not undecided:
         return None
+    arms = _with_baseline(candidates, baseline)
     best = max(undecided, key=lambda arm: arm.difference)
     assert best.comparison is not None
     # The noise that the arm's interval is computed from, as a standard deviation within seeds.
     std = best.comparison.standard_error / math.sqrt(1 / len(best.results) + 1 / len(baseline.results))
     most, resolution = max(len(arm.results) for arm in arms), study.resolution / 100
     difference = max(best.difference, resolution - best.difference)
+    alpha = context.later_alpha or (lambda seeds: context.alpha)
     return seeds_needed(difference, std, len(arms), alpha, at_least=most + 1)
 
 

@@ -1,6 +1,7 @@
 """The cross-validated gain of the arm that looks best, and the number of seeds that would decide."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy import stats
@@ -86,16 +87,30 @@ def power(seeds: int, difference: float, std: float, arms: int, alpha: float) ->
     return float(stats.nct.sf(critical, df, noncentrality))
 
 
-def seeds_needed(difference: float, std: float, arms: int, alpha: float, at_least: int = 2) -> int | None:
+def seeds_needed(
+    difference: float, std: float, arms: int, alpha: Callable[[int], float], at_least: int = 2
+) -> int | None:
     """The smallest number of seeds per arm, not below ``at_least``, that gives a power of 80%.
+
+    Args:
+        difference: The true difference.
+        std: Standard deviation of the noise within seeds.
+        arms: Number of arms, the baseline included.
+        alpha: Returns the level of the simultaneous intervals with this many seeds per arm. If it falls with the
+            number of seeds, a smaller number may have that power, too.
+        at_least: The smallest number that is returned.
 
     Returns:
         The number; None if 1,000 are not enough, or if ``difference`` or ``std`` is 0 or NaN.
     """
-    if not abs(difference) > 0 or not std > 0 or power(MAX_SEEDS, difference, std, arms, alpha) < POWER:
+
+    def suffices(seeds: int) -> bool:
+        return power(seeds, difference, std, arms, alpha(seeds)) >= POWER
+
+    if not abs(difference) > 0 or not std > 0 or not suffices(MAX_SEEDS):
         return None
     low, high = max(at_least, 2) - 1, MAX_SEEDS
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(middle, difference, std, arms, alpha) >= POWER else (middle, high)
+        low, high = (low, middle) if suffices(middle) else (middle, high)
     return high

@@ -37,11 +37,13 @@ class Look:
         seeds: The number of seeds that the baseline has.
         trials: The number of finished trials.
         alpha: The part of the error rate that the look spends.
+        digest: Identifies the arms and seeds of the trials; empty in the record of an older version.
     """
 
     seeds: int
     trials: int
     alpha: float
+    digest: str = ""
 
 
 def fixed_alpha(index: int) -> float:
@@ -58,6 +60,15 @@ def next_look(seeds: int) -> int:
     while int(look) <= seeds:
         look *= 1.25
     return int(look)
+
+
+def last_alpha(seeds: int) -> float:
+    """The α that applies to ``until: decided`` at this many seeds of the baseline: that of the last look, or the first.
+
+    >>> last_alpha(9) == scheduled_alpha(8)
+    True
+    """
+    return next((alpha for count in range(seeds, 0, -1) if (alpha := scheduled_alpha(count))), scheduled_alpha(2))
 
 
 def scheduled_alpha(seeds: int) -> float:

@@ -95,7 +95,9 @@ def _tested(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str
     means = common_means(chosen, baseline, lambda result: result.test_accuracy, study.paired)
     accuracies = {chosen.name: means.arm, baseline.name: means.baseline}
     tested = [f"{format_percent(value)} with {name}" for name, value in accuracies.items() if not math.isnan(value)]
-    return f"test accuracy: {', '.join(tested)}" if tested else ""
+    # The test images are evaluated once; a study that goes on may recommend another arm later.
+    untested = f" ({chosen.name} was not recommended when it was measured)" if math.isnan(means.arm) else ""
+    return f"test accuracy: {', '.join(tested)}{untested}" if tested else ""
 
 
 def _changes(conclusion: "Conclusion") -> str:
@@ -133,33 +135,39 @@ def _curve(conclusion: "Conclusion", study: Study) -> str:
 
 
 def _add_values(conclusion: "Conclusion", study: Study, context: "Context") -> str:
-    """The values to add if the best one is the largest that was tried, or the largest that does not collapse."""
-    if not study.axis or conclusion.answer != Answer.HELPS:
+    """The values to add if the best one is the largest that was tried, or the largest that does not collapse or fail.
+
+    After a search by halving or TPE, only its best values are compared, and others were tried.
+    """
+    if not study.axis or study.search != "grid" or conclusion.answer != Answer.HELPS:
         return ""
-    best = _value(conclusion.chosen, study.axis)
-    larger = conclusion.arms[conclusion.arms.index(conclusion.chosen) + 1 :]
+    best, arms = _value(conclusion.chosen, study.axis), {_value(arm, study.axis): arm for arm in conclusion.arms}
+    larger = sorted(float(value) for value in {*arms, *study.vary[study.axis]} if value > best)
     if not larger:
-        command = _command(conclusion, study.axis, context, best, 10 * best)
+        command = _command(conclusion, study, context, best, 10 * best)
         return f"the largest value is the best; try larger ones{command}"
-    upper = _value(larger[0], study.axis)
-    if not larger[0].has_collapsed or upper <= WIDE_STEP * best:
+    upper = larger[0]
+    # An arm whose trials all failed, usually because the loss became infinite, has no summary.
+    works = context.missing if upper not in arms else not arms[upper].has_collapsed
+    if works or upper <= WIDE_STEP * best:
         return ""
     missing = f"nothing was tried between {best:g} and {upper:g}, where the best value may lie"
-    return f"{missing}{_command(conclusion, study.axis, context, best, upper)}"
+    return f"{missing}{_command(conclusion, study, context, best, upper)}"
 
 
 def _value(arm: ArmSummary, option: str) -> float:
     return float(arm.results[0].values[option])
 
 
-def _command(conclusion: "Conclusion", option: str, context: "Context", low: float, high: float) -> str:
+def _command(conclusion: "Conclusion", study: Study, context: "Context", low: float, high: float) -> str:
     """The command with two more values, which divide the range from ``low`` to ``high`` in equal ratios.
 
     Empty for options such as a probability, for which larger values may not exist.
     """
-    if not option.endswith(UNBOUNDED):
+    option = study.axis
+    if option is None or not option.endswith(UNBOUNDED):
         return ""
-    values = [arm.results[0].values[option] for arm in conclusion.arms]
+    values = [*study.vary[option], *(arm.results[0].values[option] for arm in conclusion.arms)]
     values += [float(f"{low * (high / low) ** share:.0e}") for share in (1 / 3, 2 / 3)]
     command = with_option(context.command, "vary", json.dumps({option: sorted(set(values), key=float)}))
     return f": {command}" if command else ""

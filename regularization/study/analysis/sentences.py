@@ -72,9 +72,11 @@ def _helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
 
 
 def _none_helps(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str:
-    compared = [arm for arm in conclusion.arms if arm.comparison is not None]
+    compared = [arm for arm in conclusion.candidates if arm.comparison is not None]
     highest = max(compared, key=lambda arm: arm.interval[1])
     what = "No λ that was tried" if study.vary else "No arm"
+    if len(conclusion.candidates) < len(conclusion.arms):
+        what = f"{what.removesuffix(' that was tried')} without failed trials"
     objective = baseline.objective
     end = objective.with_unit(objective.format_difference(highest.interval[1]))
     bound = f"the intervals end at {end} or lower ({highest.name})"
@@ -132,7 +134,8 @@ def _what_decides(conclusion: "Conclusion", study: Study, context: "Context") ->
     trials = sum(max(0, seeds - len(arm.results)) for arm in arms if arm is not None)
     results = [result for arm in conclusion.arms for result in arm.results]
     seconds = sum(result.seconds for result in results) / len(results) * trials / context.workers
-    command = context.command
+    # A limit on the trials would end the study again.
+    command = without_option(context.command, "trials")
     if study.until == "seeds":
         command = with_option(command, "seeds", str(seeds))
     elif seeds > study.max_seeds:
@@ -148,6 +151,12 @@ def with_option(command: str, name: str, value: str) -> str:
     >>> with_option("sweep --config a.yaml --seeds=3", "seeds", "9")
     'sweep --config a.yaml --seeds 9'
     """
+    kept = without_option(command, name)
+    return f"{kept} {shlex.join([f'--{name}', value])}" if kept else ""
+
+
+def without_option(command: str, name: str) -> str:
+    """The command without the option ``--name`` and its value."""
     words, kept, options = iter(shlex.split(command)), [], (f"--{name}", f"--{name.replace('_', '-')}")
     for word in words:
         option, is_assigned, _ = word.partition("=")
@@ -156,7 +165,7 @@ def with_option(command: str, name: str, value: str) -> str:
             kept.append(word)
         elif not is_assigned:
             next(words, None)
-    return shlex.join([*kept, f"--{name}", value]) if kept else ""
+    return shlex.join(kept)
 
 
 def _name(arm: ArmSummary) -> str:

@@ -115,7 +115,7 @@ class Coordinator:
                 if trial.done:
                     return
                 if (trial.folder / FAILED).is_file():
-                    raise TrialFailed((trial.folder / FAILED).read_text().strip())
+                    raise TrialFailed((trial.folder / FAILED).read_text(encoding="utf-8").strip())
                 if self._signals:
                     raise TrialStopped
                 cause = process.cause()

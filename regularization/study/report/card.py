@@ -72,7 +72,7 @@ def _verdict(conclusion: Conclusion, study: Study) -> tuple[str, str]:
 
 def _gain(conclusion: Conclusion) -> Fact | None:
     objective = conclusion.chosen.objective
-    compared = [arm for arm in conclusion.arms if arm.comparison is not None]
+    compared = [arm for arm in conclusion.candidates if arm.comparison is not None]
     if not compared or conclusion.baseline is None:
         return None
     if conclusion.answer == Answer.NONE_HELPS:

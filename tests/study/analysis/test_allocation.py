@@ -60,6 +60,14 @@ def test_after_one_seed_of_each_the_best_arm_and_the_baseline_go_on() -> None:
     assert next_trial(sample_of(table), given_seeds, 0, range(9), ALPHA, RESOLUTION) == (1, 1)
 
 
+def test_an_arm_that_may_get_no_more_seeds_is_passed_over() -> None:
+    given_seeds = first_seeds(arm0={0, 1, 2, 3})
+    assert propose([0, 0.1, 0.4, -0.2], given_seeds) == (2, 3)
+    del given_seeds[2]
+    assert propose([0, 0.1, 0.4, -0.2], given_seeds) == (1, 3)
+    assert propose([0, 0.1, 0.4, -0.2], {0: {0, 1, 2}}) is None
+
+
 def test_where_nothing_helps_the_arm_whose_interval_ends_highest_is_trained() -> None:
     given_seeds = first_seeds(arm0={0, 1, 2, 3})
     assert propose([0, -0.1, 0.02, -0.6], given_seeds) == (2, 3)

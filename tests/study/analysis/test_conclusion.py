@@ -180,6 +180,36 @@ def test_all_arms_but_the_baseline_have_failed_trials() -> None:
     assert conclusion.chosen.name == "none"
 
 
+@pytest.mark.parametrize("failed", [[0.88, 0.86, 0.90], [0.88]])
+def test_an_arm_with_a_failed_trial_is_no_part_of_the_answer_that_none_helps(failed: list[float]) -> None:
+    results, study = named_arms(none=NONE, l1=[0.8005, 0.81, 0.7895], wild=failed)
+    conclusion = conclude((results, study), "none", failures={"wild": ["seed 3: diverged"]})
+    assert conclusion.answer == Answer.NONE_HELPS
+    assert re.fullmatch(
+        r"No arm without failed trials helps by more than 0\.5 points compared with none: the intervals end at "
+        r"\+0\.\d\d points or lower \(l1\)\.",
+        conclusion.sentence,
+    )
+
+
+def test_the_seeds_that_would_decide_do_not_depend_on_an_arm_with_a_failed_trial() -> None:
+    results, study = results_on_axis([0, 0.2, 0.3, 0.1], noise=0.003)
+    alone = conclude((results, study), "λ=0").seeds_needed
+    wild = make_results("λ=9", [0.9], values={LAMBDA: 9.0})
+    both = conclude((results + wild, study), "λ=0", failures={"λ=9": ["seed 1: diverged"]}).seeds_needed
+    assert alone is not None
+    assert both == pytest.approx(alone, abs=1)
+
+
+def test_the_seeds_that_would_decide_are_those_for_the_next_look() -> None:
+    study = results_on_axis([0, 0.2, 0.3, 0.1], noise=0.003)
+    now = conclude(study, "λ=0").seeds_needed
+    later = conclude(study, "λ=0", later_alpha=lambda seeds: 0.005).seeds_needed
+    assert now is not None
+    assert later is not None
+    assert later > 1.3 * now
+
+
 def test_an_unfinished_study_is_said_to_be_one() -> None:
     results, study = results_on_axis([0, 0.2, 1, 0.9, -3])
     sentence = conclude((results, study), "λ=0", missing=4).sentence
@@ -313,7 +343,7 @@ def test_test_accuracies_are_means_over_common_seeds() -> None:
     remarks = conclude((tested + better, study), "none").remarks
     assert "test accuracy: 80.00% with l1, 65.00% with none" in remarks
     alone = conclude((tested + make_results("l1", NONE), study), "none").remarks
-    assert "test accuracy: 60.00% with none" in alone
+    assert "test accuracy: 60.00% with none (l1 was not recommended when it was measured)" in alone
 
 
 @pytest.mark.parametrize(
@@ -338,6 +368,16 @@ def test_notable_changes_of_other_metrics_are_named(name: str, words: str) -> No
         assert not any("what else changed" in remark for remark in conclude((none + other, study), "none").remarks)
 
 
+def test_a_loss_of_accuracy_is_named_where_another_metric_is_compared() -> None:
+    """A fall from 90% to 80% is less than a fifth."""
+    study = Study(base="x", arms={"none": None, "l1": None}, objective="val_loss")
+    none = with_metric([0.90, 0.91, 0.89], "none", "val_loss", [1.0, 1.02, 0.98])
+    l1 = with_metric([0.80, 0.812, 0.79], "l1", "val_loss", [0.5, 0.51, 0.49])
+    assert conclude((none + l1, study), "none").sentence.endswith(" But the validation accuracy gets worse.")
+    close = with_metric([0.893, 0.9032, 0.883], "l1", "val_loss", [0.5, 0.51, 0.49])
+    assert "worse" not in conclude((none + close, study), "none").sentence
+
+
 def test_a_metric_that_some_runs_lack() -> None:
     none = with_metric(NONE, "none", "val_loss", [1.0, 1.02, 0.98])
     l1 = with_metric(BETTER, "l1", "val_loss", [2.0, 2.03, 1.97])
@@ -360,6 +400,24 @@ def test_the_largest_value_is_the_best() -> None:
     command = f"""sweep --config study.yaml --vary '{{"model.optimizer.weight_decay": {values}}}'"""
     assert f"the largest value is the best; try larger ones: {command}" in conclusion.remarks
     assert not any("smooth curve" in remark for remark in conclusion.remarks), "its best is the end of what was tried"
+
+
+def test_after_a_search_no_values_are_suggested() -> None:
+    results, study = results_on_axis([0, 0.2, 0.5, 2])
+    for search, suggested in (("grid", True), ("halving", False), ("tpe", False)):
+        remarks = conclude((results, replace(study, search=search)), "λ=0").remarks
+        assert any("try larger ones" in remark for remark in remarks) == suggested
+
+
+def test_a_larger_value_that_failed_is_not_forgotten() -> None:
+    results, study = results_on_axis([0, 0.2, 0.5, 2])
+    study = replace(study, vary={LAMBDA: [*study.vary[LAMBDA], 100.0]})
+    remarks = conclude((results, study), "λ=0", without_result={"λ=100": "diverged"}, command="sweep").remarks
+    (hint,) = [remark for remark in remarks if remark.startswith("nothing was tried between 0.1 and 100, ")]
+    assert "100.0" in hint, "it stays in the list"
+    assert not any("try larger ones" in remark for remark in remarks)
+    # While trials are missing, they may be those of the largest value.
+    assert not any("was tried" in it for it in conclude((results, study), "λ=0", missing=3).remarks)
 
 
 def test_no_values_of_a_probability_are_suggested() -> None:

@@ -1,6 +1,7 @@
 """The gain on held-out seeds by hand and by simulation; power and number of seeds against the test that is used."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -83,6 +84,10 @@ def test_power_agrees_with_the_comparison_that_is_used(arms: int, seeds: int, di
     assert expected - 0.15 < np.mean(claims) < expected + 0.06
 
 
+def constant(alpha: float) -> Callable[[int], float]:
+    return lambda seeds: alpha
+
+
 @given(
     difference=st.floats(0.002, 0.02),
     std=st.floats(0.001, 0.008),
@@ -92,12 +97,25 @@ def test_power_agrees_with_the_comparison_that_is_used(arms: int, seeds: int, di
 def test_seeds_needed_is_the_smallest_number_that_has_the_power(
     difference: float, std: float, arms: int, at_least: int
 ) -> None:
-    needed = seeds_needed(difference, std, arms, 0.05, at_least)
+    needed = seeds_needed(difference, std, arms, constant(0.05), at_least)
     assert needed is not None
     assert needed >= max(2, at_least)
     assert power(needed, difference, std, arms, 0.05) >= POWER
     assert needed == max(2, at_least) or power(needed - 1, difference, std, arms, 0.05) < POWER
-    assert seeds_needed(-difference, std, arms, 0.05, at_least) == needed
+    assert seeds_needed(-difference, std, arms, constant(0.05), at_least) == needed
+
+
+def test_seeds_needed_are_judged_at_the_level_that_holds_with_so_many_seeds() -> None:
+    def falling(seeds: int) -> float:
+        return 0.04 / seeds
+
+    needed = seeds_needed(0.005, 0.006, 5, falling)
+    assert needed is not None
+    assert power(needed, 0.005, 0.006, 5, falling(needed)) >= POWER
+    assert power(needed - 1, 0.005, 0.006, 5, falling(needed - 1)) < POWER
+    fixed = seeds_needed(0.005, 0.006, 5, constant(0.04))
+    assert fixed is not None
+    assert needed > fixed
 
 
 @pytest.mark.parametrize(
@@ -105,7 +123,7 @@ def test_seeds_needed_is_the_smallest_number_that_has_the_power(
     [(0.004, 0.0025, 7, 0.05), (0.005, 0.003, 7, 0.05), (0.005, 0.0025, 12, 0.05), (0.005, 0.0025, 7, 0.008)],
 )
 def test_seeds_needed_grows_with_what_makes_it_harder(difference: float, std: float, arms: int, alpha: float) -> None:
-    needed, more = seeds_needed(0.005, 0.0025, 7, 0.05), seeds_needed(difference, std, arms, alpha)
+    needed, more = seeds_needed(0.005, 0.0025, 7, constant(0.05)), seeds_needed(difference, std, arms, constant(alpha))
     assert needed is not None
     assert more is not None
     assert more >= needed if arms > 7 else more > needed
@@ -113,11 +131,11 @@ def test_seeds_needed_grows_with_what_makes_it_harder(difference: float, std: fl
 
 @pytest.mark.filterwarnings("error")
 def test_seeds_needed_in_extreme_cases() -> None:
-    assert seeds_needed(0.0, 0.01, 7, 0.05) is None
-    assert seeds_needed(math.nan, 0.01, 7, 0.05) is None
-    assert seeds_needed(0.5, 0.0, 7, 0.05) is None
-    assert seeds_needed(0.5, math.nan, 7, 0.05) is None
-    assert seeds_needed(1e-6, 0.01, 7, 0.05) is None
-    assert seeds_needed(0.5, 1e-6, 7, 0.05) == 2
-    assert seeds_needed(0.5, 1e-6, 7, 0.05, at_least=1000) == 1000
+    assert seeds_needed(0.0, 0.01, 7, constant(0.05)) is None
+    assert seeds_needed(math.nan, 0.01, 7, constant(0.05)) is None
+    assert seeds_needed(0.5, 0.0, 7, constant(0.05)) is None
+    assert seeds_needed(0.5, math.nan, 7, constant(0.05)) is None
+    assert seeds_needed(1e-6, 0.01, 7, constant(0.05)) is None
+    assert seeds_needed(0.5, 1e-6, 7, constant(0.05)) == 2
+    assert seeds_needed(0.5, 1e-6, 7, constant(0.05), at_least=1000) == 1000
     assert power(1, 0.5, 0.001, 7, 0.05) == 0
