@@ -144,7 +144,7 @@ class LastCheckpoint(Checkpoint):
         self._signal: int | None = None
         self._signal_time = 0.0
         self._repetition = REPETITION
-        self._step = self._written_step = 0
+        self._step = self._written_step = self._first_step = 0
         self._written_time = 0.0
         self._accumulating = False  # whether the current optimizer step needs more batches
         self._before_validation = False
@@ -154,7 +154,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Installs the signal handlers; Lightning restores the previous ones at the end."""
         self._written_time = time.monotonic()
-        self._step = self._written_step = trainer.global_step
+        self._step = self._written_step = self._first_step = trainer.global_step
         self._consensus.start(trainer)
         if trainer.world_size > 1:
             self._repetition = dict.fromkeys(REPETITION, REPETITION_BY_LAUNCHER)
@@ -205,7 +205,9 @@ class LastCheckpoint(Checkpoint):
         """Writes, after the other callbacks have completed the epoch, and stops if a signal or the time limit asks."""
         self._before_validation = False
         self._write(trainer)
-        stop, _ = self._consensus.sync(self._request(), 0)
+        # The time limit ends a run that has taken a step and has more to do.
+        goes_on = trainer.global_step > self._first_step and not _is_last_epoch(trainer)
+        stop, _ = self._consensus.sync(self._request() if goes_on else self._signal or 0, 0)
         if stop:
             raise RunInterrupted(stop)
 
@@ -245,3 +247,12 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(self._path)
         self._up_to_date = True
         self._written_time, self._written_step = time.monotonic(), trainer.global_step
+
+
+def _is_last_epoch(trainer: Trainer) -> bool:
+    """Whether the training ends with the current epoch."""
+    return (
+        trainer.should_stop
+        or trainer.global_step == trainer.max_steps
+        or trainer.current_epoch + 1 == trainer.max_epochs
+    )

@@ -75,7 +75,8 @@ class Monitor(Callback):
         assert isinstance(pl_module, ImageClassifier)
         if not trainer.training and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._evaluate_clean(trainer, pl_module)
-            self._validated_sparsity = _sparsity(_weights(pl_module.network))
+            weights = _weights(pl_module.network)
+            self._validated_sparsity = _sparsity(weights) if weights else None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the metrics of the weights, and the gaps."""
@@ -180,8 +181,8 @@ def _weight_metrics(classifier: ImageClassifier) -> dict[str, Tensor]:
 
 
 def _sparsity(weights: dict[str, Tensor]) -> Tensor:
-    """The fraction of the weights that are exactly 0; NaN if there are none."""
-    zeros = sum(((w == 0).sum() for w in weights.values()), torch.zeros(()))
+    """The fraction of the weights that are exactly 0."""
+    zeros = torch.stack([(w == 0).sum() for w in weights.values()]).sum()
     return zeros / sum(w.numel() for w in weights.values())
 
 

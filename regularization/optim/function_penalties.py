@@ -55,7 +55,7 @@ class GradientPenalty(FunctionPenalty):
     """R = ‖∂ℓ/∂x‖², a mean over images x with cross-entropy ℓ. Drucker and LeCun 1992 (IEEE TNN 3), arXiv:1711.09404.
 
     x is the preprocessed image. The penalty makes the loss change little when the pixels change little. A step also
-    differentiates the gradient: it takes 3.5 times the CPU time of a plain one. With batch norm, an image's gradient
+    differentiates the gradient: it takes 3.5 to 5 times as long as a plain one. With batch norm, an image's gradient
     includes its small effect on the loss of the other images.
     """
 
@@ -73,7 +73,7 @@ class JacobianPenalty(FunctionPenalty):
     """R = ½·‖∂z/∂x‖²_F, a mean over images x with logits z. Hoffman, Roberts and Yaida 2019 (arXiv:1908.02729).
 
     It is estimated without bias by ½·C·‖∂(v·z)/∂x‖², where v is a random direction of the C logits for each image. The
-    directions are a function of (seed, epoch, step), as dropout is. A step takes 3.5 times the CPU time of a plain one,
+    directions are a function of (seed, epoch, step), as dropout is. A step takes 3.5 to 5 times as long as a plain one,
     plus twice that of a plain one for each further projection; the paper found one to be enough.
 
     Args:
@@ -129,8 +129,8 @@ class LogitPenalty(FunctionPenalty):
 class ZLoss(FunctionPenalty):
     """R = (log Σ_c exp z_c)², a mean over images with logits z. Zoph et al. 2022 (arXiv:2202.08906).
 
-    It pulls the normalizer of the softmax towards 0 without constraining the probabilities: adding a constant to all
-    logits does not change them. This keeps the logits in the range where 16 bits are precise. It takes 5% of the time
+    It pulls the normalizer of the softmax, Σ_c exp z_c, towards 1 without constraining the probabilities: adding a
+    constant to all logits does not change them. This keeps the logits in the range where 16 bits are precise. It takes 5% of the time
     of a step of a small network.
     """
 

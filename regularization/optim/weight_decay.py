@@ -23,7 +23,7 @@ class SGDW(SGD):
 
     η is the current learning rate. The update, with momentum, is computed from the gradient at the weights before the
     decay, also when the trainer passes a closure. With λ = 0 the results are bit-identical to SGD's. The decoupled λ of
-    other libraries differs by constant factors: see the table in the README.
+    other libraries differs by constant factors: see docs/lambda.md.
 
     Args:
         params: Parameters or parameter groups.

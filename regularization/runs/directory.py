@@ -72,9 +72,11 @@ def created_folder(path: Path) -> Path:
     """Creates the folder that ``--output`` names, if it does not exist; ``~`` stands for the home folder.
 
     Raises:
-        UserError: When it cannot be created.
+        UserError: When it is a file or cannot be created.
     """
     folder = path.expanduser()
+    if folder.is_file():
+        raise UserError(f"--output: {folder} is a file, not a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

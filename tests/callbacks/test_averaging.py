@@ -14,7 +14,7 @@ from torch import Tensor
 from regularization import LAWA, SWA, Digits, Lookahead, SmallResNet, UserError
 from regularization.cli.main import main
 from regularization.models.classifier import ImageClassifier
-from tests.training.test_command import QUICK
+from tests.training.test_command import QUICK, Refused
 
 SHORT = (*QUICK, "--trainer.limit_train_batches", "6", "--trainer.max_epochs", "2", "--callbacks.slow", "Lookahead")
 EVERY_FOUR = ("--callbacks.slow.decay", "0.8", "--callbacks.slow.every", "4")
@@ -120,10 +120,38 @@ def test_swa_and_lawa_are_means(
     data.setup("fit")
     # The stem has no norm layer of its own: its output is the input of the first norm layer.
     stem = [network.stem(data.preprocess(batch.images)) for batch in data.clean_dataloader()]
-    mean = torch.stack([output.mean(dim=(0, 2, 3)) for output in stem]).mean(dim=0)
-    variance = torch.stack([output.transpose(0, 1).flatten(1).var(dim=1) for output in stem]).mean(dim=0)
+    sizes = [len(output) for output in stem]
+    assert data.train_set is not None
+    assert sum(sizes) == (max(256, len(data.val_set[1])) if data.val_set else len(data.train_set[1]))
+    assert len(set(sizes)) == 2, "the last batch is smaller"
+    means = [output.mean(dim=(0, 2, 3)).detach().numpy() for output in stem]
+    variances = [output.transpose(0, 1).flatten(1).var(dim=1).detach().numpy() for output in stem]
+    mean, variance = (torch.from_numpy(np.average(it, axis=0, weights=sizes)).float() for it in (means, variances))
     torch.testing.assert_close(state["stages.0.activate.0.running_mean"], mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(state["stages.0.activate.0.running_var"], variance, rtol=1e-4, atol=1e-5)
+
+
+def test_a_last_batch_of_one_image_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With features of 1×1, batch norm cannot compute the variance of one image."""
+    sizes: list[int] = []
+    loader = Digits.clean_dataloader
+
+    def with_one_more(self: Digits) -> Any:
+        *batches, last = loader(self)
+        batches += [last, last._replace(images=last.images[:1])]
+        sizes.extend(len(batch.images) for batch in batches)
+        return batches
+
+    monkeypatch.setattr(Digits, "clean_dataloader", with_one_more)
+    short = [*QUICK, "--trainer.limit_train_batches=2", "--trainer.max_epochs=1", "--data.image_size=4"]
+    main(["fit", *short, "--callbacks.mean=SWA", "--callbacks.mean.start=0", "--trainer.limit_val_batches=0"])
+    assert 1 in sizes
+
+
+@pytest.mark.parametrize("average", ["EMA", "SWA", "LAWA"])
+def test_an_average_in_16_bits_is_refused(average: str, refused: Refused) -> None:
+    message = refused("fit", *QUICK, "--trainer.precision=bf16-true", f"--callbacks.mean={average}")
+    assert f"{average} needs weights in 32 bits: use --trainer.precision bf16-mixed" in message
 
 
 def test_swa_and_lawa_refuse_impossible_options() -> None:

@@ -68,6 +68,19 @@ def test_each_metric_is_its_definition(tmp_path: Path) -> None:
     assert row["val_calibration_error"] == pytest.approx(error, abs=1e-4)
 
 
+def test_zeros_are_those_of_the_weights_that_are_validated() -> None:
+    """An average of weights that have become 0 is not 0 itself."""
+    short = [*QUICK, "--trainer.limit_train_batches=4", "--trainer.max_epochs=2", "--model.penalties.l1=L1"]
+    main(["fit", *short, "--model.penalties.l1.strength=0.05", "--callbacks.ema=EMA", "--callbacks.ema.decay=0.5"])
+    saved = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)
+    share = {}
+    for state in ("state_dict", "current_model_state"):
+        weights = [w for name, w in saved[state].items() if w.ndim > 1]
+        share[state] = sum((w == 0).sum().item() for w in weights) / sum(w.numel() for w in weights)
+    assert rows_of(RUN)[-1]["sparsity"] == pytest.approx(share["state_dict"])
+    assert share["current_model_state"] > share["state_dict"] + 0.05
+
+
 def test_the_share_of_decay_is_measured_before_clipping(tmp_path: Path) -> None:
     shares: list[float] = []
     clip = ImageClassifier.configure_gradient_clipping
@@ -144,9 +157,9 @@ def clean_images(data: Digits | CIFAR10) -> int:
     return sum(len(batch.indices) for batch in data.clean_dataloader())
 
 
-@pytest.mark.parametrize(("val_size", "images"), [(None, 256), (0.1, 256), (400, 400), (1300, 137)])
+@pytest.mark.parametrize(("val_size", "images"), [(None, 1437), (0.1, 256), (400, 400), (1300, 137)])
 def test_as_many_clean_images_as_validation_images_are_measured(val_size: float | None, images: int) -> None:
-    """At least 256 images are measured, if there are that many."""
+    """At least 256 images are measured, if there are that many; all for batch norm if nothing is validated."""
     data = Digits(val_size=val_size)
     data.setup("fit")
     assert clean_images(data) == images

@@ -42,6 +42,7 @@ def test_each_element_is_listed_once_with_its_regularization(capsys: pytest.Capt
     assert head.names == ["head.weight"]
     assert head.invariant == {}
     branches = sum(w.numel() for name, w in network.named_parameters() if name.endswith("branch.0.weight"))
+    assert kernels.invariant is not None
     assert kernels.invariant == {"filters": pytest.approx(branches / kernels.elements)}
     assert f"{branches / kernels.elements:.0%} filters" in output
     assert by_kind["scales",].decay == by_kind["biases",].decay == 0

@@ -1,5 +1,6 @@
 """The entry point: the usage, and the requests that are answered before torch is imported."""
 
+import os
 import subprocess
 import sys
 
@@ -30,6 +31,15 @@ def test_usage(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0].startswith("usage: regularization COMMAND [options]")
     assert [line.split()[0] for line in lines if line.startswith("  ")] == list(COMMANDS)
     assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("args", [["--help"], ["fit", "--help"]])
+def test_an_encoding_without_greek_letters_is_enough(args: list[str]) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "regularization", *args]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert b"usage: " in done.stdout
+    assert (b"\\u03bb" in done.stdout) == (args[0] == "fit")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

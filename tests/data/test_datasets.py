@@ -181,6 +181,31 @@ def test_grey_becomes_rgb_and_nothing_else_changes() -> None:
     assert data.num_classes == 10
 
 
+class Scans(Dataset[Any]):
+    """Four images of modes that torchvision's own data sets do not have."""
+
+    def __init__(self, train: bool = True) -> None:
+        grey = np.array([[0, 65535], [32768, 256]], dtype=np.uint16)
+        clear = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
+        turned = Image.fromarray(np.array([[0, 85], [170, 255]], dtype=np.uint8))
+        turned.getexif()[0x0112] = 6  # rotated clockwise
+        self.images = [Image.fromarray(grey), clear, turned, Image.new("L", (2, 2))]
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self.images[index], index % 2
+
+
+def test_images_of_any_mode_are_converted_as_those_in_folders() -> None:
+    data = set_up(TorchvisionData(Scans, val_size=None))
+    pixels = data.train_set[0].pixels
+    assert pixels[0, 0].tolist() == [[0, 255], [128, 1]], "16 bits"
+    assert pixels[1].unique().tolist() == [255], "transparent"
+    assert pixels[2, 0].tolist() == [[170, 0], [255, 85]], "rotated"
+
+
 def test_svhn_has_ten_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     write_svhn(Path("data"), monkeypatch)
     data = set_up(TorchvisionData(torchvision.datasets.SVHN, val_size=10))

@@ -1,5 +1,6 @@
 """The folders that are found as the parts of a data set, under all usual names, and those that are refused."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,20 @@ def test_validation_and_test_images_may_lack_a_class() -> None:
     Path("data/train/emu").mkdir()
     with pytest.raises(UserError, match="data/train/emu contains no images"):
         ImageFolder(root="data").setup("fit")
+
+
+def test_a_folder_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    make("cat/1.png", "dog/1.png")
+    iterdir = Path.iterdir
+
+    def locked(path: Path) -> Iterator[Path]:
+        if path.name == "dog":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", locked)
+    with pytest.raises(UserError, match=r"--data\.root: cannot read data/dog: Permission denied"):
+        find_layout("data")
 
 
 def test_thumbnails_are_not_trained_on() -> None:

@@ -317,6 +317,17 @@ def test_balanced_sampling_draws_each_class_equally_often_and_resumes() -> None:
     assert torch.equal(torch.cat(list(sampler)), before[20:])
 
 
+def test_class_weights_need_an_image_of_each_class() -> None:
+    draw(Path("pets"), {"cat": 60, "dog": 60, "owl": 4})
+
+    def draw_subsets() -> None:
+        for seed in range(20):  # several of the subsets have no owl
+            set_up(subset=6, class_weights="balanced", split_seed=seed)
+
+    with pytest.raises(UserError, match="class owl has no training image, so its weight would be infinite"):
+        draw_subsets()
+
+
 def test_class_weights_give_each_class_the_same_share_of_the_loss() -> None:
     draw(Path("pets"), {"cat": 9, "dog": 3, "owl": 6})
     data = set_up(test_size=0, class_weights="balanced", batch_size=100)

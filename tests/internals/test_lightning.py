@@ -175,6 +175,23 @@ def test_the_handler_of_sigterm_is_replaced() -> None:
     assert events.count("batch") == BATCHES
 
 
+@pytest.mark.parametrize("forbidden", [False, True])
+def test_slurm_does_not_requeue(forbidden: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NTASKS", "JOB_NAME", "JOB_ID"):
+        monkeypatch.setenv(f"SLURM_{name}", "1")
+    for name in ("NODEID", "PROCID", "LOCALID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    handlers: list[Any] = []
+
+    def prepare(trainer: Trainer, *_: Any, **__: Any) -> None:
+        if forbidden:
+            internals.forbid_requeue(trainer)
+
+    before = signal.getsignal(signal.SIGUSR1)
+    fit({"setup": prepare, "on_train_start": lambda *_: handlers.append(signal.getsignal(signal.SIGUSR1))})
+    assert (handlers == [before]) == forbidden
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_sigterm_is_broadcast_in_every_step_until_that_is_stopped(
     stopped: bool, monkeypatch: pytest.MonkeyPatch

@@ -31,6 +31,20 @@ def test_convolutions_in_front_of_a_norm_layer_are_invariant(network: nn.Module,
     assert all(result.level == "filters" for result in invariant.values())
 
 
+def test_filters_behind_scales_of_zero_are_invariant() -> None:
+    """Some networks begin with γ = 0, behind which there is no gradient."""
+    torch.manual_seed(1)
+    network = SmallResNet(width=8)
+    expected = {name: it.filters.tolist() for name, it in scale_invariant(network, batch(16)).items()}
+    scales = [w for name, w in network.named_parameters() if name.startswith("stages.1") and name.endswith("1.weight")]
+    for w in (scale for scale in scales if scale.ndim == 1):
+        nn.init.zeros_(w)
+    before = {name: w.clone() for name, w in network.named_parameters()}
+    assert any(not w.any() for name, w in before.items() if not name.endswith("bias"))
+    assert {name: it.filters.tolist() for name, it in scale_invariant(network, batch(16)).items()} == expected
+    assert all(torch.equal(w, before[name]) for name, w in network.named_parameters())
+
+
 def change_when_scaled(network: nn.Module, images: Tensor, w: Tensor, part: slice) -> float:
     """The relative change of the outputs when these filters of w are multiplied by 10."""
     with torch.no_grad():

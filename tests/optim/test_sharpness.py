@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from regularization import ASAM, SAM, ImageClassifier, UserError
+from regularization import ASAM, SAM, ImageClassifier, UserError, WhitenedNet
 
 IMAGES = torch.randn(6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 LABELS = torch.arange(6) % 3
@@ -114,3 +114,15 @@ def test_the_second_pass_does_not_count_for_batch_norm() -> None:
     assert before["num_batches_tracked"] == 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in norm.named_buffers())
     assert norm.track_running_stats
+
+
+def test_the_second_pass_does_not_count_for_the_norm_of_the_fast_network() -> None:
+    network = WhitenedNet(width=2).train()
+    images = torch.randn(6, 3, 12, 12)
+    loss = network(images).square().mean()
+    before = {name: tensor.clone() for name, tensor in network.named_buffers()}
+    assert any(tensor.any() for name, tensor in before.items() if name.endswith("running_mean"))
+    SAM(0.5).loss(network, loss, lambda: network(images).square().mean())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.named_buffers())
+    network(images)
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in network.named_buffers())

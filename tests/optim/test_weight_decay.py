@@ -16,7 +16,14 @@ from torch.nn import functional as F  # noqa: N812
 from regularization import L2, SGDW, Digits, ImageClassifier, LikeLearningRate, MuonAdamW, SmallResNet, WarmupDecay
 from regularization.errors import UserError
 from regularization.optim.applied import Regularizer, select_parameters, step_size
-from regularization.optim.weight_decay import decay_per_step, is_decoupled, parameter_groups, strength_for
+from regularization.optim.factory import OptimizerFactory
+from regularization.optim.weight_decay import (
+    decay_per_step,
+    is_decoupled,
+    parameter_groups,
+    parameter_kind,
+    strength_for,
+)
 from tests.models.test_classifier import trainer
 
 
@@ -234,6 +241,35 @@ def test_a_schedule_of_the_momentum_changes_the_decay_of_sgd() -> None:
     assert decay_per_step(optimizer, optimizer.param_groups[0]) == pytest.approx(0.02)
     optimizer.param_groups[0]["momentum"] = 0.9
     assert decay_per_step(optimizer, optimizer.param_groups[0]) == pytest.approx(0.2)
+
+
+def test_the_biases_of_attention_are_biases() -> None:
+    kinds = {name: parameter_kind(name, w) for name, w in nn.TransformerEncoderLayer(4, 2).named_parameters()}
+    assert {name for name, kind in kinds.items() if kind == "scales"} == {"norm1.weight", "norm2.weight"}
+    assert kinds["self_attn.in_proj_bias"] == "biases"
+    assert kinds["self_attn.in_proj_weight"] == "weights"
+
+
+def test_a_timescale_needs_a_constant_momentum() -> None:
+    sgd, network = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-3), nn.Linear(3, 2)
+    cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
+    with pytest.raises(UserError, match="OneCycleLR changes the momentum, on which τ depends"):
+        OptimizerFactory(network, sgd, cycle, "all", None, timescale_epochs=5)
+    factory = OptimizerFactory(network, sgd, cycle, "all", None, timescale_epochs=None)
+    assert factory.tau(factory.build()[0], 0) is None
+    constant = OptimizerFactory(network, sgd, partial(cycle, cycle_momentum=False), "all", None, timescale_epochs=5)
+    constant.prepare(100, 10)
+    assert constant.tau(constant.build()[0], 0) == pytest.approx(5)
+
+
+def test_a_parameter_group_that_was_added_keeps_its_decay() -> None:
+    sgd = partial(torch.optim.SGD, lr=0.1, weight_decay=1e-3)
+    factory = OptimizerFactory(nn.Linear(3, 2), sgd, None, "all", None, timescale_epochs=None)
+    optimizer, _ = factory.build()
+    optimizer.add_param_group({"params": [torch.zeros(2, requires_grad=True)], "weight_decay": 0.5})
+    optimizer.param_groups[0]["weight_decay"] = 0.7
+    factory.apply_decay_schedule(optimizer, (0.5, 1.0))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-3, 0.5]
 
 
 def test_parameter_groups() -> None:

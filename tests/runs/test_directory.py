@@ -48,6 +48,34 @@ def test_versions_are_sorted_as_numbers(tmp_path: Path) -> None:
         directory.latest_with(tmp_path, "x", "best.ckpt")
 
 
+def test_a_newer_run_without_a_checkpoint_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    for number in (0, 1, 2):
+        (tmp_path / "x" / f"version_{number}" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "x" / f"version_{number}" / "config.yaml").touch()
+    older = tmp_path / "x" / "version_0" / "checkpoints" / "last.ckpt"
+    older.touch()
+    with pytest.warns(UserWarning, match=r"version_2 has no last\.ckpt yet, so this uses .*version_0"):
+        assert directory.latest_with(tmp_path, "x", "last.ckpt") == tmp_path / "x" / "version_0"
+    with pytest.raises(UserError, match=r"version_2 is the newest run, but has no last\.ckpt yet") as error:
+        directory.latest_with(tmp_path, "x", "last.ckpt", writes=True)
+    assert f"--ckpt_path {older}" in str(error.value)
+
+
+def test_runs_are_named_after_their_configs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def name(*paths: str) -> str:
+        return directory.run_name([Path(path) for path in paths])
+
+    assert name() == "default"
+    assert name("configs/cifar10.yaml", "configs/with/l1.yaml", "cifar10.yaml") == "cifar10+l1"
+    # The config.yaml of a run has the name of the run, and any other one that of its folder.
+    assert name("runs/cifar10/version_12/config.yaml") == "cifar10"
+    assert name("runs/x/version_0/final/weight_decay=0.1/seed_3/config.yaml") == "weight_decay=0.1"
+    assert [name(f"{folder}/config.yaml") for folder in ("exp1", "exp2", "a/exp1")] == ["exp1", "exp2", "exp1"]
+    (tmp_path / "quickstart" / "version_0").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "quickstart" / "version_0")
+    assert name("config.yaml") == name("../version_0/config.yaml") == "quickstart"
+
+
 def test_the_run_of_a_checkpoint(tmp_path: Path) -> None:
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert directory.run_of(checkpoint) is None

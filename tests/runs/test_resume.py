@@ -14,6 +14,7 @@ from regularization.cli.main import main
 from regularization.data.image_data import ImageData
 from regularization.models.classifier import ImageClassifier
 from regularization.runs import checkpoint_io
+from regularization.runs.directory import add_result, read_result
 from tests.conftest import Rows, rows_of
 from tests.training.test_command import QUICK, RUN, Refused, interrupt_at
 
@@ -124,6 +125,40 @@ def test_another_network_or_optimizer_is_rejected(refused: Refused) -> None:
     adam = refused("fit", *SHORT, "--ckpt_path", "last", "--model.optimizer", "AdamW")
     assert "the checkpoint's optimizer is SGD, but the config asks for AdamW" in adam
     assert yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+
+
+def test_a_run_keeps_its_objective(refused: Refused) -> None:
+    """Otherwise best.ckpt would not be that of the epoch that is called the best."""
+    main(["fit", *SHORT, "--trainer.max_epochs", "1"])
+    more = ["--trainer.max_epochs", "2", "--ckpt_path", "last"]
+    message = refused("fit", *SHORT, *more, "--objective", "val_loss")
+    assert "--objective: the run that is continued keeps its best epoch by val_accuracy" in message
+    main(["fit", *SHORT, *more, "--objective", "val_accuracy"])
+    assert len(rows_of(RUN)) == 2
+
+
+def test_scores_of_a_network_that_was_tested_during_the_training_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = ImageClassifier.on_train_epoch_start
+
+    def tested(self: ImageClassifier) -> None:
+        add_result(RUN, {"test": {"test_accuracy": 0.5}})
+        train(self)
+
+    monkeypatch.setattr(ImageClassifier, "on_train_epoch_start", tested)
+    main(["fit", *SHORT, "--trainer.max_epochs", "1"])
+    assert read_result(RUN).keys() >= {"best", "last"}
+    assert "test" not in read_result(RUN)
+
+
+def test_a_folder_below_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Lightning expands ~ in some paths only, so that a run would lie in two places."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    main(["fit", *SHORT, "--trainer.max_epochs", "1", "--trainer.default_root_dir=~/mine"])
+    run = tmp_path / "home" / "mine" / RUN.parent.name / RUN.name
+    assert {"last.ckpt", "best.ckpt"} <= {path.name for path in (run / "checkpoints").iterdir()}
+    assert (run / "metrics.csv").is_file()
+    assert not Path("~").exists()
+    main(["validate", f"--ckpt_path=~/mine/{RUN.parent.name}/{RUN.name}"])
 
 
 def test_files_that_are_not_checkpoints_are_rejected(refused: Refused, tmp_path: Path) -> None:

@@ -337,6 +337,21 @@ def test_places_come_from_a_run_of_this_folder_alone(
     assert (str(cli.config.trainer.devices), cli.config.data.init_args.root) == ("2", "mine")
 
 
+@pytest.mark.filterwarnings("ignore:model.ckpt is from no run in this folder")
+def test_places_are_not_taken_from_a_trusted_checkpoint_of_another_folder(trained: Path) -> None:
+    shutil.copytree(trained, "runs")
+    content = torch.load(LAST, weights_only=True)
+    content["config"]["trainer"] |= {"default_root_dir": "planted", "devices": 7}
+    content["config"] |= {"threads": 3, "test": "best"}
+    torch.save(content, LAST)
+    torch.save(content, "model.ckpt")
+    cli = TrainingCLI("test", ["--ckpt_path", "model.ckpt", "--trust"])
+    assert (cli.config.trainer.default_root_dir, cli.config.trainer.devices) == ("runs", 1)
+    assert (cli.config.threads, cli.config.test, cli.config.trust) == (None, None, True)
+    cli = TrainingCLI("test", ["--ckpt_path", str(LAST), "--trust"])
+    assert (cli.config.trainer.devices, cli.config.test) == (7, None)
+
+
 def test_what_is_not_taken_from_a_checkpoint_is_named(trained: Path) -> None:
     shutil.copytree(trained, "runs")
     content = torch.load(LAST, weights_only=True)

@@ -224,7 +224,7 @@ def test_runs_are_compared_by_their_objective(
     # A run without the metric is left out.
     write_run(Path("a/version_3"), 0.8, 3, "a", 0.0, objective)
     _, remarks = report(capsys, "a", "b", "--baseline", "b", "--output", "out")
-    assert remarks == ["helps: a", f"left out, without {name}: a/version_3"]
+    assert remarks == ["helps: a", worse, f"left out, without {name}: a/version_3"]
 
 
 def test_runs_with_several_objectives_are_compared_by_the_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
@@ -353,6 +353,6 @@ def test_the_report_is_written_to_a_new_folder(capsys: pytest.CaptureFixture[str
     ]
     Path("file").touch()
     message = refused("report", str(STUDY), "--output", "file")
-    assert message == "error: --output: cannot create the folder file: File exists\n"
+    assert message == "error: --output: file is a file, not a folder\n"
     assert "Not a directory" in refused("report", str(STUDY), "--output", "file/below")
     refused("report", str(STUDY), "--output", "unused", "--baseline", "typo")

@@ -6,8 +6,9 @@ import pytest
 import torch
 import yaml
 
+from regularization import UserError, fit
 from regularization.cli.main import main
-from tests.conftest import rows_of
+from tests.conftest import BASE, rows_of
 from tests.training.test_command import QUICK, RUN
 
 Refused = Callable[..., str]
@@ -50,6 +51,18 @@ def test_a_run_that_has_just_finished_is_complete(capsys: pytest.CaptureFixture[
     main([*TINY, *NO_TIME, "--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"])
     assert "stopped" not in capsys.readouterr().out
     assert (RUN / "result.json").is_file()
+
+
+def test_an_epoch_of_one_step_without_validation_ends_in_time(capsys: pytest.CaptureFixture[str]) -> None:
+    one_step = ["--trainer.limit_train_batches", "1", "--data.val_size", "null", "--trainer.max_epochs", "3"]
+    stopped("fit", *QUICK, *one_step, *NO_TIME)
+    assert "stopped by the time limit (--hours) in epoch 1" in capsys.readouterr().out
+
+
+def test_the_time_limit_in_python() -> None:
+    quick = {"trainer": {"max_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 1, "accelerator": "cpu"}}
+    with pytest.raises(UserError, match='the time limit has stopped the run; ckpt_path="last" continues it'):
+        fit([BASE, quick], hours=1e-9)
 
 
 @pytest.mark.parametrize(
