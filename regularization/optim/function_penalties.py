@@ -130,8 +130,8 @@ class ZLoss(FunctionPenalty):
     """R = (log Σ_c exp z_c)², a mean over images with logits z. Zoph et al. 2022 (arXiv:2202.08906).
 
     It pulls the normalizer of the softmax, Σ_c exp z_c, towards 1 without constraining the probabilities: adding a
-    constant to all logits does not change them. This keeps the logits in the range where 16 bits are precise. It takes 5% of the time
-    of a step of a small network.
+    constant to all logits does not change them. This keeps the logits in the range where 16 bits are precise. It takes
+    5% of the time of a step of a small network.
     """
 
     def loss(self, batch: Batch, logits: Tensor, network: nn.Module) -> Tensor:
