@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # The table of runs behind each table of arms, where it has another name than the config in the command.
 STORED = {"quickstart": "quickstart_fixed"}
 # Studies that were extended after a first analysis: the number of analyses.
-LOOKS = {"lambda_curve": 2}
+LOOKS = {"lambda_curve": 2, "width_16": 2, "batch_64": 2}
 COLUMNS: dict[str, Callable[[ArmSummary], list[float]]] = {
     "validation accuracy": lambda arm: [100 * arm.mean],
     "training accuracy": lambda arm: [100 * arm.average("clean_accuracy")],

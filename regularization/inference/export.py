@@ -37,8 +37,15 @@ def write(model: TrainedModel, path: Path, file_format: str) -> None:
 
 def write_torch(model: TrainedModel, path: Path) -> None:
     """Writes a file for ``torch.export.load(path).module()``; ``extra_files={"classes": ""}`` gets the class names."""
+    program = _export(model)
     with directory.atomic_write(path) as temporary:
-        torch.export.save(_export(model), temporary, extra_files={METADATA: json.dumps(model.classes)})
+        try:
+            torch.export.save(program, temporary, extra_files={METADATA: json.dumps(model.classes)})
+        except RuntimeError as error:
+            if "PytorchStreamWriter" not in str(error):
+                raise
+            # torch's archive writer hides why the file could not be written.
+            raise OSError(str(error).partition("\n")[0]) from error
 
 
 def write_onnx(model: TrainedModel, path: Path) -> None:

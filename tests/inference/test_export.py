@@ -83,6 +83,19 @@ def test_the_command_export(
     assert [path.name for path in Path("out").iterdir()] == [f"digits.{suffix}"]
 
 
+def test_a_full_disk_is_not_taken_for_a_network_that_cannot_be_exported(
+    digits: TrainedModel, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError(
+            "PytorchStreamWriter failed writing file data/0: file write failed\n(at inline_container.cc)"
+        )
+
+    monkeypatch.setattr(torch.export, "save", full)
+    message = refused("export", "--ckpt_path", str(RUN), "--format", "torch", "--output", "x.pt2")
+    assert message == "error: cannot write x.pt2: PytorchStreamWriter failed writing file data/0: file write failed\n"
+
+
 def test_what_export_refuses(digits: TrainedModel, refused: Refused) -> None:
     Path("folder").mkdir()
     Path("file").write_text("not a folder")
