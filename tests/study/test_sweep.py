@@ -319,7 +319,7 @@ def test_report_compares_any_runs(capsys: pytest.CaptureFixture[str], refused: R
     main(["report", "runs/quickstart", "runs/quickstart+l1", "--baseline", "quickstart", "--output", "a/new/folder"])
     assert "quickstart+l1" in Path("a/new/folder/report.html").read_text()
     Path("file").touch()
-    assert "--output: cannot create the folder file: File exists" in refused("report", "runs", "--output", "file")
+    assert "--output: file is a file, not a folder" in refused("report", "runs", "--output", "file")
     assert "there is no arm x, there are quickstart" in refused("report", "runs", "--baseline", "x")
 
 
