@@ -198,10 +198,7 @@ class TrainingCLI(LightningCLI):
         config = self.config.clone()
         for name in _INVOCATION_OPTIONS:
             config.pop(name, None)
-        with warnings.catch_warnings(), no_config_files():
-            warnings.filterwarnings("ignore", rf"\s*{_NOT_SERIALIZED}")
-            text: str = self.parser.dump(config, skip_none=False)
-        return text.replace(_NOT_SERIALIZED, "")
+        return _dump(self.parser, config)
 
     def _draw_seed(self) -> int:
         """A random seed, which config.yaml records; a run that is continued keeps its own.
@@ -237,29 +234,28 @@ class TrainingCLI(LightningCLI):
         is_local = self.run_dir is not None
         self.run_dir = self.run_dir or directory.run_of(self.checkpoint)
         is_local |= self.run_dir is not None and self.run_dir.resolve().is_relative_to(root.resolve())
+        self.restored["config"] = self._accepted_config(parser, is_local)
+
+    def _accepted_config(self, parser: LightningArgumentParser, is_local: bool) -> Config:
+        """The config of the checkpoint, checked unless it is trusted.
+
+        Options of a single invocation are left out, and, unless the run is in this folder, those of another machine.
+        """
+        config = {name: part for name, part in self.restored["config"].items() if name in checkpoint_config.SECTIONS}
         if self.config.trust:
-            self.restored["config"] = self._own_config(parser, _parse(parser, [self.restored["config"]], []), is_local)
+            accepted = _parse(parser, [config], [])
         else:
             # Until here, only the user's own configs and command line have been parsed: their classes are allowed.
             named_by_user = set(checkpoint_config.class_paths_in(self.config))
             self._import_guard.enter_context(safe_loading.restrict_imports(named_by_user))
-            self.restored["config"] = self._accepted_config(parser, named_by_user, is_local)
-
-    def _accepted_config(self, parser: LightningArgumentParser, named_by_user: set[str], is_local: bool) -> Config:
-        """The allowed part of the checkpoint's config; see ``_own_config``."""
-        config = {name: part for name, part in self.restored["config"].items() if name in checkpoint_config.SECTIONS}
-        accepted = checkpoint_config.accept(config, lambda part: _parse(parser, [part], []), named_by_user)
-        return self._own_config(parser, accepted, is_local)
-
-    def _own_config(self, parser: LightningArgumentParser, accepted: Namespace, is_local: bool) -> Config:
-        """The config of a checkpoint without options of a single invocation, and without those of another machine."""
+            accepted = checkpoint_config.accept(config, lambda part: _parse(parser, [part], []), named_by_user)
         if not is_local and (names := checkpoint_config.without_places(accepted, self.config)):
             warnings.warn(
                 f"{self.checkpoint} is from no run in this folder: {', '.join(names)} not taken from it", stacklevel=2
             )
         for name in _INVOCATION_OPTIONS:
             accepted.pop(name, None)
-        content: Config = load_yaml(parser.dump(accepted, skip_none=False))
+        content: Config = load_yaml(_dump(parser, accepted))
         return content
 
     def _instantiable_config(self) -> Namespace:
@@ -270,6 +266,14 @@ class TrainingCLI(LightningCLI):
         if self.command != "fit":
             config.callbacks, config.trainer.logger = {}, None
         return config
+
+
+def _dump(parser: LightningArgumentParser, config: Namespace) -> str:
+    """The parsed config as YAML."""
+    with warnings.catch_warnings(), no_config_files():
+        warnings.filterwarnings("ignore", rf"\s*{_NOT_SERIALIZED}")
+        text: str = parser.dump(config, skip_none=False)
+    return text.replace(_NOT_SERIALIZED, "")
 
 
 def _parse(parser: LightningArgumentParser, configs: Sequence[Config], options: Sequence[str]) -> Namespace:
