@@ -367,6 +367,7 @@ def test_a_class_runs_with_trust_or_when_the_user_names_it(monkeypatch: pytest.M
         "    def __init__(self, num_classes: int = 10) -> None:\n        super().__init__(num_classes, width=4)\n"
     )
     monkeypatch.syspath_prepend(os.getcwd())
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # another test has a module of this name
     config = Path("mine.yaml")
     config.write_text("model: {network: {class_path: mine.Net}}")
     short = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu"]
