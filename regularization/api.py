@@ -38,7 +38,7 @@ def fit(config: Configs = (), **options: Any) -> Result:
         config: One config, or several. Each is a file, the name of a config of the program, such as ``"quickstart"``,
             or a dict of options, such as ``{"trainer": {"max_epochs": 3}}``.
         options: The options of the command, with two underscores for a dot: ``model__optimizer__weight_decay=1e-3``.
-            Values may be numbers of NumPy, and arrays of it in place of lists.
+            Values may be NumPy numbers, and NumPy arrays in place of lists.
 
     Returns:
         The run, with its ``folder``, its ``rows`` (the metrics of each epoch), its ``accuracy`` in the last epoch (NaN

@@ -71,6 +71,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warns if epochs do not end with a validation: the file then holds later weights than the validated ones."""
+        super().on_train_start(trainer, pl_module)
         interval = trainer.val_check_batch if any(trainer.num_val_batches) else 1
         if not isinstance(interval, int) or (trainer.num_training_batches % interval and not trainer.global_step):
             warnings.warn(

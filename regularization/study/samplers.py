@@ -165,17 +165,19 @@ class DecidingQueue(TrialQueue):
         if self._baseline not in {result.arm for result in finished}:
             return False
         comparisons = compare_objective(self._sample(finished), names.index(self._baseline), alpha, self._study)
-        failed = self._failed()
         # An arm without a result is not waited for if a trial of it failed.
-        missing = set(names) - {result.arm for result in finished} - failed
-        # As in the conclusion, the answer depends on the arms without failed trials, or on all if each has one.
-        candidates = set(names) - failed or set(names)
+        missing = set(names) - {result.arm for result in finished} - self._failed()
+        candidates = self._candidates()
         compared = [item for index, item in comparisons.items() if names[index] in candidates]
         return not missing and judge_study(compared, self._study.resolution / 100) != Answer.UNDECIDED
 
     def _failed(self) -> set[str]:
         """The arms with a failed trial."""
         return {trial.arm.name for trial in self.planned.values() if (trial.folder / FAILED).is_file()}
+
+    def _candidates(self) -> set[str]:
+        """The arms on which the answer depends: those without failed trials, or all if each has one."""
+        return set(self.arms) - self._failed() or set(self.arms)
 
     def unfinished(self) -> bool:
         """Whether trials are left to run: those running when the study was decided may have changed the answer."""
@@ -209,8 +211,7 @@ class DecidingQueue(TrialQueue):
 
     def _given(self) -> dict[int, set[int]]:
         """The seeds that each arm has been given, for the baseline and the arms on which the answer depends."""
-        names, failed = list(self.arms), self._failed()
-        candidates = {*(set(names) - failed or names), self._baseline}
+        names, candidates = list(self.arms), {*self._candidates(), self._baseline}
         given: dict[int, set[int]] = {index: set() for index, name in enumerate(names) if name in candidates}
         for trial in self.planned.values():
             if trial.arm.name in candidates:

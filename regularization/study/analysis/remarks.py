@@ -96,8 +96,8 @@ def _tested(conclusion: "Conclusion", baseline: ArmSummary, study: Study) -> str
     accuracies = {chosen.name: means.arm, baseline.name: means.baseline}
     tested = [f"{format_percent(value)} with {name}" for name, value in accuracies.items() if not math.isnan(value)]
     # The test images are evaluated once; a study that goes on may recommend another arm later.
-    untested = f" ({chosen.name} was not recommended when it was measured)" if math.isnan(means.arm) else ""
-    return f"test accuracy: {', '.join(tested)}{untested}" if tested else ""
+    late = f" ({chosen.name} was not recommended when the test images were evaluated)" if math.isnan(means.arm) else ""
+    return f"test accuracy: {', '.join(tested)}{late}" if tested else ""
 
 
 def _changes(conclusion: "Conclusion") -> str:
